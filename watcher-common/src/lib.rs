@@ -1,0 +1,196 @@
+//! The records that gatewatch's kernel program and its user-space side share.
+//!
+//! Each is `repr(C)` without padding, so that both sides, compiled by different compilers for different targets,
+//! agree on every byte. Numbers are in the machine's own order; ports are already converted from the network's.
+#![no_std]
+
+#[cfg(feature = "user")]
+mod user;
+
+#[cfg(feature = "user")]
+pub use user::Record;
+
+/// `AF_INET`, socket(2).
+pub const AF_INET: u16 = 2;
+/// `AF_INET6`, socket(2).
+pub const AF_INET6: u16 = 10;
+/// `IPPROTO_TCP`, in(7).
+pub const IPPROTO_TCP: u16 = 6;
+/// `IPPROTO_MPTCP`: a multipath socket. Its port is held by a TCP socket inside of it, the first subflow.
+pub const IPPROTO_MPTCP: u16 = 262;
+/// The kernel's `TCP_CLOSE`: also the state of a socket that is bound and does not listen.
+pub const TCP_CLOSE: u16 = 7;
+/// The kernel's `TCP_LISTEN`.
+pub const TCP_LISTEN: u16 = 10;
+
+/// The firewall mark (`SO_MARK`, socket(7)) of gatewatch's own sockets. A bound socket that never sends is not
+/// touched by any rule on marks; the kernel program leaves sockets with this mark out of its events. To set it
+/// takes `CAP_NET_ADMIN`, so nobody without privileges can hide a bind behind it.
+pub const OWN_MARK: u32 = 0x6761_7465;
+
+/// Ports that the kernel program can look for: one bit each, in 64-bit words.
+pub const PORT_WORDS: u32 = 65_536 / 64;
+
+/// What a kernel event says.
+pub mod kind {
+    /// A socket was bound to the port.
+    pub const BIND: u16 = 1;
+    /// A socket began to listen.
+    pub const LISTEN: u16 = 2;
+    /// A listening socket stopped to listen, by `shutdown` or as the first step of its close. It still holds
+    /// the port.
+    pub const UNLISTEN: u16 = 3;
+    /// The socket is being destroyed; its port goes back before anything else runs on that CPU.
+    pub const RELEASE: u16 = 4;
+    /// `bind` or `listen` failed with `EADDRINUSE`.
+    pub const CONFLICT: u16 = 5;
+}
+
+/// Flags of a socket, in [`Holder::flags`].
+pub mod flag {
+    /// `SO_REUSEADDR` is set.
+    pub const REUSEADDR: u16 = 1;
+    /// `SO_REUSEPORT` is set.
+    pub const REUSEPORT: u16 = 1 << 1;
+    /// `IPV6_V6ONLY` is set.
+    pub const V6ONLY: u16 = 1 << 2;
+    /// The holder's descriptor is of a multipath socket; the cookie is its first subflow's.
+    pub const MPTCP: u16 = 1 << 3;
+    /// The socket is connected, or was: its local port is the watched one, but it does not serve it.
+    pub const CONNECTED: u16 = 1 << 4;
+}
+
+/// One kernel event about a watched port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// `CLOCK_MONOTONIC`, nanoseconds.
+    pub time_ns: u64,
+    /// The socket's cookie (`SO_COOKIE`), unique while the system is up; 0 where the kernel did not give it.
+    pub cookie: u64,
+    /// The process (thread group) that was running. 0 where it is not visible in gatewatch's pid namespace.
+    pub pid: u32,
+    /// Its thread.
+    pub tid: u32,
+    /// Its user, in the initial user namespace.
+    pub uid: u32,
+    /// The socket's network namespace, as an inode number; 0 where the kernel did not give it.
+    pub netns: u32,
+    /// The local address; IPv4 in the first four bytes.
+    pub address: [u8; 16],
+    /// The thread's name, NUL-padded.
+    pub comm: [u8; 16],
+    /// `SO_BINDTODEVICE`'s interface index, or the scope of a link-local address; 0 for none.
+    pub interface: u32,
+    /// One of [`kind`].
+    pub kind: u16,
+    /// [`AF_INET`] or [`AF_INET6`].
+    pub family: u16,
+    /// The local port.
+    pub port: u16,
+    /// Always 0: keeps the size a multiple of eight.
+    pub reserved: [u16; 3],
+}
+
+/// One holder of a socket on a watched port: a descriptor in a process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The socket's cookie, as in [`Event::cookie`].
+    pub cookie: u64,
+    /// The inode that `/proc/PID/fd` shows as `socket:[…]`.
+    pub inode: u64,
+    /// The process; 0 where it is not visible in gatewatch's pid namespace.
+    pub pid: u32,
+    /// The thread whose descriptor table holds it; differs from `pid` when the leader has ended.
+    pub tid: u32,
+    /// The descriptor.
+    pub fd: u32,
+    /// As in [`Event::netns`].
+    pub netns: u32,
+    /// As in [`Event::address`].
+    pub address: [u8; 16],
+    /// As in [`Event::interface`].
+    pub interface: u32,
+    /// The kernel's TCP state.
+    pub state: u16,
+    /// Bits of [`flag`].
+    pub flags: u16,
+    /// As in [`Event::family`].
+    pub family: u16,
+    /// The local port.
+    pub port: u16,
+    /// Always 0.
+    pub reserved: [u16; 2],
+}
+
+/// Where the running kernel keeps what the program reads: byte offsets from its BTF. The program has no
+/// relocations of its own (aya-ebpf 0.2 has none), so user space fills this in before the load.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each field is named after the kernel's struct and member")]
+pub struct Offsets {
+    pub sock_dport: u32,
+    pub sock_family: u32,
+    pub sock_state: u32,
+    /// The byte that holds the bit fields `skc_reuse:4`, `skc_reuseport:1` and `skc_ipv6only:1`.
+    pub sock_reuse: u32,
+    pub sock_bound_dev_if: u32,
+    pub sock_net: u32,
+    pub sock_rcv_saddr: u32,
+    pub sock_v6_rcv_saddr: u32,
+    pub sock_cookie: u32,
+    pub sock_mark: u32,
+    pub sock_protocol: u32,
+    pub inet_sport: u32,
+    pub net_inum: u32,
+    pub mptcp_first: u32,
+    pub socket_sk: u32,
+    pub file_private_data: u32,
+    pub file_inode: u32,
+    pub inode_ino: u32,
+    pub task_tgid: u32,
+    pub task_pid: u32,
+    pub task_files: u32,
+    pub task_signal: u32,
+    pub task_thread_pid: u32,
+    pub signal_pids: u32,
+    pub pid_level: u32,
+    pub pid_numbers: u32,
+    pub pidns_inum: u32,
+    pub files_fdt: u32,
+    pub fdtable_fd: u32,
+    pub fdtable_max_fds: u32,
+}
+
+/// Fields of the plain tracepoints, for kernels without BTF: byte offsets from tracefs' `format` files.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each field is named after the tracepoint and its field")]
+pub struct TraceOffsets {
+    pub state_oldstate: u32,
+    pub state_newstate: u32,
+    pub state_sport: u32,
+    pub state_family: u32,
+    pub state_protocol: u32,
+    pub state_saddr: u32,
+    pub state_saddr_v6: u32,
+    pub destroy_sport: u32,
+    pub destroy_dport: u32,
+    pub destroy_family: u32,
+    pub destroy_saddr: u32,
+    pub destroy_saddr_v6: u32,
+    pub destroy_cookie: u32,
+}
+
+/// What the program leaves out, set before the load.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// Only sockets of this network namespace; 0 for all.
+    pub netns: u32,
+    /// Gatewatch's own pid namespace; 0 when it is the initial one and pids need no translation.
+    pub pidns: u32,
+    /// 1 when offsets are known (the kernel has BTF).
+    pub has_offsets: u32,
+}

@@ -1,0 +1,53 @@
+//! Which process is running, in gatewatch's own pid namespace.
+
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_task};
+
+use crate::globals::{OFFSETS, SCOPE, constant};
+use crate::sock::read;
+
+/// The kernel's `PIDTYPE_TGID`: the place of the thread group's pid in `signal_struct.pids`.
+const PIDTYPE_TGID: u32 = 1;
+/// A pid namespace nests at most 32 deep (pid_namespaces(7)).
+const MAX_LEVEL: u32 = 32;
+/// `sizeof(struct upid)`: a number, padding, and the namespace that it is of.
+const UPID_SIZE: u32 = 16;
+
+/// Process and thread id of the current task; 0 and 0 where it is not visible from gatewatch.
+#[inline(always)]
+pub fn pid_tid() -> (u32, u32) {
+    if constant(&SCOPE.pidns) == 0 {
+        let both = bpf_get_current_pid_tgid();
+        return ((both >> 32) as u32, both as u32);
+    }
+    // SAFETY: the helper takes nothing and always returns the current task.
+    of_task(unsafe { bpf_get_current_task() } as *const u8)
+}
+
+/// Process and thread id of a `struct task_struct`.
+#[inline(always)]
+pub fn of_task(task: *const u8) -> (u32, u32) {
+    if constant(&SCOPE.pidns) == 0 {
+        return (read(task, constant(&OFFSETS.task_tgid)), read(task, constant(&OFFSETS.task_pid)));
+    }
+    let signal: u64 = read(task, constant(&OFFSETS.task_signal));
+    let group: u64 = read(signal as *const u8, constant(&OFFSETS.signal_pids) + PIDTYPE_TGID * 8);
+    let thread: u64 = read(task, constant(&OFFSETS.task_thread_pid));
+    (in_own_namespace(group as *const u8), in_own_namespace(thread as *const u8))
+}
+
+/// The number that a `struct pid` has in gatewatch's namespace: it has one for each level down to its own.
+#[inline(never)]
+fn in_own_namespace(pid: *const u8) -> u32 {
+    let level: u32 = read(pid, constant(&OFFSETS.pid_level));
+    let own = constant(&SCOPE.pidns);
+    let mut i = 0;
+    while i <= level && i < MAX_LEVEL {
+        let upid = constant(&OFFSETS.pid_numbers) + i * UPID_SIZE;
+        let ns: u64 = read(pid, upid + 8);
+        if read::<u32>(ns as *const u8, constant(&OFFSETS.pidns_inum)) == own {
+            return read(pid, upid);
+        }
+        i += 1;
+    }
+    0
+}

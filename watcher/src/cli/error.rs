@@ -1,0 +1,43 @@
+//! What the command line says when it can't.
+
+use std::io;
+
+use crate::config::ConfigError;
+use crate::observe::ObserveError;
+use crate::platform::host::NetnsError;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// The command line is wrong: a sentence with the mend.
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    #[error(transparent)]
+    Observe(#[from] ObserveError),
+    #[error("the answer can't be written: {0}")]
+    Output(#[source] io::Error),
+    #[error("{what}: {error}")]
+    Io { what: &'static str, error: io::Error },
+}
+
+impl CliError {
+    /// The command line or the configuration is wrong.
+    pub(crate) const USAGE: u8 = 2;
+    const FAILED: u8 = 1;
+    const NOT_PERMITTED: u8 = 6;
+
+    /// The exit status.
+    pub(crate) fn status(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::Config(_) | Self::Netns(NetnsError::Open { .. } | NetnsError::Other(_)) => Self::USAGE,
+            Self::Observe(ObserveError::Unavailable { .. }) | Self::Netns(NetnsError::Enter { .. }) => {
+                Self::NOT_PERMITTED
+            }
+            Self::Observe(_) | Self::Output(_) | Self::Io { .. } => Self::FAILED,
+        }
+    }
+}

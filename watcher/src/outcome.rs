@@ -1,0 +1,45 @@
+//! Outcomes, and the exit statuses that scripts go by.
+
+use serde::Serialize;
+
+/// How a port was at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It can be bound, and nobody was signalled.
+    Free,
+    /// It can be bound, and somebody was ended for it.
+    Cleaned,
+    /// A dry run: nobody would be left.
+    WouldClean,
+    /// Somebody listens.
+    Listening,
+    /// A process that isn't a match holds it.
+    HeldByOther,
+    /// The caller, an ancestor of it, or a protected process holds it.
+    HeldByProtected,
+    /// It is held, and its owner can't be seen or identified.
+    Unknown,
+    /// The owner matches, and this user may not signal it.
+    NotPermitted,
+    /// A budget ran out.
+    TimedOut,
+    /// The old owner is gone, and a new process took the port.
+    Respawned,
+}
+
+impl Outcome {
+    /// The exit status.
+    #[must_use]
+    pub fn status(self) -> u8 {
+        match self {
+            Self::Free | Self::Cleaned | Self::WouldClean | Self::Listening => 0,
+            Self::HeldByOther => 3,
+            Self::HeldByProtected => 4,
+            Self::Unknown => 5,
+            Self::NotPermitted => 6,
+            Self::TimedOut => 7,
+            Self::Respawned => 8,
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Linux: kernel events through eBPF, processes through /proc and pidfds.
+
+mod bind;
+mod diag;
+pub(crate) mod ebpf;
+mod netns;
+mod pidfd;
+mod proc;
+mod table;
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+pub use self::netns::NetnsError;
+pub(crate) use self::netns::Netns;
+use crate::observe::{Holder, Interest, ObserveError, Observer, Socket};
+use crate::platform::poll::PollObserver;
+use crate::process::Process;
+use crate::system::{Bind, BindAddress, BindAs, Handle, ProcessError, SignalError, System};
+
+/// Linux, in one network namespace.
+#[derive(Debug, Clone)]
+pub(crate) struct Host {
+    netns: Netns,
+}
+
+impl Host {
+    /// In the network namespace at a path, or in the caller's.
+    pub(crate) fn new(netns: Option<&Path>) -> Result<Self, NetnsError> {
+        let netns = match netns {
+            Some(path) => Netns::at(path)?,
+            None => Netns::current().map_err(|error| NetnsError::Open { path: "/proc/self/ns/net".into(), error })?,
+        };
+        Ok(Self { netns })
+    }
+
+    /// Watches ports by kernel events, and says what is lost where a hook is missing.
+    ///
+    /// # Errors
+    /// [`ObserveError::Unavailable`] where privileges or kernel features are missing.
+    pub(crate) fn by_events(
+        &self,
+        ports: &[u16],
+        interest: Interest,
+    ) -> Result<(Box<dyn Observer>, Vec<String>), ObserveError> {
+        let observer = ebpf::EbpfObserver::new(ports, &self.netns, interest)?;
+        let losses = observer.hooks().iter().filter_map(ebpf::Hook::loss).collect();
+        Ok((Box::new(observer), losses))
+    }
+
+    /// Watches ports by polling.
+    pub(crate) fn by_polling(&self, ports: &[u16], pace: Duration) -> Box<dyn Observer> {
+        Box::new(PollObserver::new(table::LinuxTable(self.netns.clone()), ports, pace))
+    }
+
+    /// Tries every hook of the eBPF backend.
+    ///
+    /// # Errors
+    /// [`ObserveError::Unavailable`] where not even the foundation can be had.
+    pub(crate) fn try_hooks(&self) -> Result<Vec<ebpf::Hook>, ObserveError> {
+        ebpf::EbpfObserver::new(&[], &self.netns, Interest::Everything).map(ebpf::EbpfObserver::into_hooks)
+    }
+}
+
+impl System for Host {
+    fn process(&self, pid: u32, tid: u32) -> Result<Process, ProcessError> {
+        proc::read(pid, tid)
+    }
+
+    fn parent(&self, pid: u32) -> Option<u32> {
+        proc::parent(pid)
+    }
+
+    fn open(&self, pid: u32) -> Result<Box<dyn Handle>, SignalError> {
+        Ok(Box::new(pidfd::PidFd::open(pid)?))
+    }
+
+    fn holds(&self, holder: &Holder, socket: &Socket) -> io::Result<bool> {
+        let inode = socket.inode.ok_or_else(|| io::Error::other("its inode is not known"))?;
+        proc::holds(holder, inode)
+    }
+
+    fn try_bind(&self, address: &BindAddress, how: BindAs) -> Bind {
+        bind::try_bind(&self.netns, address, how)
+    }
+}
+
+/// The kernel's release, as uname(2) says it.
+pub(crate) fn kernel() -> String {
+    nix::sys::utsname::uname().map_or_else(|_| "unknown".to_owned(), |name| name.release().to_string_lossy().into_owned())
+}

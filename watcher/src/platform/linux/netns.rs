@@ -1,0 +1,94 @@
+//! Network namespaces: the same port is another port in each.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::sched::{CloneFlags, setns};
+use nix::sys::statfs::{FsType, fstatfs};
+
+/// The magic number of the file system that namespaces are files of (`NSFS_MAGIC`, linux/magic.h).
+const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
+
+/// A network namespace, held open.
+#[derive(Debug, Clone)]
+pub(crate) struct Netns {
+    inode: u32,
+    /// Where to go for it; `None` when it is the one that we are in.
+    file: Option<Arc<File>>,
+}
+
+/// Why a path is no network namespace.
+#[derive(Debug, thiserror::Error)]
+pub enum NetnsError {
+    /// It can't be opened.
+    #[error("the network namespace {path} can't be opened: {error}", path = path.display())]
+    Open {
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// It is something else.
+    #[error("{path} is no network namespace; name one as /run/netns/NAME or /proc/PID/ns/net", path = .0.display())]
+    Other(PathBuf),
+    /// It can't be entered.
+    #[error("the network namespace {path} can't be entered: {error}; that takes CAP_SYS_ADMIN", path = path.display())]
+    Enter {
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+}
+
+impl Netns {
+    /// The one that this process is in.
+    pub(crate) fn current() -> io::Result<Self> {
+        Ok(Self { inode: inode(&File::open("/proc/self/ns/net")?)?, file: None })
+    }
+
+    /// The one at a path. It is entered once, to know now rather than later that it can be.
+    pub(crate) fn at(path: &Path) -> Result<Self, NetnsError> {
+        let open = |error| NetnsError::Open { path: path.to_owned(), error };
+        let file = File::open(path).map_err(open)?;
+        if fstatfs(&file).map_err(|error| open(error.into()))?.filesystem_type() != NSFS_MAGIC {
+            return Err(NetnsError::Other(path.to_owned()));
+        }
+        let found = inode(&file).map_err(open)?;
+        if Self::current().map_err(open)?.inode == found {
+            return Ok(Self { inode: found, file: None });
+        }
+        let netns = Self { inode: found, file: Some(Arc::new(file)) };
+        match netns.run(|| ()) {
+            Ok(()) => Ok(netns),
+            // setns(2) says EINVAL for a namespace of another kind.
+            Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => Err(NetnsError::Other(path.to_owned())),
+            Err(error) => Err(NetnsError::Enter { path: path.to_owned(), error }),
+        }
+    }
+
+    /// Its inode number, by which the kernel and `/proc` name it.
+    pub(crate) fn inode(&self) -> u32 {
+        self.inode
+    }
+
+    /// Runs `work` in the namespace: right here if we are in it, else on a thread that enters it. A thread that has
+    /// changed its namespace is of no other use, so it ends with the work.
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        let Some(file) = &self.file else { return Ok(work()) };
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("gatewatch-netns".to_owned()).spawn_scoped(scope, || {
+                setns(file, CloneFlags::CLONE_NEWNET)?;
+                Ok(work())
+            })?;
+            thread.join().map_err(|_| io::Error::other("the thread in the network namespace panicked"))?
+        })
+    }
+}
+
+fn inode(file: &File) -> io::Result<u32> {
+    u32::try_from(file.metadata()?.ino()).map_err(io::Error::other)
+}

@@ -1,0 +1,60 @@
+//! pidfds: a descriptor of a process goes on meaning that process when its pid is used again (pidfd_open(2), 5.3).
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::task::{Context, Poll, ready};
+
+use nix::errno::Errno;
+use nix::libc;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::system::{Handle, SignalError};
+
+/// A process, held by its pidfd.
+pub(super) struct PidFd(AsyncFd<OwnedFd>);
+
+impl PidFd {
+    pub(super) fn open(pid: u32) -> Result<Self, SignalError> {
+        // SAFETY: pidfd_open(2) takes two numbers and gives a new descriptor.
+        let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }).map_err(refused)?;
+        let fd = i32::try_from(fd).map_err(io::Error::other)?;
+        // SAFETY: the kernel has just made this descriptor for us.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: an OwnedFd owns its descriptor, and always gives the same one.
+        let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)?;
+        Ok(Self(fd))
+    }
+
+    fn signal(&self, signal: libc::c_int, name: &'static str) -> Result<&'static str, SignalError> {
+        let no_info = std::ptr::null::<libc::siginfo_t>();
+        // SAFETY: pidfd_send_signal(2) with no siginfo fills it in as kill(2) does.
+        let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal, no_info, 0) };
+        Errno::result(sent).map_err(refused)?;
+        Ok(name)
+    }
+}
+
+fn refused(errno: Errno) -> SignalError {
+    match errno {
+        Errno::ESRCH => SignalError::Gone,
+        Errno::EPERM => SignalError::NotPermitted,
+        other => SignalError::Other(other.into()),
+    }
+}
+
+impl Handle for PidFd {
+    fn ask(&self) -> Result<&'static str, SignalError> {
+        self.signal(libc::SIGTERM, "SIGTERM")
+    }
+
+    fn force(&self) -> Result<&'static str, SignalError> {
+        self.signal(libc::SIGKILL, "SIGKILL")
+    }
+
+    /// A pidfd becomes readable when the last thread has ended, reaped or not.
+    fn poll_exit(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.0.poll_read_ready(cx))?.retain_ready();
+        Poll::Ready(Ok(()))
+    }
+}

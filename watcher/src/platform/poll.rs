@@ -1,0 +1,166 @@
+//! Observing by polling: the socket table through netstat2, read again and again. It works everywhere and without
+//! privileges, but it is slower and sees less: no binds, no conflicts, no socket that is bound and does not listen,
+//! and of other users' listeners only that they are there.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant, SystemTime};
+
+use netstat2::{AddressFamilyFlags, ProtocolFlags, ProtocolSocketInfo, SocketInfo, TcpState};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+use crate::observe::{
+    Backend, Event, EventKind, Holder, Observation, ObserveError, Observer, Socket, SocketState,
+};
+
+/// Reads the system's socket table.
+pub(crate) trait SocketTable: Send {
+    /// The listeners, without their holders where leaving them out is cheaper.
+    fn listeners(&self) -> Result<Vec<Socket>, String>;
+
+    /// The listeners with their holders.
+    fn owned_listeners(&self) -> Result<Vec<Socket>, String>;
+
+    /// Whether connections, living or lingering, have the port as their local one.
+    fn has_connections(&self, port: u16) -> Result<bool, String>;
+
+    /// The short name of a process.
+    fn name_of(&self, pid: u32) -> Option<String>;
+}
+
+/// Sees ports by polling.
+pub(crate) struct PollObserver<T> {
+    table: T,
+    ports: Vec<u16>,
+    pace: Duration,
+    ticks: Option<Interval>,
+    known: Vec<Socket>,
+    pending: VecDeque<Event>,
+    start: Instant,
+}
+
+impl<T: SocketTable> PollObserver<T> {
+    /// Looks at the ports every `pace`.
+    pub(crate) fn new(table: T, ports: &[u16], pace: Duration) -> Self {
+        Self {
+            table,
+            ports: ports.to_vec(),
+            pace,
+            ticks: None,
+            known: Vec::new(),
+            pending: VecDeque::new(),
+            start: Instant::now(),
+        }
+    }
+
+    fn look(&mut self) -> Result<(), ObserveError> {
+        let failed = |why| ObserveError::Snapshot { port: self.ports.first().copied().unwrap_or(0), why };
+        let watched = |socket: &Socket| self.ports.contains(&socket.address.port());
+        let mut now: Vec<Socket> = self.table.listeners().map_err(failed)?.into_iter().filter(watched).collect();
+        if same_ids(&now, &self.known) {
+            return Ok(());
+        }
+        // Holders cost a walk over all processes, so they are asked for only when something has changed.
+        now = self.table.owned_listeners().map_err(failed)?.into_iter().filter(watched).collect();
+        for gone in self.known.iter().filter(|socket| !contains(&now, socket)) {
+            self.pending.push_back(self.event(EventKind::Release, gone));
+        }
+        for new in now.iter().filter(|socket| !contains(&self.known, socket)) {
+            self.pending.push_back(self.event(EventKind::Listen, new));
+        }
+        self.known = now;
+        Ok(())
+    }
+
+    fn event(&self, kind: EventKind, socket: &Socket) -> Event {
+        let pid = socket.holders.first().map(|holder| holder.pid);
+        Event {
+            kind,
+            address: socket.address,
+            monotonic_ns: u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            at: Instant::now(),
+            time: SystemTime::now(),
+            delay: None,
+            pid,
+            uid: socket.uid,
+            comm: pid.and_then(|pid| self.table.name_of(pid)).unwrap_or_default(),
+            cookie: None,
+            netns: socket.netns,
+        }
+    }
+}
+
+impl<T: SocketTable> Observer for PollObserver<T> {
+    fn backend(&self) -> Backend {
+        Backend::Poll
+    }
+
+    fn snapshot(&mut self, port: u16) -> Result<Vec<Socket>, ObserveError> {
+        let all = self.table.owned_listeners().map_err(|why| ObserveError::Snapshot { port, why })?;
+        let sockets: Vec<Socket> = all.into_iter().filter(|socket| socket.address.port() == port).collect();
+        // Later looks tell what changed since this one.
+        self.known.retain(|socket| socket.address.port() != port);
+        self.known.extend(sockets.iter().cloned());
+        Ok(sockets)
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Observation, ObserveError>> {
+        loop {
+            if let Some(event) = self.pending.pop_front() {
+                return Poll::Ready(Ok(Observation::Event(event)));
+            }
+            let pace = self.pace;
+            let ticks = self.ticks.get_or_insert_with(|| {
+                let mut ticks = interval(pace);
+                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+                ticks
+            });
+            ready!(ticks.poll_tick(cx));
+            self.look()?;
+        }
+    }
+
+    fn may_hide_bound(&mut self, port: u16) -> Result<bool, ObserveError> {
+        let explained = self.table.has_connections(port).map_err(|why| ObserveError::Snapshot { port, why })?;
+        Ok(!explained)
+    }
+}
+
+fn same_ids(a: &[Socket], b: &[Socket]) -> bool {
+    a.len() == b.len() && a.iter().all(|socket| contains(b, socket))
+}
+
+fn contains(sockets: &[Socket], wanted: &Socket) -> bool {
+    sockets.iter().any(|socket| socket.id() == wanted.id() && socket.address == wanted.address)
+}
+
+/// netstat2's table of TCP sockets.
+pub(crate) fn tcp_sockets() -> Result<Vec<SocketInfo>, String> {
+    netstat2::get_sockets_info(AddressFamilyFlags::IPV4 | AddressFamilyFlags::IPV6, ProtocolFlags::TCP)
+        .map_err(|error| error.to_string())
+}
+
+/// A listener in netstat2's words as one of ours; `None` for any other socket.
+pub(crate) fn listener(info: &SocketInfo) -> Option<Socket> {
+    let ProtocolSocketInfo::Tcp(tcp) = &info.protocol_socket_info else { return None };
+    let holders = info.associated_pids.iter().filter(|&&pid| pid != 0);
+    (tcp.state == TcpState::Listen).then(|| Socket {
+        address: (tcp.local_addr, tcp.local_port).into(),
+        state: SocketState::Listen,
+        cookie: None,
+        inode: None,
+        netns: None,
+        v6_only: None,
+        uid: None,
+        multipath: false,
+        holders: holders.map(|&pid| Holder { pid, tid: pid, fd: None }).collect(),
+    })
+}
+
+/// Whether it is a connection from the port, or what is left of one.
+pub(crate) fn is_connection(info: &SocketInfo, port: u16) -> bool {
+    match &info.protocol_socket_info {
+        ProtocolSocketInfo::Tcp(tcp) => tcp.local_port == port && tcp.state != TcpState::Listen && tcp.remote_port != 0,
+        ProtocolSocketInfo::Udp(_) => false,
+    }
+}

@@ -1,0 +1,251 @@
+//! Watch: what happens to ports, told as it happens.
+
+use std::collections::VecDeque;
+use std::time::{Instant, SystemTime};
+
+use serde::Serialize;
+
+use crate::observe::{
+    self, Backend, Change, Event, EventKind, Observation, ObserveError, Observer, Socket, SocketState, Table,
+};
+use crate::report::{cookie, micros, timestamp};
+use crate::system::System;
+
+/// The events of `watch`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum What {
+    /// It was held already.
+    Held,
+    /// The watch is armed: nothing later can be missed.
+    Ready,
+    /// A socket took the port.
+    Bind,
+    /// A socket began to listen.
+    Listen,
+    /// A bind failed.
+    Conflict,
+    /// A socket gave the port back.
+    Release,
+    /// The last one did.
+    Free,
+    /// Events were dropped; `held` lines follow.
+    Lost,
+}
+
+/// One line of `watch`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Line {
+    /// What happened.
+    pub event: What,
+    /// The port; the first one for `ready` and `lost`, which speak of all.
+    pub port: u16,
+    /// When, RFC 3339 in UTC.
+    pub time: String,
+    /// The same moment on the monotonic clock; null where no event stamped it.
+    pub monotonic_ns: Option<u64>,
+    /// Who: the owner, the process that tried, or the last holder.
+    pub pid: Option<u32>,
+    /// Its user.
+    pub uid: Option<u32>,
+    /// Its short name.
+    pub comm: Option<String>,
+    /// The address.
+    pub address: Option<String>,
+    /// The network namespace's inode number.
+    pub netns: Option<u32>,
+    /// The socket's cookie.
+    pub socket: Option<String>,
+    /// How it was observed.
+    pub backend: Backend,
+    /// From the kernel's timestamp until the program had the event, in microseconds.
+    pub delay_us: Option<u64>,
+    /// For a conflict: who holds the port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holders: Option<Vec<HolderLine>>,
+    /// For `lost`: how many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+}
+
+/// A holder in the line of a conflict.
+#[derive(Debug, Clone, Serialize)]
+pub struct HolderLine {
+    /// The pid; null for one that can't be seen.
+    pub pid: Option<u32>,
+    /// Its short name.
+    pub comm: Option<String>,
+    /// The address that it holds.
+    pub address: String,
+}
+
+/// Ports under watch.
+pub struct Watch<'a> {
+    system: &'a dyn System,
+    observer: Box<dyn Observer>,
+    ports: Vec<u16>,
+    table: Table,
+    ready: VecDeque<Line>,
+}
+
+impl<'a> Watch<'a> {
+    /// Begins: the observer is attached, so a snapshot now leaves no gap. The first lines are those that hold a port,
+    /// then `ready`.
+    ///
+    /// # Errors
+    /// When the sockets can't be read.
+    pub fn begin(
+        system: &'a dyn System,
+        observer: Box<dyn Observer>,
+        ports: &[u16],
+    ) -> Result<Self, ObserveError> {
+        let mut watch =
+            Self { system, observer, ports: ports.to_vec(), table: Table::default(), ready: VecDeque::new() };
+        watch.load()?;
+        let line = watch.blank(What::Ready, watch.first_port());
+        watch.ready.push_back(line);
+        Ok(watch)
+    }
+
+    /// The next line; waits for it.
+    ///
+    /// # Errors
+    /// When no more events will come.
+    pub async fn next(&mut self) -> Result<Line, ObserveError> {
+        loop {
+            if let Some(line) = self.ready.pop_front() {
+                return Ok(line);
+            }
+            match observe::next(self.observer.as_mut()).await? {
+                Observation::Event(event) => self.take_in(&event),
+                Observation::Lost(count) => {
+                    let mut line = self.blank(What::Lost, self.first_port());
+                    line.count = Some(count);
+                    self.ready.push_back(line);
+                    self.load()?;
+                }
+            }
+        }
+    }
+
+    fn first_port(&self) -> u16 {
+        self.ports.first().copied().unwrap_or_default()
+    }
+
+    fn load(&mut self) -> Result<(), ObserveError> {
+        for port in self.ports.clone() {
+            let since = Instant::now();
+            let sockets = self.observer.snapshot(port)?;
+            self.table.load(port, sockets, since);
+            let lines: Vec<Line> = self.table.on_port(port).flat_map(|socket| self.held(socket)).collect();
+            self.ready.extend(lines);
+        }
+        Ok(())
+    }
+
+    /// A line for each process that holds the socket; one without a name when none can be seen.
+    fn held(&self, socket: &Socket) -> Vec<Line> {
+        let mut pids: Vec<(u32, u32)> = socket.holders.iter().map(|holder| (holder.pid, holder.tid)).collect();
+        pids.sort_unstable();
+        pids.dedup_by_key(|(pid, _)| *pid);
+        let base = Line {
+            uid: socket.uid,
+            address: Some(socket.address.to_string()),
+            netns: socket.netns,
+            socket: socket.cookie.map(cookie),
+            ..self.blank(What::Held, socket.address.port())
+        };
+        if pids.is_empty() {
+            return vec![base];
+        }
+        let named = |(pid, tid): (u32, u32)| {
+            let process = self.system.process(pid, tid).ok();
+            let uid = process.as_ref().and_then(|process| process.uid).or(socket.uid);
+            Line { pid: Some(pid), uid, comm: process.map(|process| process.comm), ..base.clone() }
+        };
+        pids.into_iter().map(named).collect()
+    }
+
+    fn take_in(&mut self, event: &Event) {
+        // Who held the socket is known before the event takes it out of the table.
+        let owner = self.owner_of(event);
+        let change = self.table.apply(event);
+        if change == Change::Known || event.kind == EventKind::Unlisten {
+            return;
+        }
+        let port = event.address.port();
+        let what = match event.kind {
+            EventKind::Bind => What::Bind,
+            EventKind::Listen => What::Listen,
+            EventKind::Conflict => What::Conflict,
+            EventKind::Release | EventKind::Unlisten => What::Release,
+        };
+        let mut line = Line {
+            time: timestamp(event.time, 6),
+            monotonic_ns: Some(event.monotonic_ns),
+            pid: event.pid,
+            uid: event.uid,
+            comm: Some(event.comm.clone()),
+            address: Some(event.address.to_string()),
+            netns: event.netns,
+            socket: event.cookie.map(cookie),
+            delay_us: event.delay.map(micros),
+            ..self.blank(what, port)
+        };
+        // A descriptor can be closed late, by a kernel thread that has nothing to do with it.
+        if what == What::Release
+            && is_kernel_thread(&event.comm)
+            && let Some((pid, comm)) = owner
+        {
+            (line.pid, line.comm) = (Some(pid), comm);
+        }
+        if what == What::Conflict {
+            line.holders = Some(self.holders(port));
+        }
+        let free = Line { event: What::Free, socket: None, address: None, ..line.clone() };
+        self.ready.push_back(line);
+        if change == Change::NewsAndFree {
+            self.ready.push_back(free);
+        }
+    }
+
+    fn owner_of(&self, event: &Event) -> Option<(u32, Option<String>)> {
+        let socket = self.table.sockets().iter().find(|socket| {
+            socket.address == event.address && (event.cookie.is_none() || socket.cookie == event.cookie)
+        })?;
+        let holder = socket.holders.first()?;
+        Some((holder.pid, self.system.process(holder.pid, holder.tid).ok().map(|process| process.comm)))
+    }
+
+    fn holders(&self, port: u16) -> Vec<HolderLine> {
+        let sockets = self.table.on_port(port).filter(|socket| socket.state != SocketState::Connected);
+        let lines = sockets.flat_map(|socket| self.held(socket));
+        lines
+            .map(|line| HolderLine { pid: line.pid, comm: line.comm, address: line.address.unwrap_or_default() })
+            .collect()
+    }
+
+    fn blank(&self, event: What, port: u16) -> Line {
+        Line {
+            event,
+            port,
+            time: timestamp(SystemTime::now(), 6),
+            monotonic_ns: None,
+            pid: None,
+            uid: None,
+            comm: None,
+            address: None,
+            netns: None,
+            socket: None,
+            backend: self.observer.backend(),
+            delay_us: None,
+            holders: None,
+            count: None,
+        }
+    }
+}
+
+/// The kernel's own threads that close what others left behind.
+fn is_kernel_thread(comm: &str) -> bool {
+    comm.starts_with("kworker/") || comm.starts_with("ksoftirqd/")
+}
