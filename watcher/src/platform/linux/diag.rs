@@ -32,12 +32,14 @@ const HEADER: usize = 16;
 const REQUEST: usize = 56;
 const MESSAGE: usize = 72;
 
-/// The sockets that listen on the port, or are bound to it where the kernel lists those, without their holders.
-pub(super) fn sockets(netns: &Netns, port: u16) -> io::Result<Vec<Socket>> {
+/// The sockets that listen on the port, without their holders; with `bound` also those that are bound to it and do not
+/// listen, where the kernel lists them. To find those it walks a table of 65,536 chains, which takes milliseconds.
+pub(super) fn sockets(netns: &Netns, port: u16, bound: bool) -> io::Result<Vec<Socket>> {
+    let states = if bound { 1 << LISTEN | 1 << BOUND_INACTIVE } else { 1 << LISTEN };
     let mut sockets = netns.run(|| -> io::Result<Vec<Socket>> {
         let netlink = open()?;
-        let mut sockets = dump(&netlink, AF_INET, port)?;
-        sockets.extend(dump(&netlink, AF_INET6, port)?);
+        let mut sockets = dump(&netlink, AF_INET, port, states)?;
+        sockets.extend(dump(&netlink, AF_INET6, port, states)?);
         Ok(sockets)
     })??;
     for socket in &mut sockets {
@@ -52,7 +54,7 @@ pub(super) fn lists_bound() -> bool {
         let own = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         bind(own.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0))?;
         let port = getsockname::<SockaddrIn>(own.as_raw_fd())?.port();
-        Ok(!dump(&open()?, AF_INET, port)?.is_empty())
+        Ok(!dump(&open()?, AF_INET, port, 1 << BOUND_INACTIVE)?.is_empty())
     };
     listed().unwrap_or(false)
 }
@@ -61,8 +63,7 @@ fn open() -> nix::Result<OwnedFd> {
     socket(AddressFamily::Netlink, SockType::Datagram, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)
 }
 
-fn dump(netlink: &OwnedFd, family: u16, port: u16) -> io::Result<Vec<Socket>> {
-    let states: u32 = 1 << LISTEN | 1 << BOUND_INACTIVE;
+fn dump(netlink: &OwnedFd, family: u16, port: u16, states: u32) -> io::Result<Vec<Socket>> {
     let mut request = Vec::with_capacity(HEADER + REQUEST);
     request.extend(u32::try_from(HEADER + REQUEST).map_err(io::Error::other)?.to_ne_bytes());
     request.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());

@@ -2,16 +2,17 @@
 //!
 //! aya parses all of it into its own types before it loads anything, twenty to thirty milliseconds for the hundred
 //! and twenty thousand types of a common kernel, and some programs need it twice. A command that answers in a few
-//! milliseconds can't wait for that, so this reads just the names it was asked for: the string table is searched for
-//! them, and the types are walked once, comparing numbers.
+//! milliseconds can't wait for that, so this walks the types once, looking only for the few names it was asked for.
 //!
 //! The format is that of the kernel's Documentation/bpf/btf.rst.
 
-use std::collections::HashMap;
+use std::ffi::c_void;
 use std::fs::File;
 use std::io::{self, Read};
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
 
-use memchr::memmem;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 const MAGIC: u16 = 0xeb9f;
 const KIND_INT: u32 = 1;
@@ -28,7 +29,7 @@ const KIND_DECL_TAG: u32 = 17;
 const KIND_ENUM64: u32 = 19;
 
 /// What a name is looked up as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Struct,
     Typedef,
@@ -50,18 +51,54 @@ pub(super) enum BtfError {
 pub(super) struct Btf<'a> {
     types: &'a [u8],
     strings: &'a [u8],
-    /// Where each type begins, by its id less one (0 is `void`).
-    places: Vec<u32>,
-    named: HashMap<(Kind, &'static str), u32>,
+    /// Where every [`STRIDE`]th type begins: to note all would cost more memory than the walk between two costs time.
+    milestones: Vec<usize>,
+    /// The id of each wanted type, and where it begins.
+    named: Vec<(Kind, &'static str, u32, usize)>,
 }
 
-/// Reads the running kernel's BTF. It is copied: 5.5 MB in some 2 ms.
-pub(super) fn read_running_kernel() -> io::Result<Vec<u8>> {
-    let mut file = File::open("/sys/kernel/btf/vmlinux")?;
-    let size = usize::try_from(file.metadata()?.len()).unwrap_or(0);
-    let mut bytes = Vec::with_capacity(size + 1);
-    file.read_to_end(&mut bytes)?;
-    Ok(bytes)
+/// How many types lie between two milestones.
+const STRIDE: usize = 64;
+
+/// The running kernel's BTF: mapped, since Linux 6.16, else copied a page at a time.
+pub(super) enum KernelBtf {
+    Mapped(NonNull<c_void>, usize),
+    Copied(Vec<u8>),
+}
+
+impl KernelBtf {
+    pub(super) fn open() -> io::Result<Self> {
+        let mut file = File::open("/sys/kernel/btf/vmlinux")?;
+        let size = usize::try_from(file.metadata()?.len()).unwrap_or(0);
+        let length = NonZeroUsize::new(size).ok_or(io::ErrorKind::UnexpectedEof)?;
+        // SAFETY: a new mapping at a place of the kernel's choice; the file is the kernel's own memory and never
+        // changes.
+        match unsafe { mmap(None, length, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE | MapFlags::MAP_POPULATE, &file, 0) } {
+            Ok(at) => Ok(Self::Mapped(at, size)),
+            Err(_) => {
+                let mut bytes = Vec::with_capacity(size + 1);
+                file.read_to_end(&mut bytes)?;
+                Ok(Self::Copied(bytes))
+            }
+        }
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        match self {
+            // SAFETY: the mapping is this long, readable, and stays until this is dropped.
+            Self::Mapped(at, length) => unsafe { std::slice::from_raw_parts(at.as_ptr().cast(), *length) },
+            Self::Copied(bytes) => bytes,
+        }
+    }
+}
+
+impl Drop for KernelBtf {
+    fn drop(&mut self) {
+        if let Self::Mapped(at, length) = self {
+            // SAFETY: the mapping is ours, and no slice of it outlives self.
+            let _ = unsafe { munmap(*at, *length) };
+        }
+    }
 }
 
 impl<'a> Btf<'a> {
@@ -81,54 +118,83 @@ impl<'a> Btf<'a> {
         let types = part(type_at, type_len)?;
         let strings = part(string_at, string_len)?;
 
-        let mut names = HashMap::with_capacity(wanted.len());
-        for &(kind, name) in wanted {
-            // Each string stands in the table once.
-            if let Some(at) = find_string(strings, name) {
-                names.insert((kind, at), name);
+        let mut btf = Self {
+            types,
+            strings,
+            milestones: Vec::with_capacity(types.len() / (16 * STRIDE)),
+            named: Vec::with_capacity(wanted.len()),
+        };
+        btf.walk(wanted)?;
+        Ok(btf)
+    }
+
+    /// Notes the milestones and finds the wanted names. This runs over a hundred thousand types at each start of the
+    /// program, so each costs a few comparisons of numbers: a name's first four bytes settle nearly all.
+    fn walk(&mut self, wanted: &[(Kind, &'static str)]) -> Result<(), BtfError> {
+        let beginnings = |kind: Kind| -> Vec<(u32, &'static str)> {
+            let of_kind = wanted.iter().filter(|(of, _)| *of == kind);
+            of_kind.map(|(_, name)| (beginning(name.as_bytes()).unwrap_or(0), *name)).collect()
+        };
+        let by_kind = [Kind::Struct, Kind::Typedef, Kind::Func].map(|kind| (kind, beginnings(kind)));
+        let (mut at, mut id) = (0, 1u32);
+        while let Some(header) = self.types.get(at..at + 12) {
+            if (id as usize - 1).is_multiple_of(STRIDE) {
+                self.milestones.push(at);
             }
-        }
-        let mut named = HashMap::with_capacity(wanted.len());
-        let mut places = Vec::with_capacity(types.len() / 20);
-        let mut at = 0;
-        while at < types.len() {
-            let (name_at, info) = (word(types, at)?, word(types, at + 4)?);
-            places.push(u32::try_from(at).map_err(|_| BtfError::Malformed(at))?);
-            let kind = match info >> 24 & 0x1f {
-                KIND_STRUCT => Some(Kind::Struct),
-                KIND_TYPEDEF => Some(Kind::Typedef),
-                KIND_FUNC => Some(Kind::Func),
+            let info = beginning(&header[4..]).unwrap_or(0);
+            let slot = match info >> 24 & 0x1f {
+                KIND_STRUCT => Some(0),
+                KIND_TYPEDEF => Some(1),
+                KIND_FUNC => Some(2),
                 _ => None,
             };
-            if let Some(kind) = kind
-                && let Some(name) = names.get(&(kind, name_at))
-            {
-                let id = u32::try_from(places.len()).map_err(|_| BtfError::Malformed(at))?;
-                // The first of that name is the kernel's own; modules' types are not in this file.
-                named.entry((kind, *name)).or_insert(id);
+            if let Some(slot) = slot {
+                let name_at = beginning(header).unwrap_or(0);
+                let begins = self.strings.get(name_at as usize..).and_then(beginning);
+                let (kind, names) = &by_kind[slot];
+                for (_, name) in names.iter().filter(|(start, _)| begins == Some(*start)) {
+                    // The first of a name is the kernel's own.
+                    if self.string_is(name_at, name) && self.find(*kind, name).is_none() {
+                        self.named.push((*kind, name, id, at));
+                    }
+                }
             }
             at += 12 + trailer(info);
+            id += 1;
         }
-        Ok(Self { types, strings, places, named })
+        if at == self.types.len() { Ok(()) } else { Err(BtfError::Malformed(at)) }
+    }
+
+    fn find(&self, kind: Kind, name: &str) -> Option<(u32, usize)> {
+        self.named.iter().find(|found| found.0 == kind && found.1 == name).map(|found| (found.2, found.3))
     }
 
     /// The id of a named type.
     pub(super) fn id(&self, kind: Kind, name: &'static str) -> Result<u32, BtfError> {
-        self.named.get(&(kind, name)).copied().ok_or_else(|| BtfError::Missing(name.to_owned()))
+        self.find(kind, name).map(|(id, _)| id).ok_or_else(|| BtfError::Missing(name.to_owned()))
     }
 
     /// The byte offset of a member in a named struct; also of one in an anonymous struct or union inside of it. A bit
     /// field's offset is that of the byte in which it begins.
     pub(super) fn offset(&self, structure: &'static str, member: &str) -> Result<u32, BtfError> {
-        let id = self.id(Kind::Struct, structure)?;
-        let bits =
-            self.member_bits(id, member)?.ok_or_else(|| BtfError::Missing(format!("{structure}.{member}")))?;
+        let (_, at) = self.find(Kind::Struct, structure).ok_or_else(|| BtfError::Missing(structure.to_owned()))?;
+        let bits = self.member_bits(at, member)?;
+        let bits = bits.ok_or_else(|| BtfError::Missing(format!("{structure}.{member}")))?;
         Ok(bits / 8)
     }
 
-    fn member_bits(&self, id: u32, wanted: &str) -> Result<Option<u32>, BtfError> {
-        let Some(at) = id.checked_sub(1).and_then(|index| self.places.get(index as usize)) else { return Ok(None) };
-        let at = *at as usize;
+    /// Where a type begins; `None` for `void` and for ids that are none.
+    fn place(&self, id: u32) -> Result<Option<usize>, BtfError> {
+        let Some(index) = id.checked_sub(1).map(|index| index as usize) else { return Ok(None) };
+        let Some(&milestone) = self.milestones.get(index / STRIDE) else { return Ok(None) };
+        let mut at = milestone;
+        for _ in 0..index % STRIDE {
+            at += 12 + trailer(word(self.types, at + 4)?);
+        }
+        Ok(Some(at))
+    }
+
+    fn member_bits(&self, at: usize, wanted: &str) -> Result<Option<u32>, BtfError> {
         let info = word(self.types, at + 4)?;
         if !matches!(info >> 24 & 0x1f, KIND_STRUCT | KIND_UNION) {
             return Ok(None);
@@ -140,7 +206,8 @@ impl<'a> Btf<'a> {
                 (word(self.types, member)?, word(self.types, member + 4)?, word(self.types, member + 8)?);
             let offset = if bit_fields { offset & 0x00ff_ffff } else { offset };
             if name_at == 0 {
-                if let Some(inner) = self.member_bits(kind, wanted)? {
+                let inner = self.place(kind)?.map(|place| self.member_bits(place, wanted)).transpose()?.flatten();
+                if let Some(inner) = inner {
                     return Ok(Some(offset + inner));
                 }
             } else if self.string_is(name_at, wanted) {
@@ -169,18 +236,18 @@ fn trailer(info: u32) -> usize {
     }
 }
 
+/// The first four bytes, as a number; a name that is shorter counts with the NUL after it.
+fn beginning(bytes: &[u8]) -> Option<u32> {
+    match bytes.first_chunk() {
+        Some(first) => Some(u32::from_ne_bytes(*first)),
+        None if bytes.len() == 3 => Some(u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], 0])),
+        None => None,
+    }
+}
+
 fn word(bytes: &[u8], at: usize) -> Result<u32, BtfError> {
     let word = bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
     word.map(u32::from_ne_bytes).ok_or(BtfError::Malformed(at))
-}
-
-/// Where a whole string begins in the table, which starts with an empty one.
-fn find_string(strings: &[u8], name: &str) -> Option<u32> {
-    let mut needle = Vec::with_capacity(name.len() + 2);
-    needle.push(0);
-    needle.extend_from_slice(name.as_bytes());
-    needle.push(0);
-    memmem::find(strings, &needle).and_then(|at| u32::try_from(at + 1).ok())
 }
 
 #[cfg(test)]
@@ -190,7 +257,8 @@ mod tests {
     /// struct outer { int a; union { int b; struct { int c; } } } and a func of the same name as a string's tail.
     fn sample() -> Vec<u8> {
         let strings = b"\0outer\0a\0b\0c\0xouter\0int\0";
-        let at = |name: &str| find_string(strings, name).unwrap();
+        let text = String::from_utf8_lossy(strings);
+        let at = |name: &str| u32::try_from(text.find(&format!("\0{name}\0")).unwrap() + 1).unwrap();
         let mut types: Vec<u32> = Vec::new();
         types.extend([at("int"), KIND_INT << 24, 4, 32]);
         types.extend([0, KIND_STRUCT << 24 | 1, 4, at("c"), 1, 0]);

@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 
 use aya::maps::{Array, Map, MapData};
 
-use self::btf::Btf;
+use self::btf::{Btf, KernelBtf};
 use self::hooks::Hooks;
 pub(crate) use self::hooks::Hook;
 use self::load::{Globals, LoadError, Loader};
@@ -43,8 +43,8 @@ impl EbpfObserver {
     }
 
     fn load(ports: &[u16], netns: &Netns, interest: Interest) -> Result<Self, LoadError> {
-        let bytes = if hooks::disabled("btf") { None } else { btf::read_running_kernel().ok() };
-        let btf = bytes.as_deref().map(|bytes| Btf::parse(bytes, offsets::WANTED)).transpose()?;
+        let kernel = if hooks::disabled("btf") { None } else { KernelBtf::open().ok() };
+        let btf = kernel.as_ref().map(|kernel| Btf::parse(kernel.bytes(), offsets::WANTED)).transpose()?;
         let wants_log = log::is_wanted();
         let globals = Globals {
             offsets: btf.as_ref().map(offsets::find).transpose()?,
@@ -81,7 +81,7 @@ impl Observer for EbpfObserver {
 
     fn snapshot(&mut self, port: u16) -> Result<Vec<Socket>, ObserveError> {
         let failed = |error: io::Error| ObserveError::Snapshot { port, why: error.to_string() };
-        let listed = match diag::sockets(&self.netns, port) {
+        let listed = match diag::sockets(&self.netns, port, self.hooks.iterator().is_none()) {
             Ok(listed) => listed,
             // Without holders from the iterator there would be nothing left to go by.
             Err(error) if self.hooks.iterator().is_none() => return Err(failed(error)),

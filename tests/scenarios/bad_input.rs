@@ -1,0 +1,73 @@
+//! Bad input gets one clear sentence with the mend, status 2, and nothing is signalled.
+
+use gatewatch_tests::{Gatewatch, Needs, Part, unused_port};
+
+pub(crate) const RULES: &[(&str, &[Needs], fn())] = &[
+    ("a_bad_flag_is_one_sentence_and_status_2", &[], bad_flags),
+    ("a_bad_configuration_says_line_and_column", &[], bad_configuration),
+    ("a_bad_namespace_is_status_2", &[], bad_namespace),
+    ("nothing_is_signalled_on_bad_input", &[], nothing_is_signalled),
+];
+
+fn assert_refused(arguments: &[&str], mend: &str) {
+    let answer = Gatewatch::plain(arguments);
+    assert_eq!(answer.status, 2, "{arguments:?}: {answer:?}");
+    assert_eq!(answer.out, "", "{arguments:?}");
+    assert_eq!(answer.err.lines().count(), 1, "one sentence: {arguments:?}: {answer:?}");
+    assert!(answer.err.contains(mend), "{mend:?} is not in {answer:?}");
+}
+
+fn bad_flags() {
+    for port in ["0", "65536", "http", "-1", "", "1.5", "18789x"] {
+        assert_refused(&["clean", &format!("--port={port}")], "a port is a number from 1 to 65535");
+        assert_refused(&["owners", &format!("-p={port}")], "a port is a number from 1 to 65535");
+    }
+    assert_refused(&["clean", "--identity", "nobody"], "openclaw-gateway, any");
+    assert_refused(&["clean", "--match-argv", "("], "unclosed group");
+    assert_refused(&["clean", "--term-timeout", "600"], "600ms, 2s, 1m");
+    assert_refused(&["wait", "free", "--timeout", "soon"], "600ms, 2s, 1m");
+    assert_refused(&["watch", "--poll-interval", "0s"], "50ms");
+    assert_refused(&["watch", "--backend", "magic"], "auto, ebpf, poll");
+    assert_refused(&["wait", "later"], "free, listening");
+    assert_refused(&["clean", "--protect", "0"], "1..");
+    assert_refused(&["watch", "--count", "0"], "1..");
+    assert_refused(&["clean", "--prot", "18789"], "--port");
+    assert_refused(&["cleen"], "clean");
+    assert_refused(&["clean", "-p", "1", "-p", "2"], "multiple times");
+}
+
+fn bad_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.toml");
+    let name = path.to_str().unwrap();
+    let arguments = ["clean", "--config", name];
+    for (text, place) in [
+        ("[[watch]]\nport = \n", "config.toml:2:8"),
+        ("[[watch]]\nport = 0\n", "config.toml:2:8"),
+        ("[[watch]]\nport = 70000\n", "65535"),
+        ("[[watch]]\nprot = 1\n", "config.toml:2:1"),
+        ("[identity.a]\nargv = \"(\"\n", "config.toml:2:8"),
+        ("[identity.a]\n", "says nothing"),
+        ("[[watch]]\nport = 1\nidentity = \"x\"\n", "\"x\" is not known"),
+        ("[identity.any]\ncomm = \"x\"\n", "built in"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        assert_refused(&arguments, place);
+    }
+    assert_refused(&["clean", "--config", "/no/such/file"], "/no/such/file");
+}
+
+fn bad_namespace() {
+    for path in ["/no/such/namespace", "/etc/passwd", "/proc/self/ns/pid"] {
+        assert_refused(&["clean", "--netns", path], path);
+    }
+}
+
+fn nothing_is_signalled() {
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let port = gateway.port().to_string();
+    for bad in [["--identity", "nobody"], ["--match-argv", "("], ["--config", "/no/such/file"], ["--netns", "/etc/passwd"]] {
+        assert_eq!(Gatewatch::new(&["clean", "-p", &port]).with(&bad).run().status, 2);
+        assert!(gateway.is_alive());
+    }
+}

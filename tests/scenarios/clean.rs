@@ -1,0 +1,181 @@
+//! `clean`: the stale owner is ended, and the port can be bound at the answer.
+
+use gatewatch_tests::{Actor, Answer, Backend, Gatewatch, Needs, Part, can_bind, unused_port};
+
+use crate::Rule;
+
+pub(crate) const RULES: &[Rule] = &[
+    ("a_gateway_that_obeys_is_ended_by_sigterm", &[], a_gateway_that_obeys_is_ended_by_sigterm),
+    ("a_gateway_that_ignores_sigterm_is_killed", &[], a_gateway_that_ignores_sigterm_is_killed),
+    ("a_drain_within_the_grace_is_not_cut_off", &[], a_drain_within_the_grace_is_not_cut_off),
+    ("nobody_there_is_free", &[], nobody_there_is_free),
+    ("a_dual_stack_gateway_counts_once", &[], a_dual_stack_gateway_counts_once),
+    ("a_dry_run_signals_nobody", &[], a_dry_run_signals_nobody),
+    ("a_dry_run_says_what_would_stay", &[], a_dry_run_says_what_would_stay),
+    ("a_gateway_that_lets_go_and_lives_is_not_killed", &[], a_gateway_that_lets_go_and_lives_is_not_killed),
+    ("a_survivor_of_both_signals_is_reported", &[Needs::Root], a_survivor_of_both_signals_is_reported),
+    ("a_gateway_with_much_memory_is_gone_at_the_answer", &[], a_gateway_with_much_memory_is_gone_at_the_answer),
+    ("a_supervisors_new_gateway_is_not_fought", &[], a_supervisors_new_gateway_is_not_fought),
+    ("the_answer_for_people_names_the_process_and_the_proof", &[], the_answer_for_people),
+    ("each_owner_is_described", &[], each_owner_is_described),
+    ("thirty_restarts_in_a_row_never_find_the_port_taken", &[], thirty_restarts_in_a_row),
+];
+
+pub(crate) fn clean(backend: Backend, port: u16, arguments: &[&str]) -> Answer {
+    Gatewatch::on(backend, &["clean"], port).with(arguments).run()
+}
+
+/// The actor is gone, and a server can take its place at once.
+pub(crate) fn assert_cleaned(answer: &Answer, actor: &Actor) {
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "cleaned"), "{answer:?}");
+    assert!(actor.is_gone(), "{answer:?}");
+    assert!(can_bind(actor.address()), "{answer:?}");
+    let mut pids: Vec<u64> = actor.pids.iter().map(|&pid| pid.into()).collect();
+    pids.sort_unstable();
+    assert_eq!(answer.killed(), pids);
+}
+
+fn a_gateway_that_obeys_is_ended_by_sigterm(backend: Backend) {
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let answer = clean(backend, gateway.port(), &[]);
+    assert_cleaned(&answer, &gateway);
+    let owner = answer.owner(gateway.pid());
+    assert_eq!(owner["action"], "killed");
+    assert_eq!(owner["ended_by"], "SIGTERM");
+    assert!(owner["ended_after_us"].is_u64());
+    let json = answer.json();
+    assert_eq!(json["backend"], backend.name());
+    assert_eq!(json["released"]["proof"], if backend == Backend::Ebpf { "ebpf" } else { "bind" });
+    assert_eq!(json["released"]["plain_bind"], true);
+    assert!(json["released"]["after_us"].as_u64() <= json["elapsed_us"].as_u64());
+}
+
+fn a_gateway_that_ignores_sigterm_is_killed(backend: Backend) {
+    let gateway = Part::gateway().on_port(unused_port()).with(&["--on-term", "ignore"]).start();
+    let answer = clean(backend, gateway.port(), &["--term-timeout", "50ms"]);
+    assert_cleaned(&answer, &gateway);
+    assert_eq!(answer.owner(gateway.pid())["ended_by"], "SIGKILL");
+}
+
+fn a_drain_within_the_grace_is_not_cut_off(backend: Backend) {
+    let gateway = Part::gateway().on_port(unused_port()).with(&["--on-term", "drain:900"]).start();
+    let answer = clean(backend, gateway.port(), &["--term-timeout", "15s"]);
+    assert_cleaned(&answer, &gateway);
+    assert_eq!(answer.owner(gateway.pid())["ended_by"], "SIGTERM");
+}
+
+fn nobody_there_is_free(backend: Backend) {
+    let answer = clean(backend, unused_port(), &[]);
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "free"));
+    assert!(answer.killed().is_empty());
+    assert_eq!(answer.json()["owners"].as_array().unwrap().len(), 0);
+}
+
+fn a_dual_stack_gateway_counts_once(backend: Backend) {
+    let port = unused_port();
+    let gateway = Part::gateway().on_port(port).with(&["--on", &format!("[::1]:{port}")]).start();
+    let answer = clean(backend, port, &[]);
+    assert_cleaned(&answer, &gateway);
+    assert!(can_bind(([0, 0, 0, 0, 0, 0, 0, 1], port).into()));
+    let mut listeners: Vec<String> =
+        answer.owner(gateway.pid())["listeners"].as_array().unwrap().iter().map(|l| l.as_str().unwrap().into()).collect();
+    listeners.sort_unstable();
+    assert_eq!(listeners, [format!("127.0.0.1:{port}"), format!("[::1]:{port}")]);
+}
+
+fn a_dry_run_signals_nobody(backend: Backend) {
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let answer = clean(backend, gateway.port(), &["--dry-run"]);
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "would_clean"));
+    assert_eq!(answer.owner(gateway.pid())["action"], "would_kill");
+    assert!(answer.killed().is_empty());
+    assert!(gateway.is_alive());
+}
+
+fn a_dry_run_says_what_would_stay(backend: Backend) {
+    let other = Part::other().on_port(unused_port()).start();
+    let answer = clean(backend, other.port(), &["--dry-run"]);
+    assert_eq!((answer.status, answer.outcome().as_str()), (3, "held_by_other"));
+    assert_eq!(answer.owner(other.pid())["action"], "spared");
+    assert!(other.is_alive());
+}
+
+fn a_gateway_that_lets_go_and_lives_is_not_killed(backend: Backend) {
+    let gateway = Part::gateway().on_port(unused_port()).with(&["--on-term", "close"]).start();
+    let answer = clean(backend, gateway.port(), &["--term-timeout", "100ms"]);
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "cleaned"), "{answer:?}");
+    assert_eq!(answer.owner(gateway.pid())["action"], "survived");
+    assert!(answer.killed().is_empty());
+    assert!(gateway.is_alive());
+    assert!(can_bind(gateway.address()));
+}
+
+fn a_survivor_of_both_signals_is_reported(backend: Backend) {
+    // A pid namespace's first process can't be killed from within: the kernel drops the signal (pid_namespaces(7)).
+    let gateway = Part::gateway().on_port(unused_port()).with(&["--on-term", "ignore"]).start_as_init();
+    let limits = ["--include-init", "--term-timeout", "50ms", "--kill-timeout", "50ms"];
+    let answer = Gatewatch::on(backend, &["clean"], gateway.port()).with(&limits).inside(gateway.pid()).run();
+    assert_eq!((answer.status, answer.outcome().as_str()), (7, "timed_out"), "{answer:?}");
+    assert_eq!(answer.owner(1)["action"], "survived");
+    assert!(gateway.is_alive());
+}
+
+fn a_gateway_with_much_memory_is_gone_at_the_answer(backend: Backend) {
+    let gateway = Part::gateway().on_port(unused_port()).with(&["--memory", "512", "--on-term", "ignore"]).start();
+    let answer = clean(backend, gateway.port(), &["--term-timeout", "1ms", "--kill-timeout", "10s"]);
+    assert_cleaned(&answer, &gateway);
+}
+
+fn a_supervisors_new_gateway_is_not_fought(backend: Backend) {
+    // given a supervisor that starts a new gateway as soon as the old one has ended
+    let mut gateway = Part::gateway().on_port(unused_port()).with(&["--respawn", "--on-term", "drain:1"]).start();
+    // when the old one is ended; the new one may be there before the proof or after it
+    let answer = clean(backend, gateway.port(), &[]);
+    let line = gateway.line();
+    let new: u32 = line.strip_prefix("respawned ").unwrap().parse().unwrap();
+    // then nobody but the old one was signalled
+    assert_eq!(answer.killed(), [u64::from(gateway.pid())]);
+    if answer.outcome() == "respawned" {
+        assert_eq!(answer.status, 8);
+        assert_eq!(answer.owner(new)["action"], "spared");
+    } else {
+        assert_eq!((answer.status, answer.outcome().as_str()), (0, "cleaned"), "{answer:?}");
+    }
+    let now = Gatewatch::on(backend, &["owners"], gateway.port()).run();
+    assert_eq!(now.owner(new)["pid"], new);
+}
+
+fn the_answer_for_people(backend: Backend) {
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let port = gateway.port().to_string();
+    let answer = Gatewatch::plain(&["clean", "--backend", backend.name(), "-p", &port]);
+    assert_eq!(answer.status, 0);
+    for part in [&port, &gateway.pid().to_string(), "SIGTERM", "proof", "openclaw-gateway"] {
+        assert!(answer.out.contains(part), "{part} is not in {}", answer.out);
+    }
+    assert!(!answer.out.contains('\u{1b}'), "no colours where there is no terminal");
+}
+
+fn each_owner_is_described(backend: Backend) {
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let answer = Gatewatch::on(backend, &["owners"], gateway.port()).run();
+    let owner = answer.owner(gateway.pid());
+    assert_eq!(owner["identity"], "match");
+    assert_eq!(owner["relation"], serde_json::Value::Null);
+    assert_eq!(owner["argv"][0], "openclaw-gateway");
+    assert_eq!(owner["uid"], nix::unistd::getuid().as_raw());
+    assert_eq!(owner["comm"], "actor");
+    assert!(owner["exe"].as_str().unwrap().ends_with("/actor"));
+    assert!(owner["start_time"].as_str().unwrap().ends_with('Z'));
+    assert_eq!(owner["listeners"], serde_json::json!([gateway.address().to_string()]));
+    assert!(owner.get("action").is_none(), "owners says nothing of actions");
+}
+
+fn thirty_restarts_in_a_row(backend: Backend) {
+    let port = unused_port();
+    for _ in 0..30 {
+        // The actor panics, and is never ready, if its bind fails.
+        let gateway = Part::gateway().on_port(port).start();
+        assert_cleaned(&clean(backend, port, &[]), &gateway);
+    }
+}

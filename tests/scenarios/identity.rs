@@ -1,0 +1,168 @@
+//! Only what was asked for is ended: by the command line, not by the name.
+
+use std::process::Command;
+
+use gatewatch_tests::{Actor, Backend, Gatewatch, Needs, Part, node_package, unused_port};
+
+use crate::Rule;
+use crate::clean::{assert_cleaned, clean};
+
+pub(crate) const RULES: &[Rule] = &[
+    ("another_process_is_left_alone", &[], another_process_is_left_alone),
+    ("openclaw_in_a_name_or_an_argument_is_no_gateway", &[], look_alikes_are_left_alone),
+    ("a_title_with_a_hundred_nuls_is_a_gateway", &[], a_title_with_nuls_is_a_gateway),
+    ("a_name_alone_is_no_gateway", &[], a_name_alone_is_no_gateway),
+    ("a_node_gateway_is_known_by_its_script_and_package", &[Needs::Node], node_gateway),
+    ("a_titled_node_gateway_is_known_by_its_title", &[Needs::Node], titled_node_gateway),
+    ("the_same_script_of_another_package_is_left_alone", &[Needs::Node], node_of_another_package),
+    ("a_gateway_whose_package_is_gone_is_left_alone", &[Needs::Node], node_without_its_package),
+    ("a_relative_script_is_found_from_the_working_directory", &[Needs::Node], relative_script),
+    ("each_match_flag_narrows", &[], each_match_flag_narrows),
+    ("a_removed_executable_still_matches_its_path", &[], removed_executable),
+    ("any_ends_anybody", &[], any_ends_anybody),
+    ("an_identity_of_the_configuration_is_used", &[], configured_identity),
+    ("a_forwarder_is_left_alone_even_by_any", &[], forwarder),
+];
+
+fn assert_left_alone(backend: Backend, owner: &Actor, arguments: &[&str]) {
+    let answer = clean(backend, owner.port(), arguments);
+    assert_eq!((answer.status, answer.outcome().as_str()), (3, "held_by_other"), "{answer:?}");
+    let described = answer.owner(owner.pid());
+    assert_eq!((&described["identity"], &described["action"]), (&"other".into(), &"spared".into()));
+    assert!(owner.is_alive());
+}
+
+fn another_process_is_left_alone(backend: Backend) {
+    assert_left_alone(backend, &Part::other().on_port(unused_port()).start(), &[]);
+}
+
+fn look_alikes_are_left_alone(backend: Backend) {
+    for name in ["openclaw-doctor", "openclaw", "python", "socat", "not-openclaw-gateway", "openclaw-gatewatch"] {
+        let owner = Part::named(name).on_port(unused_port()).with(&["--comm", "openclaw-gatewa"]).start();
+        assert_left_alone(backend, &owner, &[]);
+    }
+}
+
+fn a_title_with_nuls_is_a_gateway(backend: Backend) {
+    // A long argument makes the room that the title's NULs fill.
+    let room = "x".repeat(200);
+    let gateway = Part::named(&room).on_port(unused_port()).with(&["--title", "openclaw-gateway"]).start();
+    let answer = clean(backend, gateway.port(), &[]);
+    assert_cleaned(&answer, &gateway);
+    let owner = answer.owner(gateway.pid());
+    assert_eq!(owner["argv"], serde_json::json!(["openclaw-gateway"]));
+    assert_eq!(owner["comm"], "openclaw-gatewa");
+}
+
+fn a_name_alone_is_no_gateway(backend: Backend) {
+    let owner = Part::named("node").on_port(unused_port()).with(&["--comm", "openclaw-gatewa"]).start();
+    assert_left_alone(backend, &owner, &[]);
+}
+
+fn node(folder: &std::path::Path, script: &str, port: u16) -> Command {
+    let mut command = Command::new("node");
+    command.current_dir(folder).args([script, "gateway", "--port", &port.to_string()]);
+    command
+}
+
+fn node_gateway(backend: Backend) {
+    let folder = tempfile::tempdir().unwrap();
+    node_package("openclaw", folder.path());
+    let script = folder.path().join("dist/index.js").display().to_string();
+    let gateway = Part::program(node(folder.path(), &script, unused_port())).start();
+    assert_cleaned(&clean(backend, gateway.port(), &[]), &gateway);
+}
+
+fn titled_node_gateway(backend: Backend) {
+    let folder = tempfile::tempdir().unwrap();
+    node_package("some-app", folder.path());
+    let gateway = Part::program(node(folder.path(), "dist/index.js", unused_port())).with(&["--titled"]).start();
+    let answer = clean(backend, gateway.port(), &[]);
+    assert_cleaned(&answer, &gateway);
+    assert_eq!(answer.owner(gateway.pid())["comm"], "openclaw-gatewa");
+}
+
+fn node_of_another_package(backend: Backend) {
+    let folder = tempfile::tempdir().unwrap();
+    node_package("another-app", folder.path());
+    let owner = Part::program(node(folder.path(), "dist/index.js", unused_port())).start();
+    assert_left_alone(backend, &owner, &[]);
+}
+
+fn node_without_its_package(backend: Backend) {
+    let folder = tempfile::tempdir().unwrap();
+    node_package("openclaw", folder.path());
+    let owner = Part::program(node(folder.path(), "dist/index.js", unused_port())).start();
+    std::fs::remove_dir_all(folder.path().join("dist")).unwrap();
+    let answer = clean(backend, owner.port(), &[]);
+    assert_eq!((answer.status, answer.outcome().as_str()), (5, "unknown"), "{answer:?}");
+    assert_eq!(answer.owner(owner.pid())["identity"], "unclassified");
+    assert!(owner.is_alive());
+}
+
+fn relative_script(backend: Backend) {
+    let folder = tempfile::tempdir().unwrap();
+    node_package("openclaw", folder.path());
+    let gateway = Part::program(node(folder.path(), "dist/index.js", unused_port())).start();
+    assert_cleaned(&clean(backend, gateway.port(), &[]), &gateway);
+}
+
+fn each_match_flag_narrows(backend: Backend) {
+    let owner = Part::other().on_port(unused_port()).with(&["--comm", "My-Server"]).start();
+    let exe = gatewatch_tests::programs().join("actor").display().to_string();
+    for wrong in [
+        ["--match-comm", "your"],
+        ["--match-argv", "^--on"],
+        ["--match-exe", "/bin/sh"],
+        ["--identity", "openclaw-gateway"],
+    ] {
+        let mut arguments = vec!["--match-comm", "server", "--match-argv", "some-server .*--on", "--match-exe", &exe];
+        // A flag that is given twice is an error, so the wrong one takes the right one's place.
+        if let Some(at) = arguments.iter().position(|argument| *argument == wrong[0]) {
+            arguments.drain(at..at + 2);
+        }
+        arguments.extend(wrong);
+        assert_left_alone(backend, &owner, &arguments);
+    }
+    let arguments = ["--match-comm", "SERVER", "--match-argv", "some-server .*--on", "--match-exe", &exe];
+    assert_cleaned(&clean(backend, owner.port(), &arguments), &owner);
+}
+
+fn removed_executable(backend: Backend) {
+    let folder = tempfile::tempdir().unwrap();
+    let exe = folder.path().join("my server");
+    std::fs::copy(gatewatch_tests::programs().join("actor"), &exe).unwrap();
+    let owner = Part::program(Command::new(&exe)).on_port(unused_port()).start();
+    std::fs::remove_file(&exe).unwrap();
+    let answer = clean(backend, owner.port(), &["--match-exe", exe.to_str().unwrap()]);
+    assert_cleaned(&answer, &owner);
+}
+
+fn any_ends_anybody(backend: Backend) {
+    let owner = Part::other().on_port(unused_port()).start();
+    assert_cleaned(&clean(backend, owner.port(), &["--identity", "any"]), &owner);
+}
+
+fn configured_identity(backend: Backend) {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("config.toml");
+    let owner = Part::other().on_port(unused_port()).start();
+    let text = format!(
+        "[[watch]]\nport = {}\nidentity = \"mine\"\n[identity.mine]\nargv = \"--on 127\"\ncomm = \"act\"\n",
+        owner.port()
+    );
+    std::fs::write(&config, text).unwrap();
+    // The configuration's rule set for the port is the default one.
+    let answer = Gatewatch::new(&["clean", "--backend", backend.name(), "--format", "json", "--config"])
+        .with(&[config.to_str().unwrap()])
+        .run();
+    assert_cleaned(&answer, &owner);
+}
+
+fn forwarder(backend: Backend) {
+    let folder = tempfile::tempdir().unwrap();
+    let exe = folder.path().join("docker-proxy");
+    std::fs::copy(gatewatch_tests::programs().join("actor"), &exe).unwrap();
+    let owner = Part::program(Command::new(&exe)).on_port(unused_port()).start();
+    assert_left_alone(backend, &owner, &["--identity", "any"]);
+}

@@ -1,0 +1,68 @@
+//! The rules, each held by a scenario: real owners, and the real gatewatch run against them, once by kernel events and
+//! once by polling. What differs between the two by nature is in [`differ`].
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a scenario that can't go on must fail, and say where")]
+
+mod bad_input;
+mod clean;
+mod commands;
+mod differ;
+mod exclusion;
+mod holders;
+mod identity;
+mod namespaces;
+mod port_choice;
+mod proof;
+mod wait;
+mod watch;
+
+use std::process::ExitCode;
+
+use gatewatch_tests::{Backend, Needs, Scenario};
+
+/// A rule that holds however ports are observed.
+type Rule = (&'static str, &'static [Needs], fn(Backend));
+
+fn main() -> ExitCode {
+    let arguments = libtest_mimic::Arguments::from_args();
+    let mut scenarios = Vec::new();
+    for backend in [Backend::Ebpf, Backend::Poll] {
+        let files: [(&str, &[Rule]); 8] = [
+            ("clean", clean::RULES),
+            ("exclusion", exclusion::RULES),
+            ("holders", holders::RULES),
+            ("identity", identity::RULES),
+            ("namespaces", namespaces::RULES),
+            ("proof", proof::RULES),
+            ("wait", wait::RULES),
+            ("watch", watch::RULES),
+        ];
+        for (file, rules) in files {
+            for &(name, needs, run) in rules {
+                let mut needs = needs.to_vec();
+                if backend == Backend::Ebpf {
+                    needs.push(Needs::Bpf);
+                }
+                let name = format!("{}::{file}::{name}", backend.name());
+                scenarios.push(Scenario { name, needs, run: Box::new(move || run(backend)) });
+            }
+        }
+    }
+    let once: [(&str, &[(&'static str, &'static [Needs], fn())]); 5] = [
+        ("bad_input", bad_input::RULES),
+        ("commands", commands::RULES),
+        ("ebpf_only", watch::EBPF_RULES),
+        ("port_choice", port_choice::RULES),
+        ("unprivileged", exclusion::UNPRIVILEGED_RULES),
+    ];
+    for (file, rules) in once {
+        for &(name, needs, run) in rules {
+            scenarios.push(Scenario { name: format!("{file}::{name}"), needs: needs.to_vec(), run: Box::new(run) });
+        }
+    }
+    // The programs are built before the trials run beside each other.
+    gatewatch_tests::programs();
+    let trials = scenarios.into_iter().map(Scenario::into_trial).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    gatewatch_tests::clean_up();
+    conclusion.exit_code()
+}

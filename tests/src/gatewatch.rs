@@ -1,0 +1,275 @@
+//! The real gatewatch, run as a script would run it.
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+
+use serde_json::Value;
+
+use crate::{PATIENCE, programs};
+
+/// How gatewatch is to observe, and as whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// By kernel events.
+    Ebpf,
+    /// By polling, as the user who runs the tests.
+    Poll,
+}
+
+impl Backend {
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ebpf => "ebpf",
+            Self::Poll => "poll",
+        }
+    }
+}
+
+/// A call of gatewatch.
+pub struct Gatewatch {
+    command: Command,
+}
+
+/// What gatewatch answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// The exit status.
+    pub status: i32,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Answer {
+    /// The answer's JSON.
+    ///
+    /// # Panics
+    /// When it is none.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
+    }
+
+    /// The outcome.
+    pub fn outcome(&self) -> String {
+        self.json()["outcome"].as_str().unwrap_or_else(|| panic!("no outcome: {self:?}")).to_owned()
+    }
+
+    /// The owner with this pid.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn owner(&self, pid: u32) -> Value {
+        let json = self.json();
+        let owners = json["owners"].as_array().unwrap();
+        let found = owners.iter().find(|owner| owner["pid"] == pid).cloned();
+        found.unwrap_or_else(|| panic!("no owner {pid}: {self:?}"))
+    }
+
+    /// The pids that were ended.
+    pub fn killed(&self) -> Vec<u64> {
+        let mut pids: Vec<u64> = self.json()["killed"].as_array().unwrap().iter().filter_map(Value::as_u64).collect();
+        pids.sort_unstable();
+        pids
+    }
+}
+
+impl Gatewatch {
+    /// A command with its arguments, nothing else set.
+    pub fn new(arguments: &[&str]) -> Self {
+        let mut command = Command::new(programs().join("gatewatch"));
+        command.args(arguments);
+        for variable in ["OPENCLAW_GATEWAY_PORT", "GATEWATCH_SOCKET", "GATEWATCH_WITHOUT", "NO_COLOR"] {
+            command.env_remove(variable);
+        }
+        Self { command }
+    }
+
+    /// A command on a port, observed in one way, answered in JSON.
+    pub fn on(backend: Backend, command: &[&str], port: u16) -> Self {
+        Self::new(command).with(&["--backend", backend.name(), "--format", "json", "-p", &port.to_string()])
+    }
+
+    /// Runs a command with its arguments.
+    pub fn plain(arguments: &[&str]) -> Answer {
+        Self::new(arguments).run()
+    }
+
+    /// With more arguments.
+    pub fn with(mut self, arguments: &[&str]) -> Self {
+        self.command.args(arguments);
+        self
+    }
+
+    /// With a variable in its environment.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// As an ordinary user.
+    pub fn as_nobody(mut self) -> Self {
+        self.command.uid(65_534).gid(65_534);
+        self
+    }
+
+    /// Within the pid namespace of a process, though not as a descendant of it.
+    pub fn inside(self, pid: u32) -> Self {
+        let mut command = Command::new("nsenter");
+        command.args(["--pid", "--mount", "--target", &pid.to_string(), "--"]).args(self.words());
+        Self { command }
+    }
+
+    /// Without a capability, though as root.
+    pub fn without_capability(self, name: &str) -> Self {
+        let mut command = Command::new("setpriv");
+        command.args([&format!("--bounding-set=-{name}"), &format!("--inh-caps=-{name}"), "--"]).args(self.words());
+        Self { command }
+    }
+
+    /// The whole command line, to be run by something else.
+    pub fn words(&self) -> Vec<String> {
+        let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
+        words.map(|word| word.to_str().unwrap().to_owned()).collect()
+    }
+
+    /// Runs it to its end.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn run(self) -> Answer {
+        self.spawn().finish()
+    }
+
+    /// Starts it.
+    pub fn spawn(mut self) -> Running {
+        self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.command.spawn().unwrap();
+        let out = read_all(child.stdout.take().unwrap());
+        let err = read_all(child.stderr.take().unwrap());
+        Running { child, out, err }
+    }
+
+    /// Starts a watch, and waits until it is armed.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub fn watch(mut self) -> Watch {
+        self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut child = self.command.spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let (tell, lines) = channel();
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                let line: Value = serde_json::from_str(&line).unwrap();
+                if tell.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut watch = Watch { child, lines, held: Vec::new() };
+        loop {
+            let line = watch.next();
+            if line["event"] == "ready" {
+                return watch;
+            }
+            watch.held.push(line);
+        }
+    }
+}
+
+/// A command under way.
+pub struct Running {
+    child: Child,
+    out: Receiver<String>,
+    err: Receiver<String>,
+}
+
+impl Running {
+    /// Whether it goes on.
+    pub fn goes_on(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> i32 {
+        self.child.id().try_into().unwrap()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn finish(mut self) -> Answer {
+        let Ok(out) = self.out.recv_timeout(PATIENCE) else {
+            let _ = self.child.kill();
+            panic!("gatewatch does not end");
+        };
+        let status = self.child.wait().unwrap().code().unwrap_or(-1);
+        Answer { status, out, err: self.err.recv().unwrap() }
+    }
+}
+
+fn read_all(mut from: impl Read + Send + 'static) -> Receiver<String> {
+    let (tell, all) = channel();
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        let _ = from.read_to_string(&mut text);
+        let _ = tell.send(text);
+    });
+    all
+}
+
+/// A watch under way.
+pub struct Watch {
+    child: Child,
+    lines: Receiver<Value>,
+    /// The lines before `ready`.
+    pub held: Vec<Value>,
+}
+
+impl Watch {
+    /// The next line.
+    ///
+    /// # Panics
+    /// When none comes.
+    pub fn next(&mut self) -> Value {
+        self.lines.recv_timeout(PATIENCE).expect("a watch line")
+    }
+
+    /// The next line, which must be of this event.
+    ///
+    /// # Panics
+    /// When it is another.
+    pub fn expect(&mut self, event: &str) -> Value {
+        let line = self.next();
+        assert_eq!(line["event"], event, "{line}");
+        line
+    }
+
+    /// The next lines up to the first of this event, which is the last.
+    pub fn up_to(&mut self, event: &str) -> Vec<Value> {
+        let mut lines = Vec::new();
+        loop {
+            lines.push(self.next());
+            if lines.last().is_some_and(|line| line["event"] == event) {
+                return lines;
+            }
+        }
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> i32 {
+        self.child.id().try_into().unwrap()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
