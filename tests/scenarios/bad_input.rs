@@ -66,7 +66,12 @@ fn bad_namespace() {
 fn nothing_is_signalled() {
     let gateway = Part::gateway().on_port(unused_port()).start();
     let port = gateway.port().to_string();
-    for bad in [["--identity", "nobody"], ["--match-argv", "("], ["--config", "/no/such/file"], ["--netns", "/etc/passwd"]] {
+    for bad in [
+        ["--identity", "nobody"],
+        ["--match-argv", "("],
+        ["--config", "/no/such/file"],
+        ["--netns", "/etc/passwd"],
+    ] {
         assert_eq!(Gatewatch::new(&["clean", "-p", &port]).with(&bad).run().status, 2);
         assert!(gateway.is_alive());
     }

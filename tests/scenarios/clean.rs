@@ -14,7 +14,11 @@ pub(crate) const RULES: &[Rule] = &[
     ("a_dry_run_says_what_would_stay", &[], a_dry_run_says_what_would_stay),
     ("a_gateway_that_lets_go_and_lives_is_not_killed", &[], a_gateway_that_lets_go_and_lives_is_not_killed),
     ("a_survivor_of_both_signals_is_reported", &[Needs::Root], a_survivor_of_both_signals_is_reported),
-    ("a_gateway_with_much_memory_is_gone_at_the_answer", &[], a_gateway_with_much_memory_is_gone_at_the_answer),
+    (
+        "a_gateway_with_much_memory_is_gone_at_the_answer",
+        &[],
+        a_gateway_with_much_memory_is_gone_at_the_answer,
+    ),
     ("a_supervisors_new_gateway_is_not_fought", &[], a_supervisors_new_gateway_is_not_fought),
     ("the_answer_for_people_names_the_process_and_the_proof", &[], the_answer_for_people),
     ("each_owner_is_described", &[], each_owner_is_described),
@@ -77,8 +81,12 @@ fn a_dual_stack_gateway_counts_once(backend: Backend) {
     let answer = clean(backend, port, &[]);
     assert_cleaned(&answer, &gateway);
     assert!(can_bind(([0, 0, 0, 0, 0, 0, 0, 1], port).into()));
-    let mut listeners: Vec<String> =
-        answer.owner(gateway.pid())["listeners"].as_array().unwrap().iter().map(|l| l.as_str().unwrap().into()).collect();
+    let mut listeners: Vec<String> = answer.owner(gateway.pid())["listeners"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|l| l.as_str().unwrap().into())
+        .collect();
     listeners.sort_unstable();
     assert_eq!(listeners, [format!("127.0.0.1:{port}"), format!("[::1]:{port}")]);
 }
@@ -121,14 +129,16 @@ fn a_survivor_of_both_signals_is_reported(backend: Backend) {
 }
 
 fn a_gateway_with_much_memory_is_gone_at_the_answer(backend: Backend) {
-    let gateway = Part::gateway().on_port(unused_port()).with(&["--memory", "512", "--on-term", "ignore"]).start();
+    let gateway =
+        Part::gateway().on_port(unused_port()).with(&["--memory", "512", "--on-term", "ignore"]).start();
     let answer = clean(backend, gateway.port(), &["--term-timeout", "1ms", "--kill-timeout", "10s"]);
     assert_cleaned(&answer, &gateway);
 }
 
 fn a_supervisors_new_gateway_is_not_fought(backend: Backend) {
     // given a supervisor that starts a new gateway as soon as the old one has ended
-    let mut gateway = Part::gateway().on_port(unused_port()).with(&["--respawn", "--on-term", "drain:1"]).start();
+    let mut gateway =
+        Part::gateway().on_port(unused_port()).with(&["--respawn", "--on-term", "drain:1"]).start();
     // when the old one is ended; the new one may be there before the proof or after it
     let answer = clean(backend, gateway.port(), &[]);
     let line = gateway.line();

@@ -55,7 +55,9 @@ fn help() {
 fn demo() {
     let answer = Gatewatch::plain(&["demo"]);
     assert_eq!(answer.status, 0, "{answer:?}");
-    for part in ["listen", "match: its title is openclaw-gateway", "by SIGTERM", "release", "free", "first attempt"] {
+    for part in
+        ["listen", "match: its title is openclaw-gateway", "by SIGTERM", "release", "free", "first attempt"]
+    {
         assert!(answer.out.contains(part), "{part} is not in {}", answer.out);
     }
 }

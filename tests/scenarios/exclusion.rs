@@ -26,7 +26,11 @@ pub(crate) const UNPRIVILEGED_RULES: &[(&str, &[Needs], fn())] = &[
 ];
 
 /// The answer of gatewatch run as a descendant of the owner.
-fn cleaned_from_below(backend: Backend, hops: &str, arguments: &[&str]) -> (gatewatch_tests::Actor, Vec<String>) {
+fn cleaned_from_below(
+    backend: Backend,
+    hops: &str,
+    arguments: &[&str],
+) -> (gatewatch_tests::Actor, Vec<String>) {
     let port = unused_port();
     let mut words = Gatewatch::on(backend, &["clean"], port).with(arguments).words();
     words.insert(0, "--".to_owned());
@@ -72,14 +76,16 @@ fn an_ancestor_is_spared_beside_a_stale_one(backend: Backend) {
 
 fn a_protected_process_is_never_ended(backend: Backend) {
     let gateway = Part::gateway().on_port(unused_port()).start();
-    let answer = clean(backend, gateway.port(), &["--identity", "any", "--protect", &gateway.pid().to_string()]);
+    let answer =
+        clean(backend, gateway.port(), &["--identity", "any", "--protect", &gateway.pid().to_string()]);
     assert_eq!((answer.status, answer.outcome().as_str()), (4, "held_by_protected"));
     assert_eq!(answer.owner(gateway.pid())["relation"], "protected");
     assert!(gateway.is_alive());
 }
 
 fn an_ancestor_of_a_protected_process(backend: Backend) {
-    let gateway = Part::gateway().on_port(unused_port()).with(&["--workers", "1", "--on-term", "ignore"]).start();
+    let gateway =
+        Part::gateway().on_port(unused_port()).with(&["--workers", "1", "--on-term", "ignore"]).start();
     let answer = clean(backend, gateway.port(), &["--protect", &gateway.pids[1].to_string()]);
     assert_eq!(answer.outcome(), "held_by_protected");
     assert_eq!(answer.owner(gateway.pids[0])["relation"], "protected");
@@ -88,8 +94,10 @@ fn an_ancestor_of_a_protected_process(backend: Backend) {
 
 fn pid_1_is_never_ended(backend: Backend) {
     let gateway = Part::gateway().on_port(unused_port()).start_as_init();
-    let answer =
-        Gatewatch::on(backend, &["clean"], gateway.port()).with(&["--identity", "any"]).inside(gateway.pid()).run();
+    let answer = Gatewatch::on(backend, &["clean"], gateway.port())
+        .with(&["--identity", "any"])
+        .inside(gateway.pid())
+        .run();
     assert_eq!((answer.status, answer.outcome().as_str()), (4, "held_by_protected"), "{answer:?}");
     assert_eq!(answer.owner(1)["relation"], "init");
     assert!(gateway.is_alive());
@@ -98,7 +106,10 @@ fn pid_1_is_never_ended(backend: Backend) {
 fn pid_1_is_ended_where_it_is_included(backend: Backend) {
     // It handles SIGTERM, so the kernel does not drop it.
     let gateway = Part::gateway().on_port(unused_port()).start_as_init();
-    let answer = Gatewatch::on(backend, &["clean"], gateway.port()).with(&["--include-init"]).inside(gateway.pid()).run();
+    let answer = Gatewatch::on(backend, &["clean"], gateway.port())
+        .with(&["--include-init"])
+        .inside(gateway.pid())
+        .run();
     // The namespace ends with its first process, and gatewatch in it.
     assert!(gateway.is_gone(), "{answer:?}");
 }

@@ -94,7 +94,11 @@ fn bound_gateway(backend: Backend) {
 fn bound_other(backend: Backend) {
     let other = Part::other().on_port(unused_port()).with(&["--bound"]).start();
     let answer = clean(backend, other.port(), &["--free-timeout", "100ms"]);
-    assert_eq!(answer.outcome(), differ::of_a_socket_that_does_not_listen(backend, "held_by_other"), "{answer:?}");
+    assert_eq!(
+        answer.outcome(),
+        differ::of_a_socket_that_does_not_listen(backend, "held_by_other"),
+        "{answer:?}"
+    );
     assert_ne!(answer.status, 0);
     assert!(other.is_alive());
     if backend == Backend::Ebpf {
@@ -105,14 +109,22 @@ fn bound_other(backend: Backend) {
 fn bound_other_without_reuse(backend: Backend) {
     let other = Part::other().on_port(unused_port()).with(&["--bound", "--no-reuse"]).start();
     let answer = clean(backend, other.port(), &["--free-timeout", "100ms"]);
-    assert_eq!(answer.outcome(), differ::of_a_socket_that_does_not_listen(backend, "held_by_other"), "{answer:?}");
+    assert_eq!(
+        answer.outcome(),
+        differ::of_a_socket_that_does_not_listen(backend, "held_by_other"),
+        "{answer:?}"
+    );
     assert!(other.is_alive());
 }
 
 fn shut_down_listener(backend: Backend) {
     let other = Part::other().on_port(unused_port()).with(&["--shut-down"]).start();
     let answer = clean(backend, other.port(), &["--free-timeout", "100ms"]);
-    assert_eq!(answer.outcome(), differ::of_a_socket_that_does_not_listen(backend, "held_by_other"), "{answer:?}");
+    assert_eq!(
+        answer.outcome(),
+        differ::of_a_socket_that_does_not_listen(backend, "held_by_other"),
+        "{answer:?}"
+    );
     assert!(other.is_alive());
 }
 
@@ -128,7 +140,8 @@ fn multipath(backend: Backend) {
 fn a_client_from_this_port_is_never_ended(backend: Backend) {
     // given a server elsewhere, and a client whose local port is the one to be cleaned
     let server = Part::other().on_port(unused_port()).start();
-    let client = Part::gateway().on_port(unused_port()).with(&["--connect", &server.address().to_string()]).start();
+    let client =
+        Part::gateway().on_port(unused_port()).with(&["--connect", &server.address().to_string()]).start();
     let no_reuse = Part::gateway()
         .on_port(unused_port())
         .with(&["--no-reuse", "--connect", &server.address().to_string()])
@@ -143,12 +156,19 @@ fn a_client_from_this_port_is_never_ended(backend: Backend) {
         assert_eq!(answer.status == 0, can_bind(client.address()), "{answer:?}");
     }
     let answer = clean(backend, no_reuse.port(), &["--identity", "any", "--free-timeout", "100ms"]);
-    assert_eq!(answer.outcome(), differ::of_a_socket_that_does_not_listen(backend, "held_by_other"), "{answer:?}");
+    assert_eq!(
+        answer.outcome(),
+        differ::of_a_socket_that_does_not_listen(backend, "held_by_other"),
+        "{answer:?}"
+    );
 }
 
 fn a_gateway_with_clients(backend: Backend) {
     let gateway = Part::gateway().on_port(unused_port()).start();
-    let client = Part::other().on(([127, 0, 0, 1], 0).into()).with(&["--connect", &gateway.address().to_string()]).start();
+    let client = Part::other()
+        .on(([127, 0, 0, 1], 0).into())
+        .with(&["--connect", &gateway.address().to_string()])
+        .start();
     let answer = clean(backend, gateway.port(), &["--identity", "any"]);
     assert_cleaned(&answer, &gateway);
     assert!(client.is_alive());

@@ -37,7 +37,9 @@ fn another_process_is_left_alone(backend: Backend) {
 }
 
 fn look_alikes_are_left_alone(backend: Backend) {
-    for name in ["openclaw-doctor", "openclaw", "python", "socat", "not-openclaw-gateway", "openclaw-gatewatch"] {
+    for name in
+        ["openclaw-doctor", "openclaw", "python", "socat", "not-openclaw-gateway", "openclaw-gatewatch"]
+    {
         let owner = Part::named(name).on_port(unused_port()).with(&["--comm", "openclaw-gatewa"]).start();
         assert_left_alone(backend, &owner, &[]);
     }
@@ -76,7 +78,8 @@ fn node_gateway(backend: Backend) {
 fn titled_node_gateway(backend: Backend) {
     let folder = tempfile::tempdir().unwrap();
     node_package("some-app", folder.path());
-    let gateway = Part::program(node(folder.path(), "dist/index.js", unused_port())).with(&["--titled"]).start();
+    let gateway =
+        Part::program(node(folder.path(), "dist/index.js", unused_port())).with(&["--titled"]).start();
     let answer = clean(backend, gateway.port(), &[]);
     assert_cleaned(&answer, &gateway);
     assert_eq!(answer.owner(gateway.pid())["comm"], "openclaw-gatewa");
@@ -116,7 +119,8 @@ fn each_match_flag_narrows(backend: Backend) {
         ["--match-exe", "/bin/sh"],
         ["--identity", "openclaw-gateway"],
     ] {
-        let mut arguments = vec!["--match-comm", "server", "--match-argv", "some-server .*--on", "--match-exe", &exe];
+        let mut arguments =
+            vec!["--match-comm", "server", "--match-argv", "some-server .*--on", "--match-exe", &exe];
         // A flag that is given twice is an error, so the wrong one takes the right one's place.
         if let Some(at) = arguments.iter().position(|argument| *argument == wrong[0]) {
             arguments.drain(at..at + 2);

@@ -1,6 +1,10 @@
 //! The rules, each held by a scenario: real owners, and the real gatewatch run against them, once by kernel events and
 //! once by polling. What differs between the two by nature is in [`differ`].
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a scenario that can't go on must fail, and say where")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a scenario that can't go on must fail, and say where"
+)]
 
 mod bad_input;
 mod clean;
@@ -56,7 +60,11 @@ fn main() -> ExitCode {
     ];
     for (file, rules) in once {
         for &(name, needs, run) in rules {
-            scenarios.push(Scenario { name: format!("{file}::{name}"), needs: needs.to_vec(), run: Box::new(run) });
+            scenarios.push(Scenario {
+                name: format!("{file}::{name}"),
+                needs: needs.to_vec(),
+                run: Box::new(run),
+            });
         }
     }
     // The programs are built before the trials run beside each other.

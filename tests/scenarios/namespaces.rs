@@ -34,7 +34,9 @@ fn cleaned_in_its_own(backend: Backend) {
 fn watched_in_its_own(backend: Backend) {
     let port = unused_port();
     let elsewhere = Part::other().on(([0, 0, 0, 0], port).into()).in_own_network().start();
-    let mut watch = Gatewatch::on(backend, &["watch", "--poll-interval", "2ms"], port).with(&["--netns", &elsewhere.netns()]).watch();
+    let mut watch = Gatewatch::on(backend, &["watch", "--poll-interval", "2ms"], port)
+        .with(&["--netns", &elsewhere.netns()])
+        .watch();
     assert_eq!(watch.held.len(), 1);
     // what happens to the port here is no event there
     let here = Part::other().on_port(port).start();

@@ -56,7 +56,8 @@ fn many_ports() {
     let first = Part::other().on_port(unused_port()).start();
     let second = unused_port();
     let answer = owners().with(&["-p", &first.port().to_string(), "-p", &second.to_string()]).run();
-    let lines: Vec<serde_json::Value> = answer.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<serde_json::Value> =
+        answer.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines[0]["owners"][0]["pid"], first.pid());
     assert_eq!((&lines[1]["port"], &lines[1]["owners"]), (&second.into(), &serde_json::json!([])));
 }

@@ -1,17 +1,18 @@
 //! Actors: processes that own a port in every way there is.
 
-use std::io::{BufRead, BufReader, Read as _};
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
 
-use crate::programs;
+use crate::{PATIENCE, programs};
 
 /// What an actor is to play.
 pub struct Part {
@@ -94,6 +95,15 @@ impl Part {
         actor
     }
 
+    /// Raises the curtain, and says whether the actor could become what it is to be.
+    ///
+    /// # Panics
+    /// When it can't even be run.
+    pub fn starts(mut self) -> bool {
+        let output = self.command.stdin(Stdio::null()).output().unwrap();
+        output.stdout.starts_with(b"ready ")
+    }
+
     /// Raises the curtain, and waits until the actor is what it is to be.
     ///
     /// # Panics
@@ -102,9 +112,16 @@ impl Part {
         self.command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = self.command.spawn().unwrap();
         let stdin = child.stdin.take();
-        let mut lines = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        lines.read_line(&mut line).unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let (tell, lines) = channel();
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                if tell.send(line.trim_end().to_owned()).is_err() {
+                    break;
+                }
+            }
+        });
+        let line = lines.recv_timeout(PATIENCE).unwrap_or_default();
         let ready = line.strip_prefix("ready ").unwrap_or_else(|| panic!("the actor is not ready: {line:?}"));
         let ready: Value = serde_json::from_str(ready).unwrap();
         let pids: Vec<u32> = ready["pids"].as_array().unwrap().iter().map(number).collect();
@@ -130,7 +147,7 @@ fn open(pid: u32) -> OwnedFd {
 pub struct Actor {
     child: Child,
     stdin: Option<ChildStdin>,
-    lines: BufReader<ChildStdout>,
+    lines: Receiver<String>,
     /// The processes that hold its sockets.
     pub pids: Vec<u32>,
     address: Option<SocketAddr>,
@@ -161,16 +178,28 @@ impl Actor {
         self.address().port()
     }
 
-    /// Its next line.
+    /// Its next line; empty when it has said its last.
+    ///
+    /// # Panics
+    /// When it says nothing for long.
     pub fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
-        line.trim_end().to_owned()
+        self.next_line().unwrap_or_default()
     }
 
     /// All lines that are left.
+    ///
+    /// # Panics
+    /// When it says nothing for long.
     pub fn rest(&mut self) -> Vec<String> {
-        self.lines.by_ref().lines().map_while(Result::ok).collect()
+        std::iter::from_fn(|| self.next_line()).collect()
+    }
+
+    fn next_line(&mut self) -> Option<String> {
+        match self.lines.recv_timeout(PATIENCE) {
+            Ok(line) => Some(line),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => panic!("the actor says nothing"),
+        }
     }
 
     /// Whether each of the holders lives. A zombie does not.
@@ -219,7 +248,8 @@ impl Drop for Actor {
 /// When it can't be written.
 pub fn node_package(name: &str, folder: &Path) {
     std::fs::create_dir_all(folder.join("dist")).unwrap();
-    std::fs::write(folder.join("package.json"), format!("{{\"name\":\"{name}\",\"type\":\"commonjs\"}}")).unwrap();
+    std::fs::write(folder.join("package.json"), format!("{{\"name\":\"{name}\",\"type\":\"commonjs\"}}"))
+        .unwrap();
     let script = "const net = require('net');\n\
         const port = Number(process.argv[process.argv.indexOf('--port') + 1]);\n\
         if (process.argv.includes('--titled')) process.title = 'openclaw-gateway';\n\

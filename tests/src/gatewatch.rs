@@ -71,7 +71,8 @@ impl Answer {
 
     /// The pids that were ended.
     pub fn killed(&self) -> Vec<u64> {
-        let mut pids: Vec<u64> = self.json()["killed"].as_array().unwrap().iter().filter_map(Value::as_u64).collect();
+        let mut pids: Vec<u64> =
+            self.json()["killed"].as_array().unwrap().iter().filter_map(Value::as_u64).collect();
         pids.sort_unstable();
         pids
     }
@@ -126,7 +127,9 @@ impl Gatewatch {
     /// Without a capability, though as root.
     pub fn without_capability(self, name: &str) -> Self {
         let mut command = Command::new("setpriv");
-        command.args([&format!("--bounding-set=-{name}"), &format!("--inh-caps=-{name}"), "--"]).args(self.words());
+        command
+            .args([&format!("--bounding-set=-{name}"), &format!("--inh-caps=-{name}"), "--"])
+            .args(self.words());
         Self { command }
     }
 
@@ -172,7 +175,7 @@ impl Gatewatch {
         });
         let mut watch = Watch { child, lines, held: Vec::new() };
         loop {
-            let line = watch.next();
+            let line = watch.line();
             if line["event"] == "ready" {
                 return watch;
             }
@@ -236,7 +239,7 @@ impl Watch {
     ///
     /// # Panics
     /// When none comes.
-    pub fn next(&mut self) -> Value {
+    pub fn line(&mut self) -> Value {
         self.lines.recv_timeout(PATIENCE).expect("a watch line")
     }
 
@@ -245,7 +248,7 @@ impl Watch {
     /// # Panics
     /// When it is another.
     pub fn expect(&mut self, event: &str) -> Value {
-        let line = self.next();
+        let line = self.line();
         assert_eq!(line["event"], event, "{line}");
         line
     }
@@ -254,7 +257,7 @@ impl Watch {
     pub fn up_to(&mut self, event: &str) -> Vec<Value> {
         let mut lines = Vec::new();
         loop {
-            lines.push(self.next());
+            lines.push(self.line());
             if lines.last().is_some_and(|line| line["event"] == event) {
                 return lines;
             }

@@ -26,8 +26,11 @@ pub fn programs() -> &'static PathBuf {
     PROGRAMS.get_or_init(|| {
         let deps = std::env::current_exe().unwrap().parent().unwrap().to_owned();
         let built = deps.parent().unwrap().to_owned();
-        let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(["build", "--quiet", "--package", "gatewatch", "--target-dir"]).arg(built.parent().unwrap());
+        let mut cargo =
+            std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo
+            .args(["build", "--quiet", "--package", "gatewatch", "--target-dir"])
+            .arg(built.parent().unwrap());
         if built.ends_with("release") {
             cargo.arg("--release");
         }
@@ -38,7 +41,8 @@ pub fn programs() -> &'static PathBuf {
         // A checkout may lie where another user can't read it.
         let public = std::env::temp_dir().join(format!("gatewatch-tests-{}", std::process::id()));
         std::fs::create_dir_all(&public).unwrap();
-        std::fs::copy(gatewatch.unwrap_or_else(|| built.join("gatewatch")), public.join("gatewatch")).unwrap();
+        std::fs::copy(gatewatch.unwrap_or_else(|| built.join("gatewatch")), public.join("gatewatch"))
+            .unwrap();
         std::fs::copy(built.join("actor"), public.join("actor")).unwrap();
         public
     })

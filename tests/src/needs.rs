@@ -34,11 +34,16 @@ pub fn have(needs: Needs) -> Result<(), String> {
         Needs::Bpf if !root => Err("needs root".to_owned()),
         Needs::Bpf => {
             let works = *BPF.get_or_init(|| Gatewatch::plain(&["doctor", "--backend", "ebpf"]).status == 0);
-            if works { Ok(()) } else { Err("needs a kernel that takes all of the eBPF backend's hooks".to_owned()) }
+            if works {
+                Ok(())
+            } else {
+                Err("needs a kernel that takes all of the eBPF backend's hooks".to_owned())
+            }
         }
         Needs::Node => {
-            let found = std::env::var_os("PATH")
-                .is_some_and(|path| std::env::split_paths(&path).any(|folder| Path::new(&folder).join("node").exists()));
+            let found = std::env::var_os("PATH").is_some_and(|path| {
+                std::env::split_paths(&path).any(|folder| Path::new(&folder).join("node").exists())
+            });
             if found { Ok(()) } else { Err("needs node".to_owned()) }
         }
     }

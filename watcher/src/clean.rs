@@ -124,7 +124,11 @@ struct Case<'a> {
 }
 
 impl<'a> Case<'a> {
-    fn open(system: &'a dyn System, observer: &mut dyn Observer, request: &'a Request) -> Result<Self, ObserveError> {
+    fn open(
+        system: &'a dyn System,
+        observer: &mut dyn Observer,
+        request: &'a Request,
+    ) -> Result<Self, ObserveError> {
         let begun = Instant::now();
         let sockets: Vec<Socket> = observer.snapshot(request.port)?;
         let mut case = Self {
@@ -174,7 +178,9 @@ impl<'a> Case<'a> {
     /// The outcome that those who are left make, by the order of the contract.
     fn outcome(&self) -> Outcome {
         let left_as = |action| {
-            self.ended.iter().any(|ended| ended.action == action && self.left.iter().any(|o| o.same_process(&ended.owner)))
+            self.ended
+                .iter()
+                .any(|ended| ended.action == action && self.left.iter().any(|o| o.same_process(&ended.owner)))
         };
         let any = |what: fn(&Owner) -> bool| self.left.iter().any(what);
         if left_as(Action::NotPermitted) {

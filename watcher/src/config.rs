@@ -77,7 +77,9 @@ struct IdentityRules {
 fn port<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
     let number = i64::deserialize(deserializer)?;
     let port = u16::try_from(number).ok().filter(|&port| port != 0);
-    port.ok_or_else(|| serde::de::Error::custom(format!("{number} is no port: it is a number from 1 to 65535")))
+    port.ok_or_else(|| {
+        serde::de::Error::custom(format!("{number} is no port: it is a number from 1 to 65535"))
+    })
 }
 
 fn pattern<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Regex>, D::Error> {
@@ -119,7 +121,9 @@ impl Config {
         }
         for (name, rules) in &config.identity {
             if name == ANY || name == OPENCLAW_GATEWAY {
-                return Err(ConfigError::Identity(format!("the identity {name:?} is built in: name yours differently")));
+                return Err(ConfigError::Identity(format!(
+                    "the identity {name:?} is built in: name yours differently"
+                )));
             }
             if rules.exe.is_none() && rules.argv.is_none() && rules.comm.is_none() {
                 return Err(ConfigError::Identity(format!(
@@ -147,7 +151,10 @@ impl Config {
         custom.ok_or_else(|| {
             let known: Vec<&str> =
                 [OPENCLAW_GATEWAY, ANY].into_iter().chain(self.identity.keys().map(String::as_str)).collect();
-            ConfigError::Identity(format!("the identity {name:?} is not known; there are {}", known.join(", ")))
+            ConfigError::Identity(format!(
+                "the identity {name:?} is not known; there are {}",
+                known.join(", ")
+            ))
         })
     }
 

@@ -27,7 +27,11 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { term: Duration::from_millis(600), kill: Duration::from_millis(400), free: Duration::from_secs(2) }
+        Self {
+            term: Duration::from_millis(600),
+            kill: Duration::from_millis(400),
+            free: Duration::from_secs(2),
+        }
     }
 }
 
@@ -193,7 +197,8 @@ enum Still {
 
 fn look_again(system: &dyn System, rules: &Rules, stale: &HashSet<SocketId>, target: &Owner) -> Still {
     let Some(before) = &target.process else { return Still::Other("it was never seen".to_owned()) };
-    let tid = target.held.iter().find_map(|held| held.holder.as_ref()).map_or(before.pid, |holder| holder.tid);
+    let tid =
+        target.held.iter().find_map(|held| held.holder.as_ref()).map_or(before.pid, |holder| holder.tid);
     let now = match system.process(before.pid, tid) {
         Ok(now) => now,
         Err(ProcessError::Gone) => return Still::Gone,
@@ -207,7 +212,8 @@ fn look_again(system: &dyn System, rules: &Rules, stale: &HashSet<SocketId>, tar
         return Still::Other(judgement.why);
     }
     let mut doubt = None;
-    for held in target.held.iter().filter(|held| stale.contains(&held.socket.id()) && held.socket.owns_port()) {
+    for held in target.held.iter().filter(|held| stale.contains(&held.socket.id()) && held.socket.owns_port())
+    {
         let Some(holder) = &held.holder else { continue };
         match system.holds(holder, &held.socket) {
             Ok(true) => return Still::Stale,

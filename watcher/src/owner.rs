@@ -89,7 +89,9 @@ pub fn owners(sockets: &[Socket], system: &dyn System, rules: &Rules, exclusions
         for holder in &socket.holders {
             let held = Held { socket: socket.clone(), holder: Some(holder.clone()) };
             if let Some(owner) = owners.iter_mut().find(|owner| owner.pid == Some(holder.pid)) {
-                let known = |other: &Held| other.socket.id() == held.socket.id() && other.socket.address == held.socket.address;
+                let known = |other: &Held| {
+                    other.socket.id() == held.socket.id() && other.socket.address == held.socket.address
+                };
                 if !owner.held.iter().any(known) {
                     owner.held.push(held);
                 }
@@ -154,7 +156,8 @@ fn spare_activated(owners: &mut [Owner]) {
     for owner in owners.iter_mut().filter(|owner| owner.relation.is_none()) {
         if !init_holds.is_empty() && owner.held.iter().all(|held| init_holds.contains(&held.socket.id())) {
             owner.relation = Some(Relation::Init);
-            "its socket belongs to PID 1 (socket activation): stop the socket unit instead".clone_into(&mut owner.why);
+            "its socket belongs to PID 1 (socket activation): stop the socket unit instead"
+                .clone_into(&mut owner.why);
         }
     }
 }

@@ -23,7 +23,9 @@ impl Limits {
     fn next_pause(&self, begun: Instant, pause: Duration) -> Option<Duration> {
         match self.timeout {
             None => Some(pause),
-            Some(limit) => limit.checked_sub(begun.elapsed()).filter(|left| !left.is_zero()).map(|left| left.min(pause)),
+            Some(limit) => {
+                limit.checked_sub(begun.elapsed()).filter(|left| !left.is_zero()).map(|left| left.min(pause))
+            }
         }
     }
 }
@@ -69,14 +71,20 @@ pub async fn free(
 ///
 /// # Errors
 /// When the port can't be observed.
-pub async fn listening(observer: &mut dyn Observer, port: u16, limits: Limits) -> Result<Outcome, ObserveError> {
+pub async fn listening(
+    observer: &mut dyn Observer,
+    port: u16,
+    limits: Limits,
+) -> Result<Outcome, ObserveError> {
     let begun = Instant::now();
     let listens = |sockets: Vec<Socket>| sockets.iter().any(|socket| socket.state == SocketState::Listen);
     if listens(observer.snapshot(port)?) {
         return Ok(Outcome::Listening);
     }
     loop {
-        let Some(wait) = limits.next_pause(begun, Duration::from_secs(3600)) else { return Ok(Outcome::TimedOut) };
+        let Some(wait) = limits.next_pause(begun, Duration::from_secs(3600)) else {
+            return Ok(Outcome::TimedOut);
+        };
         let Ok(observation) = timeout(wait, observe::next(observer)).await else { continue };
         match observation? {
             Observation::Event(event) if event.kind == EventKind::Listen && event.address.port() == port => {

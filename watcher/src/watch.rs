@@ -145,7 +145,8 @@ impl<'a> Watch<'a> {
 
     /// A line for each process that holds the socket; one without a name when none can be seen.
     fn held(&self, socket: &Socket) -> Vec<Line> {
-        let mut pids: Vec<(u32, u32)> = socket.holders.iter().map(|holder| (holder.pid, holder.tid)).collect();
+        let mut pids: Vec<(u32, u32)> =
+            socket.holders.iter().map(|holder| (holder.pid, holder.tid)).collect();
         pids.sort_unstable();
         pids.dedup_by_key(|(pid, _)| *pid);
         let base = Line {
@@ -221,7 +222,11 @@ impl<'a> Watch<'a> {
         let sockets = self.table.on_port(port).filter(|socket| socket.state != SocketState::Connected);
         let lines = sockets.flat_map(|socket| self.held(socket));
         lines
-            .map(|line| HolderLine { pid: line.pid, comm: line.comm, address: line.address.unwrap_or_default() })
+            .map(|line| HolderLine {
+                pid: line.pid,
+                comm: line.comm,
+                address: line.address.unwrap_or_default(),
+            })
             .collect()
     }
 

@@ -1,1 +1,34 @@
-fn main() {}
+//! The project's own tasks. `cargo xtask --help` lists them.
+
+mod debian;
+mod ebpf;
+mod run;
+mod toolchain;
+
+use clap::{Parser, Subcommand};
+
+/// Tasks of the project itself.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Fetch the compiler and linker for the kernel program into the target folder
+    SetupEbpf,
+    /// Build the kernel program's object that is checked in
+    BuildEbpf,
+    /// Rebuild the kernel program and compare it with the object that is checked in
+    CheckEbpf,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().task {
+        Task::SetupEbpf => ebpf::set_up(),
+        Task::BuildEbpf => ebpf::build(),
+        Task::CheckEbpf => ebpf::check(),
+    }
+}

@@ -15,9 +15,9 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{
-    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, SockaddrIn,
-    SockaddrIn6, SockaddrStorage, accept, bind, getsockname, listen, recvmsg, sendmsg, setsockopt, shutdown,
-    socketpair, sockopt,
+    AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType,
+    SockaddrIn, SockaddrIn6, SockaddrStorage, accept, bind, getsockname, listen, recvmsg, sendmsg,
+    setsockopt, shutdown, socketpair, sockopt,
 };
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork, getpid, getppid};
@@ -306,8 +306,7 @@ fn hand_to_heir(name: &str, sockets: &mut Vec<OwnedFd>) -> i32 {
 }
 
 fn send_away(socket: &OwnedFd) -> (OwnedFd, OwnedFd) {
-    let (here, there) =
-        socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty()).unwrap();
+    let (here, there) = socketpair(AddressFamily::Unix, SockType::Stream, None, SockFlag::empty()).unwrap();
     let fds = [socket.as_raw_fd()];
     let rights = [ControlMessage::ScmRights(&fds)];
     sendmsg::<()>(here.as_raw_fd(), &[IoSlice::new(b"x")], &rights, MsgFlags::empty(), None).unwrap();
@@ -325,7 +324,8 @@ fn receive_in_a_child(here: OwnedFd, there: OwnedFd, term: &SigSet) -> i32 {
             let mut slices = [IoSliceMut::new(&mut byte)];
             let message =
                 recvmsg::<()>(there.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::empty()).unwrap();
-            let received = message.cmsgs().unwrap().any(|part| matches!(part, ControlMessageOwned::ScmRights(_)));
+            let received =
+                message.cmsgs().unwrap().any(|part| matches!(part, ControlMessageOwned::ScmRights(_)));
             assert!(received);
             nix::unistd::write(&tell, b"x").unwrap();
             term.wait().unwrap();
@@ -417,8 +417,14 @@ fn set_name(name: &str) {
 /// Writes over the arguments' memory, whose place /proc/self/stat tells (fields 48 and 49, proc(5)).
 fn set_title(title: &str) {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<usize> =
-        stat.rsplit_once(')').unwrap().1.split_whitespace().skip(1).map(|field| field.parse().unwrap_or(0)).collect();
+    let fields: Vec<usize> = stat
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .skip(1)
+        .map(|field| field.parse().unwrap_or(0))
+        .collect();
     let (start, end) = (fields[44], fields[45]);
     let room = std::ptr::with_exposed_provenance_mut::<u8>(start);
     for at in 0..end - start {
@@ -428,4 +434,3 @@ fn set_title(title: &str) {
     }
     set_name(title);
 }
-

@@ -51,9 +51,15 @@ pub(super) fn text(cleaned: &Cleaned) -> String {
     let colour = if cleaned.outcome.status() == 0 { Colour::Good } else { Colour::Bad };
     let took = format!("({}, {})", cleaned.backend.name(), style::duration(cleaned.elapsed));
     let mut out = String::new();
-    let _ = writeln!(out, "{}  {}", paint.paint(colour, &headline(cleaned)), paint.paint(Colour::Faint, &took));
+    let _ =
+        writeln!(out, "{}  {}", paint.paint(colour, &headline(cleaned)), paint.paint(Colour::Faint, &took));
     for ended in &cleaned.owners {
-        let _ = writeln!(out, "  {:<8} {}", done(ended.action), paint.paint(Colour::Strong, &style::process(&ended.owner)));
+        let _ = writeln!(
+            out,
+            "  {:<8} {}",
+            done(ended.action),
+            paint.paint(Colour::Strong, &style::process(&ended.owner))
+        );
         let mut line = |text: &str| {
             let _ = writeln!(out, "           {text}");
         };
@@ -65,7 +71,9 @@ pub(super) fn text(cleaned: &Cleaned) -> String {
     if let Some(released) = cleaned.released {
         let after = style::duration(released.after);
         let proof = match released.means {
-            Means::Ebpf => format!("the kernel gave the port back {after} after the first signal, and a bind succeeded"),
+            Means::Ebpf => {
+                format!("the kernel gave the port back {after} after the first signal, and a bind succeeded")
+            }
             Means::Bind => "a bind succeeded".to_owned(),
             Means::Poll => "nobody listens (this user may not bind the port to try)".to_owned(),
         };
@@ -110,7 +118,9 @@ fn done(action: Action) -> &'static str {
 fn fate(ended: &Ended) -> String {
     let why = style::printable(&ended.owner.why);
     match (ended.action, ended.ended_by, ended.ended_after) {
-        (Action::Killed, Some(means), Some(after)) => format!("by {means} after {}; {why}", style::duration(after)),
+        (Action::Killed, Some(means), Some(after)) => {
+            format!("by {means} after {}; {why}", style::duration(after))
+        }
         (Action::NotPermitted, ..) => format!("{why}; run as its user or as root to end it"),
         (Action::Gone, ..) => "it let go of the port before it was signalled".to_owned(),
         (Action::Survived, ..) => format!("{why}; signalled, and still alive"),

@@ -32,7 +32,8 @@ pub(super) async fn run(args: &DemoArgs) -> Result<u8, CliError> {
     let observer = setup::observer(&host, args.backend, &[port], Interest::Everything, PACE)?;
     let backend = observer.backend();
     // What polling loses has been said; the second observer need not repeat it.
-    let second = if backend == crate::observe::Backend::Poll { BackendChoice::Poll } else { BackendChoice::Ebpf };
+    let second =
+        if backend == crate::observe::Backend::Poll { BackendChoice::Poll } else { BackendChoice::Ebpf };
     let mut watch = Watch::begin(&host, observer, &[port])?;
     let mut gateway = start_gateway(port)?;
     loop {
@@ -77,11 +78,15 @@ pub(super) async fn run(args: &DemoArgs) -> Result<u8, CliError> {
     let bound = TcpListener::bind(("127.0.0.1", port)).await;
     let took = style::duration(begun.elapsed());
     match bound {
-        Ok(_) => super::print(&format!("   bound and listening on 127.0.0.1:{port} in {took}, at the first attempt\n"))?,
+        Ok(_) => super::print(&format!(
+            "   bound and listening on 127.0.0.1:{port} in {took}, at the first attempt\n"
+        ))?,
         Err(error) => super::print(&format!("   {}\n", paint.paint(Colour::Bad, &error.to_string())))?,
     }
     if second == BackendChoice::Poll {
-        super::print("\n   As root, the kernel itself tells of each bind, listen and release, within microseconds.\n")?;
+        super::print(
+            "\n   As root, the kernel itself tells of each bind, listen and release, within microseconds.\n",
+        )?;
     }
     Ok(if cleaned.outcome == Outcome::Cleaned { 0 } else { cleaned.outcome.status().max(1) })
 }
@@ -89,7 +94,8 @@ pub(super) async fn run(args: &DemoArgs) -> Result<u8, CliError> {
 /// The gateway: listens, and ends when asked to.
 pub(super) async fn gateway(port: u16) -> Result<u8, CliError> {
     let failed = |error| CliError::Io { what: "the demo's gateway can't listen", error };
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(failed)?;
+    let mut terminate =
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(failed)?;
     let _listener = TcpListener::bind(("127.0.0.1", port)).await.map_err(failed)?;
     terminate.recv().await;
     Ok(0)

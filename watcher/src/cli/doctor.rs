@@ -48,7 +48,8 @@ pub(super) fn run(args: &DoctorArgs) -> Result<u8, CliError> {
     // The event stream registers with the runtime's reactor.
     let host = Host::new(None)?;
     let backends = vec![ebpf(&host), poll(&host)];
-    let first = backends.iter().find(|backend| backend.state != "unavailable").map_or("none", |backend| backend.name);
+    let first =
+        backends.iter().find(|backend| backend.state != "unavailable").map_or("none", |backend| backend.name);
     let report = Report { backend: first, backends, kernel: crate::platform::host::kernel() };
     match args.format {
         Format::Json => super::print_json(&report)?,
@@ -121,12 +122,20 @@ fn text(report: &Report) -> String {
         };
         let cost = backend.cost_us.map_or_else(String::new, |cost| {
             let cost = style::duration(std::time::Duration::from_micros(cost));
-            if backend.name == "poll" { format!("  (one look takes {cost})") } else { format!("  (ready in {cost})") }
+            if backend.name == "poll" {
+                format!("  (one look takes {cost})")
+            } else {
+                format!("  (ready in {cost})")
+            }
         });
         let state = paint.paint(colour, backend.state);
         let _ = writeln!(out, "{:<5} {state}{}", backend.name, paint.paint(Colour::Faint, &cost));
         for hook in &backend.hooks {
-            let mark = if hook.why.is_none() { paint.paint(Colour::Good, "ok") } else { paint.paint(Colour::Bad, "--") };
+            let mark = if hook.why.is_none() {
+                paint.paint(Colour::Good, "ok")
+            } else {
+                paint.paint(Colour::Bad, "--")
+            };
             let _ = writeln!(out, "      {mark} {:<36} {}", hook.name, hook.gives);
             if let Some(why) = &hook.why {
                 let _ = writeln!(out, "         {why}");

@@ -33,7 +33,9 @@ impl CliError {
     /// The exit status.
     pub(crate) fn status(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Config(_) | Self::Netns(NetnsError::Open { .. } | NetnsError::Other(_)) => Self::USAGE,
+            Self::Usage(_)
+            | Self::Config(_)
+            | Self::Netns(NetnsError::Open { .. } | NetnsError::Other(_)) => Self::USAGE,
             Self::Observe(ObserveError::Unavailable { .. }) | Self::Netns(NetnsError::Enter { .. }) => {
                 Self::NOT_PERMITTED
             }

@@ -95,8 +95,11 @@ impl Setup {
     /// Which owners may be ended: the named rule set, and all that the `--match` flags say. Without either, the
     /// configuration's rule set for the port.
     pub(super) fn rules(&self, matching: &Matching, port: u16) -> Result<Rules, CliError> {
-        let custom =
-            Rules::custom(matching.match_comm.as_deref(), matching.match_argv.clone(), matching.match_exe.clone());
+        let custom = Rules::custom(
+            matching.match_comm.as_deref(),
+            matching.match_argv.clone(),
+            matching.match_exe.clone(),
+        );
         Ok(match (&matching.identity, custom) {
             (Some(name), Some(custom)) => self.config.rules(name)?.and(custom),
             (Some(name), None) => self.config.rules(name)?,

@@ -40,7 +40,11 @@ pub(super) async fn run(args: &WaitArgs) -> Result<u8, CliError> {
                 (_, Awaited::Free) => format!("port {port} is still held: time ran out"),
                 (_, Awaited::Listening) => format!("nobody listens on port {port} yet: time ran out"),
             };
-            super::print(&format!("{what}  ({}, {})\n", observer.backend().name(), style::duration(elapsed)))?;
+            super::print(&format!(
+                "{what}  ({}, {})\n",
+                observer.backend().name(),
+                style::duration(elapsed)
+            ))?;
         }
     }
     Ok(outcome.status())

@@ -68,7 +68,11 @@ pub(super) fn text(paint: Paint, line: &Line) -> String {
     match (line.event, &line.comm, line.pid) {
         (What::Ready, ..) => out.push_str("  nothing later is missed"),
         (What::Lost, ..) => {
-            let _ = write!(out, "  {} events were dropped; what holds the port now follows", line.count.unwrap_or(0));
+            let _ = write!(
+                out,
+                "  {} events were dropped; what holds the port now follows",
+                line.count.unwrap_or(0)
+            );
         }
         (_, Some(comm), Some(pid)) => {
             let _ = write!(out, "  {} (pid {pid})", style::printable(comm));
@@ -80,7 +84,11 @@ pub(super) fn text(paint: Paint, line: &Line) -> String {
     }
     for holder in line.holders.iter().flatten() {
         let name = holder.comm.as_deref().map_or_else(|| "an unseen process".to_owned(), style::printable);
-        let _ = write!(out, "; held by {name} (pid {})", holder.pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string()));
+        let _ = write!(
+            out,
+            "; held by {name} (pid {})",
+            holder.pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string())
+        );
     }
     if let Some(delay) = line.delay_us {
         let _ = write!(out, "  {}", paint.paint(Colour::Faint, &format!("+{delay} µs")));

@@ -15,12 +15,32 @@ const COMM_LENGTH: usize = 15;
 /// Programs that run a script.
 const RUNTIMES: [&str; 4] = ["node", "nodejs", "bun", "tsx"];
 /// What a gateway's script ends in.
-const SCRIPTS: [&str; 6] =
-    ["dist/index.js", "dist/entry.js", "openclaw.mjs", "scripts/run-node.mjs", "src/entry.ts", "src/index.ts"];
+const SCRIPTS: [&str; 6] = [
+    "dist/index.js",
+    "dist/entry.js",
+    "openclaw.mjs",
+    "scripts/run-node.mjs",
+    "src/entry.ts",
+    "src/index.ts",
+];
 /// Runtimes' options whose value is the next argument.
 const RUNTIME_VALUES: [&str; 17] = [
-    "-r", "--require", "--import", "--loader", "--experimental-loader", "-c", "--conditions", "--title", "--env-file",
-    "--env-file-if-exists", "--input-type", "--icu-data-dir", "--openssl-config", "--tsconfig", "--cwd", "--config",
+    "-r",
+    "--require",
+    "--import",
+    "--loader",
+    "--experimental-loader",
+    "-c",
+    "--conditions",
+    "--title",
+    "--env-file",
+    "--env-file-if-exists",
+    "--input-type",
+    "--icu-data-dir",
+    "--openssl-config",
+    "--tsconfig",
+    "--cwd",
+    "--config",
     "--preload",
 ];
 /// Options by which a runtime runs something other than a script file.
@@ -65,7 +85,11 @@ impl<'a> Argument<'a> {
     /// The program that argument 0 names: its last part, without Windows' endings.
     fn program(&self) -> String {
         let name = self.normal.rsplit('/').next().unwrap_or_default();
-        [".exe", ".cmd", ".bat"].into_iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name).to_owned()
+        [".exe", ".cmd", ".bat"]
+            .into_iter()
+            .find_map(|ending| name.strip_suffix(ending))
+            .unwrap_or(name)
+            .to_owned()
     }
 
     fn is_option(&self) -> bool {
@@ -80,7 +104,9 @@ fn is_cut_title(program: &str, comm: &str) -> bool {
 }
 
 fn by_script(process: &Process, arguments: &[Argument<'_>]) -> Judgement {
-    let Some(at) = script_place(arguments) else { return Judgement::other("its runtime runs no script file") };
+    let Some(at) = script_place(arguments) else {
+        return Judgement::other("its runtime runs no script file");
+    };
     let script = &arguments[at];
     let named_openclaw = script.normal.rsplit('/').next() == Some("openclaw");
     if !named_openclaw && !is_gateway_script(&script.normal) {
@@ -169,7 +195,9 @@ fn by_subcommand(arguments: &[Argument<'_>], of: &str, gateway: impl FnOnce() ->
     match subcommand(arguments) {
         Subcommand::Gateway => gateway(),
         Subcommand::Other => Judgement::other(format!("{of:?} runs another sub-command than gateway")),
-        Subcommand::Unclear => Judgement::unclassified("its sub-command depends on an option that is not known"),
+        Subcommand::Unclear => {
+            Judgement::unclassified("its sub-command depends on an option that is not known")
+        }
     }
 }
 
@@ -253,9 +281,16 @@ mod tests {
         for script in SCRIPTS {
             let path = folder.path().join(script).display().to_string();
             for runtime in ["node", "/usr/bin/node", "bun", "tsx", "C:\\node\\NODE.exe"] {
-                assert_eq!(verdict(&[runtime, &path, "gateway", "--port", "1"]), Identity::Match, "{runtime} {path}");
+                assert_eq!(
+                    verdict(&[runtime, &path, "gateway", "--port", "1"]),
+                    Identity::Match,
+                    "{runtime} {path}"
+                );
             }
-            assert_eq!(verdict(&["node", "--max-old-space-size=4096", "-r", "x", &path, "gateway"]), Identity::Match);
+            assert_eq!(
+                verdict(&["node", "--max-old-space-size=4096", "-r", "x", &path, "gateway"]),
+                Identity::Match
+            );
             assert_eq!(verdict(&["bun", "run", &path, "--profile", "p", "gateway"]), Identity::Match);
             assert_eq!(verdict(&["node", &path, "status"]), Identity::Other);
             assert_eq!(verdict(&["node", "-e", &path, "gateway"]), Identity::Other);
@@ -276,7 +311,10 @@ mod tests {
         std::fs::create_dir_all(&inner).unwrap();
         std::fs::write(inner.join("index.js"), "").unwrap();
         std::fs::write(inner.parent().unwrap().join("package.json"), r#"{"name":"other"}"#).unwrap();
-        assert_eq!(verdict(&["node", &inner.join("index.js").display().to_string(), "gateway"]), Identity::Other);
+        assert_eq!(
+            verdict(&["node", &inner.join("index.js").display().to_string(), "gateway"]),
+            Identity::Other
+        );
     }
 
     #[test]

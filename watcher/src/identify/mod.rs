@@ -79,14 +79,11 @@ impl Rules {
     /// arguments joined by spaces; `exe` as the executable's path. `None` when nothing is given, which would match all.
     #[must_use]
     pub fn custom(comm: Option<&str>, argv: Option<Regex>, exe: Option<PathBuf>) -> Option<Self> {
-        let rules: Vec<Rule> = [
-            comm.map(|comm| Rule::Comm(comm.to_lowercase())),
-            argv.map(Rule::Argv),
-            exe.map(Rule::Exe),
-        ]
-        .into_iter()
-        .flatten()
-        .collect();
+        let rules: Vec<Rule> =
+            [comm.map(|comm| Rule::Comm(comm.to_lowercase())), argv.map(Rule::Argv), exe.map(Rule::Exe)]
+                .into_iter()
+                .flatten()
+                .collect();
         (!rules.is_empty()).then_some(Self(rules))
     }
 
@@ -132,7 +129,9 @@ impl Rule {
                 Some(argv) if pattern.is_match(&argv.join(" ")) => {
                     Judgement::matching(format!("its command line matches {:?}", pattern.as_str()))
                 }
-                Some(_) => Judgement::other(format!("its command line does not match {:?}", pattern.as_str())),
+                Some(_) => {
+                    Judgement::other(format!("its command line does not match {:?}", pattern.as_str()))
+                }
             },
             Self::Exe(wanted) => match &process.exe {
                 None => Judgement::unclassified("its executable can't be read"),
@@ -194,7 +193,8 @@ pub(crate) mod tests {
     fn one_rule_that_says_other_decides() {
         let rules = Rules::any().and(Rules::custom(Some("SERV"), None, Some("/bin/false".into())).unwrap());
         assert_eq!(rules.judge(&process(&["my-server"])).identity, Identity::Other);
-        let rules = Rules::any().and(Rules::custom(Some("SERV"), None, Some("/usr/bin/thing".into())).unwrap());
+        let rules =
+            Rules::any().and(Rules::custom(Some("SERV"), None, Some("/usr/bin/thing".into())).unwrap());
         assert_eq!(rules.judge(&process(&["my-server"])).identity, Identity::Match);
     }
 

@@ -93,7 +93,9 @@ struct Manifest {
 /// The name in a package.json; `None` when there is no such file.
 fn read(path: &Path) -> Result<Option<String>, String> {
     match fs::metadata(path) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         Err(error) => return Err(error.to_string()),
         // A FIFO put in its place would keep us waiting for ever.
         Ok(metadata) if !metadata.is_file() => return Err("it is no file".to_owned()),

@@ -54,13 +54,19 @@ impl Table {
             (EventKind::Unlisten, Some(at)) => self.set_state(at, SocketState::Bound),
             (EventKind::Release, Some(at)) => {
                 self.sockets.swap_remove(at);
-                if self.on_port(event.address.port()).next().is_none() { Change::NewsAndFree } else { Change::News }
+                if self.on_port(event.address.port()).next().is_none() {
+                    Change::NewsAndFree
+                } else {
+                    Change::News
+                }
             }
             // It came, or went, before the snapshot, which would have shown it if it were still there.
             (_, None) if before_snapshot => Change::Known,
             (EventKind::Bind, None) => self.insert(event, SocketState::Bound),
             (EventKind::Listen, None) => self.insert(event, SocketState::Listen),
-            (EventKind::Unlisten | EventKind::Release, None) => Change::News,
+            // Connections that a closing listener never accepted are destroyed with it, and no longer have a remote
+            // port by then: to the kernel program they look like listeners, but nobody ever saw them bind or listen.
+            (EventKind::Unlisten | EventKind::Release, None) => Change::Known,
         }
     }
 
@@ -88,7 +94,8 @@ impl Table {
 
     /// By cookie; where one side has none, by address.
     fn find(&self, event: &Event) -> Option<usize> {
-        let by_cookie = event.cookie.and_then(|cookie| self.sockets.iter().position(|s| s.cookie == Some(cookie)));
+        let by_cookie =
+            event.cookie.and_then(|cookie| self.sockets.iter().position(|s| s.cookie == Some(cookie)));
         by_cookie.or_else(|| {
             self.sockets.iter().position(|socket| {
                 (socket.cookie.is_none() || event.cookie.is_none())

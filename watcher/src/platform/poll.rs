@@ -56,7 +56,8 @@ impl<T: SocketTable> PollObserver<T> {
     fn look(&mut self) -> Result<(), ObserveError> {
         let failed = |why| ObserveError::Snapshot { port: self.ports.first().copied().unwrap_or(0), why };
         let watched = |socket: &Socket| self.ports.contains(&socket.address.port());
-        let mut now: Vec<Socket> = self.table.listeners().map_err(failed)?.into_iter().filter(watched).collect();
+        let mut now: Vec<Socket> =
+            self.table.listeners().map_err(failed)?.into_iter().filter(watched).collect();
         if same_ids(&now, &self.known) {
             return Ok(());
         }
@@ -121,7 +122,8 @@ impl<T: SocketTable> Observer for PollObserver<T> {
     }
 
     fn may_hide_bound(&mut self, port: u16) -> Result<bool, ObserveError> {
-        let explained = self.table.has_connections(port).map_err(|why| ObserveError::Snapshot { port, why })?;
+        let explained =
+            self.table.has_connections(port).map_err(|why| ObserveError::Snapshot { port, why })?;
         Ok(!explained)
     }
 }
@@ -160,7 +162,9 @@ pub(crate) fn listener(info: &SocketInfo) -> Option<Socket> {
 /// Whether it is a connection from the port, or what is left of one.
 pub(crate) fn is_connection(info: &SocketInfo, port: u16) -> bool {
     match &info.protocol_socket_info {
-        ProtocolSocketInfo::Tcp(tcp) => tcp.local_port == port && tcp.state != TcpState::Listen && tcp.remote_port != 0,
+        ProtocolSocketInfo::Tcp(tcp) => {
+            tcp.local_port == port && tcp.state != TcpState::Listen && tcp.remote_port != 0
+        }
         ProtocolSocketInfo::Udp(_) => false,
     }
 }

@@ -12,8 +12,8 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-pub use self::netns::NetnsError;
 pub(crate) use self::netns::Netns;
+pub use self::netns::NetnsError;
 use crate::observe::{Holder, Interest, ObserveError, Observer, Socket};
 use crate::platform::poll::PollObserver;
 use crate::process::Process;
@@ -30,7 +30,8 @@ impl Host {
     pub(crate) fn new(netns: Option<&Path>) -> Result<Self, NetnsError> {
         let netns = match netns {
             Some(path) => Netns::at(path)?,
-            None => Netns::current().map_err(|error| NetnsError::Open { path: "/proc/self/ns/net".into(), error })?,
+            None => Netns::current()
+                .map_err(|error| NetnsError::Open { path: "/proc/self/ns/net".into(), error })?,
         };
         Ok(Self { netns })
     }
@@ -88,5 +89,6 @@ impl System for Host {
 
 /// The kernel's release, as uname(2) says it.
 pub(crate) fn kernel() -> String {
-    nix::sys::utsname::uname().map_or_else(|_| "unknown".to_owned(), |name| name.release().to_string_lossy().into_owned())
+    nix::sys::utsname::uname()
+        .map_or_else(|_| "unknown".to_owned(), |name| name.release().to_string_lossy().into_owned())
 }

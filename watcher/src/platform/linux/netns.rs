@@ -65,7 +65,9 @@ impl Netns {
         match netns.run(|| ()) {
             Ok(()) => Ok(netns),
             // setns(2) says EINVAL for a namespace of another kind.
-            Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => Err(NetnsError::Other(path.to_owned())),
+            Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => {
+                Err(NetnsError::Other(path.to_owned()))
+            }
             Err(error) => Err(NetnsError::Enter { path: path.to_owned(), error }),
         }
     }
@@ -80,10 +82,11 @@ impl Netns {
     pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
         let Some(file) = &self.file else { return Ok(work()) };
         std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().name("gatewatch-netns".to_owned()).spawn_scoped(scope, || {
-                setns(file, CloneFlags::CLONE_NEWNET)?;
-                Ok(work())
-            })?;
+            let thread =
+                std::thread::Builder::new().name("gatewatch-netns".to_owned()).spawn_scoped(scope, || {
+                    setns(file, CloneFlags::CLONE_NEWNET)?;
+                    Ok(work())
+                })?;
             thread.join().map_err(|_| io::Error::other("the thread in the network namespace panicked"))?
         })
     }

@@ -22,14 +22,16 @@ impl PidFd {
         // SAFETY: the kernel has just made this descriptor for us.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         // SAFETY: an OwnedFd owns its descriptor, and always gives the same one.
-        let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)?;
+        let fd =
+            unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)?;
         Ok(Self(fd))
     }
 
     fn signal(&self, signal: libc::c_int, name: &'static str) -> Result<&'static str, SignalError> {
         let no_info = std::ptr::null::<libc::siginfo_t>();
         // SAFETY: pidfd_send_signal(2) with no siginfo fills it in as kill(2) does.
-        let sent = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal, no_info, 0) };
+        let sent =
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal, no_info, 0) };
         Errno::result(sent).map_err(refused)?;
         Ok(name)
     }

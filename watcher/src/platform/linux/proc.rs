@@ -10,9 +10,9 @@ use std::time::{Duration, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::{SysconfVar, sysconf};
+use procfs::FromRead as _;
 use procfs::ProcError;
 use procfs::process::Stat;
-use procfs::FromRead as _;
 
 use crate::observe::{Holder, Socket};
 use crate::process::{Process, StartTime};
@@ -34,7 +34,11 @@ pub(super) fn read(pid: u32, tid: u32) -> Result<Process, ProcessError> {
     let living = if stat.state == 'Z' || stat.state == 'X' {
         let thread = folder.join(format!("task/{tid}"));
         // Nothing is left of a process whose every thread has ended but its entry in the table.
-        if tid == pid || !thread.join("stat").exists() { living_thread(&folder, pid).ok_or(ProcessError::Gone)? } else { thread }
+        if tid == pid || !thread.join("stat").exists() {
+            living_thread(&folder, pid).ok_or(ProcessError::Gone)?
+        } else {
+            thread
+        }
     } else {
         folder.clone()
     };
@@ -127,7 +131,8 @@ fn stat(folder: &Path) -> Result<Stat, ProcessError> {
 fn living_thread(folder: &Path, pid: u32) -> Option<PathBuf> {
     let threads = numbers(&folder.join("task")).ok()?;
     let alive = |tid: &u32| {
-        *tid != pid && stat(&folder.join(format!("task/{tid}"))).is_ok_and(|stat| !matches!(stat.state, 'Z' | 'X'))
+        *tid != pid
+            && stat(&folder.join(format!("task/{tid}"))).is_ok_and(|stat| !matches!(stat.state, 'Z' | 'X'))
     };
     threads.iter().find(|tid| alive(tid)).map(|tid| folder.join(format!("task/{tid}")))
 }
@@ -139,7 +144,12 @@ fn argv(folder: &Path) -> Option<Vec<String>> {
     if end == 0 {
         return None;
     }
-    Some(bytes[..end].split(|&byte| byte == 0).map(|argument| String::from_utf8_lossy(argument).into_owned()).collect())
+    Some(
+        bytes[..end]
+            .split(|&byte| byte == 0)
+            .map(|argument| String::from_utf8_lossy(argument).into_owned())
+            .collect(),
+    )
 }
 
 fn name_of(folder: &Path) -> Option<String> {

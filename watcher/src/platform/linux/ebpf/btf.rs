@@ -73,7 +73,9 @@ impl KernelBtf {
         let length = NonZeroUsize::new(size).ok_or(io::ErrorKind::UnexpectedEof)?;
         // SAFETY: a new mapping at a place of the kernel's choice; the file is the kernel's own memory and never
         // changes.
-        match unsafe { mmap(None, length, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE | MapFlags::MAP_POPULATE, &file, 0) } {
+        match unsafe {
+            mmap(None, length, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE | MapFlags::MAP_POPULATE, &file, 0)
+        } {
             Ok(at) => Ok(Self::Mapped(at, size)),
             Err(_) => {
                 let mut bytes = Vec::with_capacity(size + 1);
@@ -177,7 +179,8 @@ impl<'a> Btf<'a> {
     /// The byte offset of a member in a named struct; also of one in an anonymous struct or union inside of it. A bit
     /// field's offset is that of the byte in which it begins.
     pub(super) fn offset(&self, structure: &'static str, member: &str) -> Result<u32, BtfError> {
-        let (_, at) = self.find(Kind::Struct, structure).ok_or_else(|| BtfError::Missing(structure.to_owned()))?;
+        let (_, at) =
+            self.find(Kind::Struct, structure).ok_or_else(|| BtfError::Missing(structure.to_owned()))?;
         let bits = self.member_bits(at, member)?;
         let bits = bits.ok_or_else(|| BtfError::Missing(format!("{structure}.{member}")))?;
         Ok(bits / 8)
@@ -206,7 +209,8 @@ impl<'a> Btf<'a> {
                 (word(self.types, member)?, word(self.types, member + 4)?, word(self.types, member + 8)?);
             let offset = if bit_fields { offset & 0x00ff_ffff } else { offset };
             if name_at == 0 {
-                let inner = self.place(kind)?.map(|place| self.member_bits(place, wanted)).transpose()?.flatten();
+                let inner =
+                    self.place(kind)?.map(|place| self.member_bits(place, wanted)).transpose()?.flatten();
                 if let Some(inner) = inner {
                     return Ok(Some(offset + inner));
                 }
@@ -269,7 +273,9 @@ mod tests {
         bytes.extend(MAGIC.to_ne_bytes());
         bytes.extend([1, 0]);
         let type_len = u32::try_from(types.len() * 4).unwrap();
-        for word in [24, 0, type_len, type_len, u32::try_from(strings.len()).unwrap()].into_iter().chain(types) {
+        for word in
+            [24, 0, type_len, type_len, u32::try_from(strings.len()).unwrap()].into_iter().chain(types)
+        {
             bytes.extend(word.to_ne_bytes());
         }
         bytes.extend(strings);

@@ -43,7 +43,11 @@ pub(super) struct Hooks {
 
 impl Hooks {
     /// Attaches what the interest needs. Releases and snapshots are the foundation; what comes on top may be missing.
-    pub(super) fn attach(loader: &Loader, btf: Option<&Btf<'_>>, interest: Interest) -> Result<Self, LoadError> {
+    pub(super) fn attach(
+        loader: &Loader,
+        btf: Option<&Btf<'_>>,
+        interest: Interest,
+    ) -> Result<Self, LoadError> {
         let mut hooks = Self { states: Vec::new(), links: Vec::new(), programs: Vec::new(), iterator: None };
         match btf {
             Some(btf) => hooks.attach_with_btf(loader, btf, interest)?,
@@ -56,7 +60,12 @@ impl Hooks {
         Ok(hooks)
     }
 
-    fn attach_with_btf(&mut self, loader: &Loader, btf: &Btf<'_>, interest: Interest) -> Result<(), LoadError> {
+    fn attach_with_btf(
+        &mut self,
+        loader: &Loader,
+        btf: &Btf<'_>,
+        interest: Interest,
+    ) -> Result<(), LoadError> {
         // Events first, snapshots later: whoever listens between the two is seen by both.
         if interest >= Interest::Releases {
             let program = loader.tracing("destroy", "btf_trace_tcp_destroy_sock", btf)?;
@@ -74,7 +83,8 @@ impl Hooks {
         } else {
             loader.iterator("holders", "bpf_iter_task_file", btf).map_err(|error| error.to_string()).and_then(
                 |program| {
-                    let link = sys::link(program.as_fd(), None, attach::BPF_TRACE_ITER).map_err(|e| e.to_string())?;
+                    let link = sys::link(program.as_fd(), None, attach::BPF_TRACE_ITER)
+                        .map_err(|e| e.to_string())?;
                     Ok((program, link))
                 },
             )
@@ -99,7 +109,13 @@ impl Hooks {
         if interest >= Interest::Listening {
             let program = loader.tracepoint("set_state_plain")?;
             let link = tracepoint(&program, "sock/inet_sock_set_state");
-            self.keep(program, link, "tracepoint sock:inet_sock_set_state", "listen events", "set_state_plain")?;
+            self.keep(
+                program,
+                link,
+                "tracepoint sock:inet_sock_set_state",
+                "listen events",
+                "set_state_plain",
+            )?;
         }
         let why = "the kernel has no type information (CONFIG_DEBUG_INFO_BTF)".to_owned();
         self.note("iter/task_file", "all holders of a socket, in one pass", Some(why));
@@ -117,8 +133,8 @@ impl Hooks {
                 }
                 let cgroup = File::open(root_cgroup()?).map_err(|error| error.to_string())?;
                 let program = loader.cgroup(program, at).map_err(|error| error.to_string())?;
-                let link =
-                    sys::link(program.as_fd(), Some(cgroup.as_fd()), at).map_err(|error| error.to_string())?;
+                let link = sys::link(program.as_fd(), Some(cgroup.as_fd()), at)
+                    .map_err(|error| error.to_string())?;
                 Ok((program, vec![link]))
             })();
             self.optional(name, "bind events", attached);
@@ -127,8 +143,16 @@ impl Hooks {
 
     fn attach_conflicts(&mut self, loader: &Loader) {
         for (name, enter, exit) in [
-            ("tracepoint syscalls:sys_*_bind", ("bind_enter", "syscalls/sys_enter_bind"), ("bind_exit", "syscalls/sys_exit_bind")),
-            ("tracepoint syscalls:sys_*_listen", ("listen_enter", "syscalls/sys_enter_listen"), ("listen_exit", "syscalls/sys_exit_listen")),
+            (
+                "tracepoint syscalls:sys_*_bind",
+                ("bind_enter", "syscalls/sys_enter_bind"),
+                ("bind_exit", "syscalls/sys_exit_bind"),
+            ),
+            (
+                "tracepoint syscalls:sys_*_listen",
+                ("listen_enter", "syscalls/sys_enter_listen"),
+                ("listen_exit", "syscalls/sys_exit_listen"),
+            ),
         ] {
             let attached = (|| {
                 if disabled("conflict") {
@@ -152,7 +176,12 @@ impl Hooks {
         }
     }
 
-    fn optional(&mut self, name: &'static str, gives: &'static str, attached: Result<(OwnedFd, Vec<OwnedFd>), String>) {
+    fn optional(
+        &mut self,
+        name: &'static str,
+        gives: &'static str,
+        attached: Result<(OwnedFd, Vec<OwnedFd>), String>,
+    ) {
         match attached {
             Ok((program, links)) => {
                 self.programs.push(program);
@@ -235,7 +264,9 @@ impl Tracefs {
             }
         }
         let mount = sys::mount_tracefs().map_err(|error| {
-            io::Error::other(format!("tracefs: {error}; mount it: mount -t tracefs tracefs /sys/kernel/tracing"))
+            io::Error::other(format!(
+                "tracefs: {error}; mount it: mount -t tracefs tracefs /sys/kernel/tracing"
+            ))
         })?;
         Ok(Self { events: format!("/proc/self/fd/{}/events", mount.as_raw_fd()).into(), _mount: Some(mount) })
     }

@@ -98,7 +98,8 @@ impl Loader {
                 refused(source.unwrap_or_else(|| error.to_string()), denied)
             })?;
             if !map.data().is_empty() {
-                sys::set_data(made.fd().as_fd(), map.data()).map_err(|error| refused(error.to_string(), false))?;
+                sys::set_data(made.fd().as_fd(), map.data())
+                    .map_err(|error| refused(error.to_string(), false))?;
             }
             if map.section_kind() == EbpfSectionKind::Rodata {
                 sys::freeze(made.fd().as_fd()).map_err(|error| refused(error.to_string(), false))?;
@@ -119,13 +120,23 @@ impl Loader {
     }
 
     /// Loads a BTF tracepoint.
-    pub(super) fn tracing(&self, name: &'static str, target: &'static str, btf: &Btf<'_>) -> Result<OwnedFd, LoadError> {
+    pub(super) fn tracing(
+        &self,
+        name: &'static str,
+        target: &'static str,
+        btf: &Btf<'_>,
+    ) -> Result<OwnedFd, LoadError> {
         let target = btf.id(Kind::Typedef, target)?;
         self.load(name, kind::BPF_PROG_TYPE_TRACING, Some(attach::BPF_TRACE_RAW_TP), target)
     }
 
     /// Loads an iterator.
-    pub(super) fn iterator(&self, name: &'static str, target: &'static str, btf: &Btf<'_>) -> Result<OwnedFd, LoadError> {
+    pub(super) fn iterator(
+        &self,
+        name: &'static str,
+        target: &'static str,
+        btf: &Btf<'_>,
+    ) -> Result<OwnedFd, LoadError> {
         let target = btf.id(Kind::Func, target)?;
         self.load(name, kind::BPF_PROG_TYPE_TRACING, Some(attach::BPF_TRACE_ITER), target)
     }
@@ -140,7 +151,13 @@ impl Loader {
         self.load(name, kind::BPF_PROG_TYPE_TRACEPOINT, None, 0)
     }
 
-    fn load(&self, name: &'static str, kind: kind, attach: Option<attach>, target: u32) -> Result<OwnedFd, LoadError> {
+    fn load(
+        &self,
+        name: &'static str,
+        kind: kind,
+        attach: Option<attach>,
+        target: u32,
+    ) -> Result<OwnedFd, LoadError> {
         let missing = || LoadError::Object(format!("it has no program {name}"));
         let program = self.object.programs.get(name).ok_or_else(missing)?;
         let function = self.object.functions.get(&program.function_key()).ok_or_else(missing)?;

@@ -16,14 +16,14 @@ use std::task::{Context, Poll};
 use aya::maps::{Array, Map, MapData};
 
 use self::btf::{Btf, KernelBtf};
-use self::hooks::Hooks;
 pub(crate) use self::hooks::Hook;
+use self::hooks::Hooks;
 use self::load::{Globals, LoadError, Loader};
 use self::log::KernelLog;
 use self::stream::Stream;
 use super::netns::Netns;
 use super::{diag, proc};
-use crate::observe::{Backend, Interest, Observation, ObserveError, Observer, Socket};
+use crate::observe::{Backend, EventKind, Interest, Observation, ObserveError, Observer, Socket};
 
 /// Sees ports through the kernel program.
 pub(crate) struct EbpfObserver {
@@ -97,14 +97,17 @@ impl Observer for EbpfObserver {
         };
         let records = holders::read(iterator.as_fd()).map_err(failed)?;
         let here = self.netns.inode();
-        Ok(holders::join(records.into_iter().filter(|holder| holder.port == port && holder.netns == here), listed))
+        Ok(holders::join(
+            records.into_iter().filter(|holder| holder.port == port && holder.netns == here),
+            listed,
+        ))
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Observation, ObserveError>> {
         if let Some(log) = &mut self.log {
             log.poll(cx);
         }
-        self.stream.poll_next(cx).map_err(ObserveError::Stream)
+        self.stream.poll_next(cx).map_ok(|seen| self.with_cookie(seen)).map_err(ObserveError::Stream)
     }
 
     fn may_hide_bound(&mut self, _port: u16) -> Result<bool, ObserveError> {
@@ -113,9 +116,28 @@ impl Observer for EbpfObserver {
     }
 }
 
+impl EbpfObserver {
+    /// The plain tracepoint of a listen gives no cookie. Without one, a connection that goes down with its listener
+    /// could be taken for the listener itself, so the kernel is asked for it.
+    fn with_cookie(&self, mut seen: Observation) -> Observation {
+        if let Observation::Event(event) = &mut seen
+            && event.kind == EventKind::Listen
+            && event.cookie.is_none()
+        {
+            let listed = diag::sockets(&self.netns, event.address.port(), false).unwrap_or_default();
+            event.cookie =
+                listed.iter().find(|socket| socket.address == event.address).and_then(|socket| socket.cookie);
+        }
+        seen
+    }
+}
+
 fn watch_ports(map: MapData, ports: &[u16]) -> Result<Array<MapData, u64>, LoadError> {
-    let refused =
-        |error: aya::maps::MapError| LoadError::Map { name: "PORTS".to_owned(), error: error.to_string(), denied: false };
+    let refused = |error: aya::maps::MapError| LoadError::Map {
+        name: "PORTS".to_owned(),
+        error: error.to_string(),
+        denied: false,
+    };
     let mut words: Array<_, u64> = Map::Array(map).try_into().map_err(refused)?;
     for port in ports {
         let word = u32::from(port >> 6);

@@ -76,7 +76,11 @@ pub(super) fn decode(record: &watcher_common::Event) -> Option<Event> {
 
 /// The address in a record.
 pub(super) fn ip(family: u16, bytes: [u8; 16]) -> IpAddr {
-    if family == AF_INET6 { IpAddr::from(bytes) } else { IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]) }
+    if family == AF_INET6 {
+        IpAddr::from(bytes)
+    } else {
+        IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]])
+    }
 }
 
 fn text(bytes: &[u8]) -> String {

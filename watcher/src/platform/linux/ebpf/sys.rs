@@ -7,7 +7,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_info, bpf_prog_type, perf_event_attr};
+use aya_obj::generated::{
+    bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_info, bpf_prog_type, perf_event_attr,
+};
 use nix::libc;
 
 /// How a program is to be loaded.
@@ -32,7 +34,9 @@ pub(super) struct LoadError {
 pub(super) fn load(program: &Program<'_>) -> Result<OwnedFd, LoadError> {
     match load_once(program, &mut []) {
         Ok(fd) => Ok(fd),
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) => Err(LoadError { error, log: String::new() }),
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            Err(LoadError { error, log: String::new() })
+        }
         Err(error) => {
             let mut log = vec![0; 1 << 20];
             // The second attempt can only fail as the first did; its error is the same.
@@ -137,7 +141,14 @@ pub(super) fn attach_tracepoint(program: BorrowedFd<'_>, id: u64) -> io::Result<
     // SAFETY: perf_event_open(2) reads the attributes and gives a new descriptor. The program runs on every CPU: a
     // tracepoint's programs hang on the event itself, not on the descriptor's CPU.
     let fd = unsafe {
-        libc::syscall(libc::SYS_perf_event_open, &raw const attr, any_process, first_cpu, no_group, PERF_FLAG_FD_CLOEXEC)
+        libc::syscall(
+            libc::SYS_perf_event_open,
+            &raw const attr,
+            any_process,
+            first_cpu,
+            no_group,
+            PERF_FLAG_FD_CLOEXEC,
+        )
     };
     let event = own(fd)?;
     // SAFETY: takes the program's descriptor by value.
@@ -185,7 +196,8 @@ fn call_fd(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
 fn call(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
     // SAFETY: the attributes are as long as said, and every pointer in them was set by a function above to memory
     // that outlives the call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command as u32, &raw mut *attr, size_of::<bpf_attr>()) };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command as u32, &raw mut *attr, size_of::<bpf_attr>()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 

@@ -1,0 +1,133 @@
+//! Building the kernel program's object, and comparing it with the one that is checked in.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use sha2::{Digest, Sha256};
+
+use crate::run::{cargo, output, root, run, target};
+use crate::toolchain::Toolchain;
+
+/// The object and what made it, side by side.
+fn checked_in() -> (PathBuf, PathBuf) {
+    let folder = root().join("watcher/ebpf");
+    (folder.join("gatewatch.bpf.o"), folder.join("gatewatch.bpf.toml"))
+}
+
+/// Builds the object and puts it where it is checked in.
+///
+/// # Errors
+/// When the toolchain is missing or the build fails.
+pub(crate) fn build() -> Result<()> {
+    let toolchain =
+        Toolchain::find()?.context("there is no BPF toolchain yet: run `cargo xtask setup-ebpf`")?;
+    println!("building with {}: {}, {}", toolchain.name, toolchain.compiler, toolchain.linker);
+    let object = compile(&toolchain)?;
+    let (to, record) = checked_in();
+    fs::copy(&object, &to)?;
+    fs::write(&record, made_by(&toolchain, &object)?)?;
+    println!("{} ({} bytes)", to.display(), fs::metadata(&to)?.len());
+    Ok(())
+}
+
+/// Rebuilds the object and compares it with the one that is checked in. Where another compiler or linker than
+/// here made that one, the bytes may differ: then the fresh object has to load.
+///
+/// # Errors
+/// When they differ though the same tools made them, or the fresh one doesn't load.
+pub(crate) fn check() -> Result<()> {
+    let toolchain = Toolchain::set_up()?;
+    let fresh = compile(&toolchain)?;
+    let (object, record) = checked_in();
+    let recorded =
+        fs::read_to_string(&record).with_context(|| format!("{} can't be read", record.display()))?;
+    let bytes = fs::read(&object)?;
+    ensure!(
+        recorded.contains(&hash(&bytes)),
+        "{} is not the object that {} was written for: run `cargo xtask build-ebpf`",
+        object.display(),
+        record.display()
+    );
+    if fs::read(&fresh)? == bytes {
+        println!("the checked-in object is what its source gives, byte for byte ({})", toolchain.compiler);
+        return Ok(());
+    }
+    let same_tools =
+        [&toolchain.compiler, &toolchain.linker].iter().all(|tool| recorded.contains(tool.as_str()));
+    if same_tools {
+        bail!(
+            "the checked-in object is not what its source gives ({} differs): run `cargo xtask build-ebpf`",
+            fresh.display()
+        );
+    }
+    println!(
+        "the checked-in object was made by other tools:\n{recorded}here: {}, {}\ntrying the fresh one instead",
+        toolchain.compiler, toolchain.linker
+    );
+    let mut doctor = cargo();
+    doctor
+        .args(["run", "--quiet", "--package", "gatewatch", "--target-dir"])
+        .arg(target().join("fresh-object"));
+    doctor.args(["--", "doctor", "--backend", "ebpf"]).env("GATEWATCH_EBPF_OBJECT", &fresh);
+    run(&mut doctor).context("the fresh object doesn't load")
+}
+
+/// Builds and strips the object, and gives its path.
+fn compile(toolchain: &Toolchain) -> Result<PathBuf> {
+    let folder = target().join("ebpf");
+    let sysroot = output(toolchain.rustc().args(["--print", "sysroot"]))?;
+    let cargo_home = std::env::var_os("CARGO_HOME").map_or_else(
+        || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo"),
+        PathBuf::from,
+    );
+    // No path of this machine may reach the object. Debug information, which would carry BTF, is left out: the
+    // loader has no use for it.
+    let mut flags =
+        vec![format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH), "-Cdebuginfo=0".to_owned()];
+    for (from, to) in [
+        (root(), "/gatewatch"),
+        (cargo_home.join("registry/src"), "/registry"),
+        (PathBuf::from(sysroot), "/sysroot"),
+    ] {
+        flags.push(format!("--remap-path-prefix={}={to}", from.display()));
+    }
+    let mut build = toolchain.cargo_build();
+    build
+        .current_dir(root().join("watcher-ebpf"))
+        .env("CARGO_TARGET_DIR", &folder)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        // What cargo set for this very program is not for that one.
+        .env_remove("RUSTFLAGS")
+        .env_remove("RUSTUP_TOOLCHAIN");
+    run(&mut build)?;
+    let stripped = folder.join("gatewatch.bpf.o");
+    let linked = folder.join("bpfel-unknown-none/release/gatewatch-ebpf");
+    run(toolchain.strip().arg("-g").arg("-o").arg(&stripped).arg(linked))?;
+    Ok(stripped)
+}
+
+/// The record beside the object.
+fn made_by(toolchain: &Toolchain, object: &Path) -> Result<String> {
+    Ok(format!(
+        "# What made gatewatch.bpf.o; written by `cargo xtask build-ebpf`.\n\
+         compiler = \"{}\"\nlinker = \"{}\"\nsha256 = \"{}\"\n",
+        toolchain.compiler,
+        toolchain.linker,
+        hash(&fs::read(object)?)
+    ))
+}
+
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Fetches what `build` needs.
+///
+/// # Errors
+/// When it can't be had.
+pub(crate) fn set_up() -> Result<()> {
+    let toolchain = Toolchain::set_up()?;
+    println!("ready: {} ({}, {})", toolchain.name, toolchain.compiler, toolchain.linker);
+    Ok(())
+}
