@@ -135,7 +135,7 @@ fn each_match_flag_narrows(backend: Backend) {
 fn removed_executable(backend: Backend) {
     let folder = tempfile::tempdir().unwrap();
     let exe = folder.path().join("my server");
-    std::fs::copy(gatewatch_tests::programs().join("actor"), &exe).unwrap();
+    actor_at(&exe);
     let owner = Part::program(Command::new(&exe)).on_port(unused_port()).start();
     std::fs::remove_file(&exe).unwrap();
     let answer = clean(backend, owner.port(), &["--match-exe", exe.to_str().unwrap()]);
@@ -166,7 +166,13 @@ fn configured_identity(backend: Backend) {
 fn forwarder(backend: Backend) {
     let folder = tempfile::tempdir().unwrap();
     let exe = folder.path().join("docker-proxy");
-    std::fs::copy(gatewatch_tests::programs().join("actor"), &exe).unwrap();
+    actor_at(&exe);
     let owner = Part::program(Command::new(&exe)).on_port(unused_port()).start();
     assert_left_alone(backend, &owner, &["--identity", "any"]);
+}
+
+/// The actor under another name. A copy could be busy: another thread's fork holds the descriptor that wrote it for a
+/// moment (ETXTBSY).
+fn actor_at(path: &std::path::Path) {
+    std::fs::hard_link(gatewatch_tests::programs().join("actor"), path).unwrap();
 }

@@ -161,6 +161,9 @@ pub struct Offsets {
     pub files_fdt: u32,
     pub fdtable_fd: u32,
     pub fdtable_max_fds: u32,
+    /// `struct pt_regs`: the register of a system call's first argument, as it was at the call's entry.
+    pub regs_first: u32,
+    pub regs_second: u32,
 }
 
 /// Fields of the plain tracepoints, for kernels without BTF: byte offsets from tracefs' `format` files.

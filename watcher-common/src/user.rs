@@ -37,6 +37,6 @@ unsafe impl Record for Scope {}
 
 const _: () = assert!(size_of::<Event>() == 8 + 8 + 4 * 4 + 16 + 16 + 4 + 2 * 6);
 const _: () = assert!(size_of::<Holder>() == 8 + 8 + 4 * 4 + 16 + 4 + 2 * 4 + 2 * 2);
-const _: () = assert!(size_of::<Offsets>() == 30 * 4);
+const _: () = assert!(size_of::<Offsets>() == 32 * 4);
 const _: () = assert!(size_of::<TraceOffsets>() == 13 * 4);
 const _: () = assert!(size_of::<Scope>() == 3 * 4);

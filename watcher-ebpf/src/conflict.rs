@@ -1,126 +1,102 @@
 //! Failed binds: `bind` and `listen` that answered `EADDRINUSE`.
 //!
-//! No tracepoint of the TCP code tells of a failed bind, so the system calls' own are used: the call's arguments
-//! are kept at its entry, and looked at again at its exit when the answer is the one.
+//! No tracepoint of the TCP code tells of a failed bind, so the system calls' own exits are used: nearly all end at a
+//! comparison of the result. The call's arguments are still in the registers that the thread entered the kernel with.
 
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_task, bpf_probe_read_user};
-use aya_ebpf::macros::{map, tracepoint};
-use aya_ebpf::maps::LruHashMap;
+use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_user};
+use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 use aya_log_ebpf::debug;
 use watcher_common::{AF_INET, AF_INET6, IPPROTO_MPTCP, IPPROTO_TCP, kind};
 
 use crate::emit::{Address, Seen, emit};
-use crate::globals::{OFFSETS, SCOPE, constant, watched};
+use crate::globals::{OFFSETS, constant, watched};
 use crate::sock::{Sock, read};
 
 const EADDRINUSE: i64 = 98;
-/// Where the system call tracepoints have the first argument: after the common fields (8 bytes) and the number.
-const ENTER_ARGUMENTS: usize = 16;
-const EXIT_RESULT: usize = 16;
-
-/// A call under way.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct Call {
-    fd: u32,
-    /// 0 in `listen`, whose port the socket knows.
-    port: u16,
-    family: u16,
-    address: [u64; 2],
-}
-
-/// Calls under way, by thread. The least recently used goes first, so a thread killed inside its call leaves
-/// nothing behind.
-#[map]
-static CALLS: LruHashMap<u64, Call> = LruHashMap::with_max_entries(1024, 0);
+/// Where the tracepoint has the result: after the common fields (8 bytes) and the system call's number.
+const RESULT: usize = 16;
 
 #[tracepoint]
-pub fn bind_enter(ctx: TracePointContext) -> u32 {
-    let _ = note_bind(&ctx);
+pub fn bind_exit(ctx: TracePointContext) -> u32 {
+    if failed(&ctx) {
+        let _ = report_bind(&ctx);
+    }
     0
 }
 
-fn note_bind(ctx: &TracePointContext) -> Result<(), i32> {
-    // SAFETY: the three arguments of bind(2), as the tracepoint lays them out.
-    let (fd, address) =
-        unsafe { (ctx.read_at::<u64>(ENTER_ARGUMENTS)?, ctx.read_at::<u64>(ENTER_ARGUMENTS + 8)? as *const u8) };
+#[tracepoint]
+pub fn listen_exit(ctx: TracePointContext) -> u32 {
+    if failed(&ctx) {
+        report_listen(&ctx);
+    }
+    0
+}
+
+#[inline(always)]
+fn failed(ctx: &TracePointContext) -> bool {
+    // SAFETY: the result of the call.
+    unsafe { ctx.read_at::<i64>(RESULT) }.is_ok_and(|result| result == -EADDRINUSE)
+}
+
+/// The bind asked for an address that the socket has not got, so it is read from the caller's memory.
+fn report_bind(ctx: &TracePointContext) -> Result<(), i32> {
+    let (fd, address) = arguments();
+    let address = address as *const u8;
     // SAFETY: reads of the caller's memory through a helper that checks it.
     let (family, port) = unsafe {
-        (bpf_probe_read_user(address.cast::<u16>())?, u16::from_be(bpf_probe_read_user(address.add(2).cast::<u16>())?))
+        (
+            bpf_probe_read_user(address.cast::<u16>())?,
+            u16::from_be(bpf_probe_read_user(address.add(2).cast::<u16>())?),
+        )
     };
     if !watched(port) {
         return Ok(());
     }
     // SAFETY: as above: sockaddr_in has its address at 4, sockaddr_in6 at 8.
-    let address = unsafe {
+    let words = unsafe {
         match family {
             AF_INET => [u64::from(bpf_probe_read_user(address.add(4).cast::<u32>())?), 0],
-            AF_INET6 => [bpf_probe_read_user(address.add(8).cast())?, bpf_probe_read_user(address.add(16).cast())?],
+            AF_INET6 => {
+                [bpf_probe_read_user(address.add(8).cast())?, bpf_probe_read_user(address.add(16).cast())?]
+            }
             _ => return Ok(()),
         }
     };
-    CALLS.insert(bpf_get_current_pid_tgid(), Call { fd: fd as u32, port, family, address }, 0)
-}
-
-#[tracepoint]
-pub fn listen_enter(ctx: TracePointContext) -> u32 {
-    // SAFETY: the first argument of listen(2).
-    if let Ok(fd) = unsafe { ctx.read_at::<u64>(ENTER_ARGUMENTS) } {
-        let call = Call { fd: fd as u32, port: 0, family: 0, address: [0; 2] };
-        let _ = CALLS.insert(bpf_get_current_pid_tgid(), call, 0);
+    if let Some(sock) = socket_of(fd as u32) {
+        report(ctx, sock, port, family, Address::V6(words));
+    } else {
+        debug!(ctx, "a conflict on port {} whose descriptor {} is gone", port, fd);
     }
-    0
+    Ok(())
 }
 
-/// The exit of both calls.
-#[tracepoint]
-pub fn bind_exit(ctx: TracePointContext) -> u32 {
-    exit(&ctx);
-    0
-}
-
-/// As [`bind_exit`]: one program can be attached to one tracepoint only on older kernels.
-#[tracepoint]
-pub fn listen_exit(ctx: TracePointContext) -> u32 {
-    exit(&ctx);
-    0
+/// Two sockets with `SO_REUSEADDR` can be bound alike; only one of them can listen.
+fn report_listen(ctx: &TracePointContext) {
+    let Some(sock) = socket_of(arguments().0 as u32) else { return };
+    let (port, family) = (sock.port(), sock.family());
+    if watched(port) {
+        report(ctx, sock, port, family, sock.address(family));
+    }
 }
 
 #[inline(always)]
-fn exit(ctx: &TracePointContext) {
-    let thread = bpf_get_current_pid_tgid();
-    // SAFETY: the record is this thread's own: nobody else writes it.
-    let Some(call) = (unsafe { CALLS.get(&thread) }).copied() else { return };
-    let _ = CALLS.remove(&thread);
-    // SAFETY: the result of the call.
-    let Ok(result) = (unsafe { ctx.read_at::<i64>(EXIT_RESULT) }) else { return };
-    if result != -EADDRINUSE {
+fn report(ctx: &TracePointContext, sock: Sock, port: u16, family: u16, address: Address) {
+    let protocol = sock.protocol();
+    if (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP) || sock.is_own() {
         return;
     }
-    let (mut port, mut family, mut words, mut netns, mut interface) = (call.port, call.family, call.address, 0, 0);
-    if constant(&SCOPE.has_offsets) != 0 {
-        let Some(sock) = socket_of(call.fd) else {
-            debug!(ctx, "a conflict on port {} whose descriptor {} is gone", call.port, call.fd);
-            return;
-        };
-        let protocol = sock.protocol();
-        if (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP) || sock.is_own() {
-            return;
-        }
-        netns = sock.netns();
-        interface = sock.interface();
-        if port == 0 {
-            family = sock.family();
-            port = sock.port();
-            words = sock.address(family).words();
-        }
-    }
-    if !watched(port) {
-        return;
-    }
-    let address = Address::V6(words);
+    let (netns, interface) = (sock.netns(), sock.interface());
     emit(ctx, &Seen { kind: kind::CONFLICT, port, family, cookie: 0, netns, interface, address });
+}
+
+/// The first two arguments of the system call under way.
+#[inline(always)]
+fn arguments() -> (u64, u64) {
+    // SAFETY: the first helper always gives the current task, of which the second gives the saved registers.
+    let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf().cast()) } as *const u8;
+    (read(registers, constant(&OFFSETS.regs_first)), read(registers, constant(&OFFSETS.regs_second)))
 }
 
 /// The sock behind a descriptor of the current task. Only asked after `bind` or `listen` has answered for it, so

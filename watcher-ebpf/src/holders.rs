@@ -39,7 +39,9 @@ pub extern "C" fn holders(ctx: *const TaskFile) -> i32 {
     // A direct read rather than a helper's, so that the verifier goes on knowing that this is a sock, for which
     // it lets us ask for the cookie. The offset is a constant to it, since the globals are frozen.
     // SAFETY: the verifier checks that the offset is of a member.
-    let sk = unsafe { socket.wrapping_add(constant(&OFFSETS.socket_sk) as usize).cast::<*const u8>().read_volatile() };
+    let sk = unsafe {
+        socket.wrapping_add(constant(&OFFSETS.socket_sk) as usize).cast::<*const u8>().read_volatile()
+    };
     let sock = Sock::new(sk);
     let port = sock.port();
     if !watched(port) {

@@ -121,7 +121,9 @@ pub fn set_state_plain(ctx: TracePointContext) -> u32 {
         if !watched(port) {
             return 0;
         }
-        let Ok(protocol) = ctx.read_at::<u16>(field(constant(&TRACE_OFFSETS.state_protocol))) else { return 0 };
+        let Ok(protocol) = ctx.read_at::<u16>(field(constant(&TRACE_OFFSETS.state_protocol))) else {
+            return 0;
+        };
         if protocol == IPPROTO_MPTCP {
             return 0;
         }

@@ -1,5 +1,6 @@
 //! The project's own tasks. `cargo xtask --help` lists them.
 
+mod bench;
 mod debian;
 mod ebpf;
 mod run;
@@ -23,6 +24,14 @@ enum Task {
     BuildEbpf,
     /// Rebuild the kernel program and compare it with the object that is checked in
     CheckEbpf,
+    /// Measure, each figure beside what it is to be compared with
+    Bench {
+        /// Only these figures
+        parts: Vec<bench::Part>,
+    },
+    /// The load of a benchmark
+    #[command(hide = true)]
+    HoldSockets { count: usize },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -30,5 +39,7 @@ fn main() -> anyhow::Result<()> {
         Task::SetupEbpf => ebpf::set_up(),
         Task::BuildEbpf => ebpf::build(),
         Task::CheckEbpf => ebpf::check(),
+        Task::Bench { parts } => bench::run_parts(&parts),
+        Task::HoldSockets { count } => bench::hold_sockets(count),
     }
 }

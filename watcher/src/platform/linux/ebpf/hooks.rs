@@ -1,5 +1,6 @@
 //! The hooks: where the kernel program is attached, and what is lost where it can't be.
 
+use std::error::Error;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -9,10 +10,14 @@ use aya_obj::generated::bpf_attach_type as attach;
 use tracing::debug;
 use watcher_common::TraceOffsets;
 
-use super::btf::Btf;
+use super::facts::Facts;
 use super::load::{LoadError, Loader};
 use super::{offsets, sys};
 use crate::observe::Interest;
+
+/// The name of the iterator's hook, and what it gives.
+const HOLDERS: (&str, &str) = ("iter/task_file", "all holders of a socket, in one pass");
+const NO_BTF: &str = "the kernel has no type information (CONFIG_DEBUG_INFO_BTF)";
 
 /// A hook and its state.
 #[derive(Debug)]
@@ -45,17 +50,17 @@ impl Hooks {
     /// Attaches what the interest needs. Releases and snapshots are the foundation; what comes on top may be missing.
     pub(super) fn attach(
         loader: &Loader,
-        btf: Option<&Btf<'_>>,
+        facts: Option<&Facts>,
         interest: Interest,
     ) -> Result<Self, LoadError> {
         let mut hooks = Self { states: Vec::new(), links: Vec::new(), programs: Vec::new(), iterator: None };
-        match btf {
-            Some(btf) => hooks.attach_with_btf(loader, btf, interest)?,
+        match facts {
+            Some(facts) => hooks.attach_with_btf(loader, facts, interest)?,
             None => hooks.attach_plain(loader, interest)?,
         }
         if interest >= Interest::Everything {
             hooks.attach_binds(loader);
-            hooks.attach_conflicts(loader);
+            hooks.attach_conflicts(loader, facts);
         }
         Ok(hooks)
     }
@@ -63,40 +68,34 @@ impl Hooks {
     fn attach_with_btf(
         &mut self,
         loader: &Loader,
-        btf: &Btf<'_>,
+        facts: &Facts,
         interest: Interest,
     ) -> Result<(), LoadError> {
         // Events first, snapshots later: whoever listens between the two is seen by both.
         if interest >= Interest::Releases {
-            let program = loader.tracing("destroy", "btf_trace_tcp_destroy_sock", btf)?;
+            let program = loader.tracing("destroy", facts.destroy)?;
             let link = sys::attach_tracing(program.as_fd());
             self.keep(program, link, "tp_btf/tcp_destroy_sock", "release events", "destroy")?;
         }
         if interest >= Interest::Listening {
-            let program = loader.tracing("set_state", "btf_trace_inet_sock_set_state", btf)?;
+            let program = loader.tracing("set_state", facts.set_state)?;
             let link = sys::attach_tracing(program.as_fd());
             self.keep(program, link, "tp_btf/inet_sock_set_state", "listen events", "set_state")?;
         }
-        let (name, gives) = ("iter/task_file", "all holders of a socket, in one pass");
-        let attached = if disabled("iter") {
-            Err("switched off by GATEWATCH_WITHOUT".to_owned())
-        } else {
-            loader.iterator("holders", "bpf_iter_task_file", btf).map_err(|error| error.to_string()).and_then(
-                |program| {
-                    let link = sys::link(program.as_fd(), None, attach::BPF_TRACE_ITER)
-                        .map_err(|e| e.to_string())?;
-                    Ok((program, link))
-                },
-            )
-        };
-        match attached {
+        let attached = attempt("iter", || {
+            let program = loader.iterator("holders", facts.task_file)?;
+            let link = sys::link(program.as_fd(), None, attach::BPF_TRACE_ITER)?;
+            Ok((program, link))
+        });
+        let failure = match attached {
             Ok((program, link)) => {
                 self.iterator = Some(link);
                 self.programs.push(program);
-                self.note(name, gives, None);
+                None
             }
-            Err(why) => self.note(name, gives, Some(why)),
-        }
+            Err(why) => Some(why),
+        };
+        self.note(HOLDERS.0, HOLDERS.1, failure);
         Ok(())
     }
 
@@ -117,8 +116,7 @@ impl Hooks {
                 "set_state_plain",
             )?;
         }
-        let why = "the kernel has no type information (CONFIG_DEBUG_INFO_BTF)".to_owned();
-        self.note("iter/task_file", "all holders of a socket, in one pass", Some(why));
+        self.note(HOLDERS.0, HOLDERS.1, Some(NO_BTF.to_owned()));
         Ok(())
     }
 
@@ -127,52 +125,28 @@ impl Hooks {
             ("cgroup/post_bind4", "bind4", attach::BPF_CGROUP_INET4_POST_BIND),
             ("cgroup/post_bind6", "bind6", attach::BPF_CGROUP_INET6_POST_BIND),
         ] {
-            let attached = (|| {
-                if disabled("bind") {
-                    return Err("switched off by GATEWATCH_WITHOUT".to_owned());
-                }
-                let cgroup = File::open(root_cgroup()?).map_err(|error| error.to_string())?;
-                let program = loader.cgroup(program, at).map_err(|error| error.to_string())?;
-                let link = sys::link(program.as_fd(), Some(cgroup.as_fd()), at)
-                    .map_err(|error| error.to_string())?;
-                Ok((program, vec![link]))
-            })();
+            let attached = attempt("bind", || {
+                let cgroup = File::open(root_cgroup()?)?;
+                let program = loader.cgroup(program, at)?;
+                let link = sys::link(program.as_fd(), Some(cgroup.as_fd()), at)?;
+                Ok((program, link))
+            });
             self.optional(name, "bind events", attached);
         }
     }
 
-    fn attach_conflicts(&mut self, loader: &Loader) {
-        for (name, enter, exit) in [
-            (
-                "tracepoint syscalls:sys_*_bind",
-                ("bind_enter", "syscalls/sys_enter_bind"),
-                ("bind_exit", "syscalls/sys_exit_bind"),
-            ),
-            (
-                "tracepoint syscalls:sys_*_listen",
-                ("listen_enter", "syscalls/sys_enter_listen"),
-                ("listen_exit", "syscalls/sys_exit_listen"),
-            ),
+    fn attach_conflicts(&mut self, loader: &Loader, facts: Option<&Facts>) {
+        for (name, program, event) in [
+            ("tracepoint syscalls:sys_exit_bind", "bind_exit", "syscalls/sys_exit_bind"),
+            ("tracepoint syscalls:sys_exit_listen", "listen_exit", "syscalls/sys_exit_listen"),
         ] {
-            let attached = (|| {
-                if disabled("conflict") {
-                    return Err("switched off by GATEWATCH_WITHOUT".to_owned());
-                }
-                let mut links = Vec::new();
-                for (program, event) in [exit, enter] {
-                    let program = loader.tracepoint(program).map_err(|error| error.to_string())?;
-                    links.push(tracepoint(&program, event).map_err(|error| error.to_string())?);
-                    self.programs.push(program);
-                }
-                Ok(links)
-            })();
-            match attached {
-                Ok(links) => {
-                    self.links.extend(links);
-                    self.note(name, "conflict events", None);
-                }
-                Err(why) => self.note(name, "conflict events", Some(why)),
-            }
+            let attached = attempt("conflict", || {
+                facts.ok_or(NO_BTF)?;
+                let program = loader.tracepoint(program)?;
+                let link = tracepoint(&program, event)?;
+                Ok((program, link))
+            });
+            self.optional(name, "conflict events", attached);
         }
     }
 
@@ -180,16 +154,17 @@ impl Hooks {
         &mut self,
         name: &'static str,
         gives: &'static str,
-        attached: Result<(OwnedFd, Vec<OwnedFd>), String>,
+        attached: Result<(OwnedFd, OwnedFd), String>,
     ) {
-        match attached {
-            Ok((program, links)) => {
+        let failure = match attached {
+            Ok((program, link)) => {
                 self.programs.push(program);
-                self.links.extend(links);
-                self.note(name, gives, None);
+                self.links.push(link);
+                None
             }
-            Err(why) => self.note(name, gives, Some(why)),
-        }
+            Err(why) => Some(why),
+        };
+        self.note(name, gives, failure);
     }
 
     fn keep(
@@ -228,6 +203,14 @@ impl Hooks {
     pub(super) fn any_program(&self) -> Option<BorrowedFd<'_>> {
         self.programs.first().map(AsFd::as_fd)
     }
+}
+
+/// Attaches a hook whose absence can be borne, unless it is switched off.
+fn attempt<T>(hook: &str, attach: impl FnOnce() -> Result<T, Box<dyn Error>>) -> Result<T, String> {
+    if disabled(hook) {
+        return Err("switched off by GATEWATCH_WITHOUT".to_owned());
+    }
+    attach().map_err(|error| error.to_string())
 }
 
 /// Whether a hook was switched off by `GATEWATCH_WITHOUT`, a comma-separated list of `btf`, `iter`, `bind` and

@@ -12,11 +12,26 @@ use aya_obj::generated::{bpf_attach_type as attach, bpf_prog_type as kind};
 use aya_obj::{EbpfSectionKind, Object};
 use watcher_common::{Offsets, Record, Scope, TraceOffsets};
 
-use super::btf::{Btf, BtfError, Kind};
+use super::btf::BtfError;
 use super::sys;
+use crate::observe::Interest;
 
 /// The kernel program, built by `cargo xtask build-ebpf`.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("GATEWATCH_EBPF_OBJECT"));
+
+/// Maps that carry events, which snapshots can do without.
+const OF_EVENTS: &[&str] = &["EVENTS", "LOST", "AYA_LOGS"];
+
+/// Whether a program of this name may have to be loaded.
+fn may_be_loaded(name: &str, interest: Interest) -> bool {
+    let least = match name {
+        "holders" => Interest::Snapshots,
+        "destroy" | "destroy_plain" => Interest::Releases,
+        "set_state" | "set_state_plain" => Interest::Listening,
+        _ => Interest::Everything,
+    };
+    interest >= least
+}
 
 /// Why the kernel program could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -62,8 +77,8 @@ pub(super) struct Loader {
 }
 
 impl Loader {
-    /// Parses the object, sets its globals and makes its maps.
-    pub(super) fn new(globals: &Globals) -> Result<Self, LoadError> {
+    /// Parses the object, sets its globals and makes its maps: those of events only where events are wanted.
+    pub(super) fn new(globals: &Globals, interest: Interest) -> Result<Self, LoadError> {
         let broken = |error: &dyn std::fmt::Display| LoadError::Object(error.to_string());
         let mut object = Object::parse(OBJECT).map_err(|error| broken(&error))?;
         // The kernel takes programs without type information of their own.
@@ -85,11 +100,25 @@ impl Loader {
             ("SCOPE", (scope.bytes(), true)),
             ("AYA_LOG_LEVEL", (log_level.as_slice(), false)),
         ]);
+        // What is never loaded need not be linked.
+        let unwanted: HashSet<_> = object
+            .programs
+            .iter()
+            .filter(|(name, _)| !may_be_loaded(name, interest))
+            .map(|(_, program)| program.function_key())
+            .collect();
+        object.functions.retain(|key, _| !unwanted.contains(key));
+        object.programs.retain(|name, _| may_be_loaded(name, interest));
         object.patch_map_data(values).map_err(|error| broken(&error))?;
 
         let mut maps = HashMap::new();
         let mut linked = Vec::new();
         for (name, map) in object.maps.drain() {
+            if interest < Interest::Releases && OF_EVENTS.contains(&name.as_str()) {
+                // Nothing that refers to it is loaded.
+                linked.push((name, -1, map));
+                continue;
+            }
             let refused = |error: String, denied: bool| LoadError::Map { name: name.clone(), error, denied };
             let made = MapData::create(map.clone(), &name, None).map_err(|error| {
                 let denied = matches!(&error, aya::maps::MapError::CreateError { io_error, .. }
@@ -119,25 +148,13 @@ impl Loader {
         self.maps.remove(name).ok_or_else(|| LoadError::Object(format!("it has no map {name}")))
     }
 
-    /// Loads a BTF tracepoint.
-    pub(super) fn tracing(
-        &self,
-        name: &'static str,
-        target: &'static str,
-        btf: &Btf<'_>,
-    ) -> Result<OwnedFd, LoadError> {
-        let target = btf.id(Kind::Typedef, target)?;
+    /// Loads a BTF tracepoint; `target` is its BTF id.
+    pub(super) fn tracing(&self, name: &'static str, target: u32) -> Result<OwnedFd, LoadError> {
         self.load(name, kind::BPF_PROG_TYPE_TRACING, Some(attach::BPF_TRACE_RAW_TP), target)
     }
 
-    /// Loads an iterator.
-    pub(super) fn iterator(
-        &self,
-        name: &'static str,
-        target: &'static str,
-        btf: &Btf<'_>,
-    ) -> Result<OwnedFd, LoadError> {
-        let target = btf.id(Kind::Func, target)?;
+    /// Loads an iterator; `target` is the BTF id of the function that describes it.
+    pub(super) fn iterator(&self, name: &'static str, target: u32) -> Result<OwnedFd, LoadError> {
         self.load(name, kind::BPF_PROG_TYPE_TRACING, Some(attach::BPF_TRACE_ITER), target)
     }
 

@@ -1,6 +1,7 @@
 //! Observing by kernel events.
 
 mod btf;
+mod facts;
 mod holders;
 mod hooks;
 mod load;
@@ -15,7 +16,7 @@ use std::task::{Context, Poll};
 
 use aya::maps::{Array, Map, MapData};
 
-use self::btf::{Btf, KernelBtf};
+use self::facts::Facts;
 pub(crate) use self::hooks::Hook;
 use self::hooks::Hooks;
 use self::load::{Globals, LoadError, Loader};
@@ -29,7 +30,8 @@ use crate::observe::{Backend, EventKind, Interest, Observation, ObserveError, Ob
 pub(crate) struct EbpfObserver {
     netns: Netns,
     hooks: Hooks,
-    stream: Stream,
+    /// None where snapshots are all that is wanted.
+    stream: Option<Stream>,
     log: Option<KernelLog>,
 }
 
@@ -43,22 +45,25 @@ impl EbpfObserver {
     }
 
     fn load(ports: &[u16], netns: &Netns, interest: Interest) -> Result<Self, LoadError> {
-        let kernel = if hooks::disabled("btf") { None } else { KernelBtf::open().ok() };
-        let btf = kernel.as_ref().map(|kernel| Btf::parse(kernel.bytes(), offsets::WANTED)).transpose()?;
+        let facts = if hooks::disabled("btf") { None } else { Facts::find()? };
         let wants_log = log::is_wanted();
         let globals = Globals {
-            offsets: btf.as_ref().map(offsets::find).transpose()?,
-            plain: if btf.is_some() { None } else { hooks::plain_offsets() },
+            offsets: facts.map(|facts| facts.offsets),
+            plain: if facts.is_some() { None } else { hooks::plain_offsets() },
             netns: netns.inode(),
             pidns: proc::own_pid_namespace().unwrap_or(0),
             log: wants_log,
         };
-        let mut loader = Loader::new(&globals)?;
+        let mut loader = Loader::new(&globals, interest)?;
         // Programs are loaded with the numbers of their maps' descriptors, which must be open by then.
         let _open_until_loaded = watch_ports(loader.take_map("PORTS")?, ports)?;
-        let stream = Stream::new(loader.take_map("EVENTS")?, loader.take_map("LOST")?)
-            .map_err(|error| LoadError::Object(error.to_string()))?;
-        let hooks = Hooks::attach(&loader, btf.as_ref(), interest)?;
+        let stream = if interest < Interest::Releases {
+            None
+        } else {
+            let stream = Stream::new(loader.take_map("EVENTS")?, loader.take_map("LOST")?);
+            Some(stream.map_err(|error| LoadError::Object(error.to_string()))?)
+        };
+        let hooks = Hooks::attach(&loader, facts.as_ref(), interest)?;
         let log = if wants_log { hooks.any_program().and_then(KernelLog::new) } else { None };
         Ok(Self { netns: netns.clone(), hooks, stream, log })
     }
@@ -107,7 +112,8 @@ impl Observer for EbpfObserver {
         if let Some(log) = &mut self.log {
             log.poll(cx);
         }
-        self.stream.poll_next(cx).map_ok(|seen| self.with_cookie(seen)).map_err(ObserveError::Stream)
+        let Some(stream) = &mut self.stream else { return Poll::Pending };
+        stream.poll_next(cx).map_ok(|seen| self.with_cookie(seen)).map_err(ObserveError::Stream)
     }
 
     fn may_hide_bound(&mut self, _port: u16) -> Result<bool, ObserveError> {

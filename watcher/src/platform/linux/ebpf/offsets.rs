@@ -24,6 +24,7 @@ pub(super) const WANTED: &[(Kind, &str)] = &[
     (Kind::Struct, "pid_namespace"),
     (Kind::Struct, "files_struct"),
     (Kind::Struct, "fdtable"),
+    (Kind::Struct, "pt_regs"),
     (Kind::Typedef, "btf_trace_inet_sock_set_state"),
     (Kind::Typedef, "btf_trace_tcp_destroy_sock"),
     (Kind::Func, "bpf_iter_task_file"),
@@ -32,6 +33,10 @@ pub(super) const WANTED: &[(Kind, &str)] = &[
 /// The offsets, from BTF.
 pub(super) fn find(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
     let inum = btf.offset("ns_common", "inum")?;
+    // x86-64 keeps the arguments as they were; arm64 overwrites the first with the result, and keeps a copy.
+    let regs_first = btf.offset("pt_regs", "di").or_else(|_| btf.offset("pt_regs", "orig_x0"))?;
+    let regs_second =
+        btf.offset("pt_regs", "si").or_else(|_| btf.offset("pt_regs", "regs").map(|regs| regs + 8))?;
     Ok(Offsets {
         sock_dport: btf.offset("sock_common", "skc_dport")?,
         sock_family: btf.offset("sock_common", "skc_family")?,
@@ -64,6 +69,8 @@ pub(super) fn find(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         files_fdt: btf.offset("files_struct", "fdt")?,
         fdtable_fd: btf.offset("fdtable", "fd")?,
         fdtable_max_fds: btf.offset("fdtable", "max_fds")?,
+        regs_first,
+        regs_second,
     })
 }
 

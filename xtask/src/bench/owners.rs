@@ -1,0 +1,52 @@
+//! `owners` against the tools that people use today.
+
+use std::process::{Command, Stdio};
+
+use anyhow::Result;
+
+use super::load::Load;
+use super::{Programs, Samples, wall};
+
+const PORT: u16 = 18_790;
+
+pub(super) fn run(programs: &Programs) -> Result<()> {
+    let _gateway = programs.gateway(PORT)?;
+    println!("owners: who holds a port, whole process, idle");
+    compare(programs, 40)?;
+    let load = Load::start()?;
+    println!("owners: the same with 2000 processes and 20,000 sockets");
+    compare(programs, 20)?;
+    drop(load);
+    Ok(())
+}
+
+fn compare(programs: &Programs, rounds: usize) -> Result<()> {
+    let (port, filter) = (PORT.to_string(), format!("sport = :{PORT}"));
+    let mut samples: [Samples; 5] = Default::default();
+    for _ in 0..rounds {
+        let commands = [
+            programs.gatewatch(&["owners", "-p", &port, "--backend", "ebpf"]),
+            programs.gatewatch(&["owners", "-p", &port, "--backend", "poll"]),
+            quiet("ss", &["-Hltnp", &filter]),
+            quiet("lsof", &["-nP", &format!("-iTCP:{PORT}"), "-sTCP:LISTEN"]),
+            programs.gatewatch(&["--version"]),
+        ];
+        for (samples, command) in samples.iter_mut().zip(commands) {
+            samples.push(wall(command)?);
+        }
+    }
+    let [events, poll, ss, lsof, start] = samples;
+    let base = Some(("gatewatch owners", &events));
+    events.print("gatewatch owners (kernel iterator)", None);
+    poll.print("gatewatch owners --backend poll", base);
+    ss.print("ss -Hltnp", base);
+    lsof.print("lsof -iTCP", base);
+    start.print("gatewatch --version: the process alone", None);
+    Ok(())
+}
+
+fn quiet(program: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+}
