@@ -1,8 +1,9 @@
 //! Bad input gets one clear sentence with the mend, status 2, and nothing is signalled.
 
-use gatewatch_tests::{Gatewatch, Needs, Part, unused_port};
+use crate::OnceRule;
+use gatewatch_tests::{Gatewatch, Part, unused_port};
 
-pub(crate) const RULES: &[(&str, &[Needs], fn())] = &[
+pub(crate) const RULES: &[OnceRule] = &[
     ("a_bad_flag_is_one_sentence_and_status_2", &[], bad_flags),
     ("a_bad_configuration_says_line_and_column", &[], bad_configuration),
     ("a_bad_namespace_is_status_2", &[], bad_namespace),

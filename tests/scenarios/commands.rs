@@ -1,8 +1,9 @@
 //! The other commands.
 
+use crate::OnceRule;
 use gatewatch_tests::{Gatewatch, Needs};
 
-pub(crate) const RULES: &[(&str, &[Needs], fn())] = &[
+pub(crate) const RULES: &[OnceRule] = &[
     ("doctor_names_each_backend", &[], doctor),
     ("doctor_says_what_mends_a_missing_privilege", &[Needs::Root], doctor_unprivileged),
     ("completions_are_made_for_each_shell", &[], completions),

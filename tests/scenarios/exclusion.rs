@@ -2,8 +2,8 @@
 
 use gatewatch_tests::{Answer, Backend, Gatewatch, Needs, Part, unused_port};
 
-use crate::Rule;
 use crate::clean::{assert_cleaned, clean};
+use crate::{OnceRule, Rule};
 
 pub(crate) const RULES: &[Rule] = &[
     ("the_callers_parent_is_never_ended", &[], the_callers_parent_is_never_ended),
@@ -16,7 +16,7 @@ pub(crate) const RULES: &[Rule] = &[
     ("pid_1_is_not_ended_by_its_child_even_where_it_is_included", &[Needs::Root], pid_1_as_an_ancestor),
 ];
 
-pub(crate) const UNPRIVILEGED_RULES: &[(&str, &[Needs], fn())] = &[
+pub(crate) const UNPRIVILEGED_RULES: &[OnceRule] = &[
     ("another_users_owner_is_unknown_and_not_nobody", &[Needs::Root], another_users_owner_is_unknown),
     ("an_owner_that_may_not_be_signalled_is_not_permitted", &[Needs::Bpf], not_permitted),
     ("an_ordinary_user_cleans_its_own_gateway", &[Needs::Root], an_ordinary_user_cleans_its_own_gateway),

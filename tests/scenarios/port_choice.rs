@@ -1,8 +1,9 @@
 //! Which port is meant: the flag's, the environment's, the configuration's, 18789.
 
-use gatewatch_tests::{Answer, Gatewatch, Needs, Part, unused_port};
+use crate::OnceRule;
+use gatewatch_tests::{Answer, Gatewatch, Part, unused_port};
 
-pub(crate) const RULES: &[(&str, &[Needs], fn())] = &[
+pub(crate) const RULES: &[OnceRule] = &[
     ("the_default_is_18789", &[], the_default),
     ("the_environment_comes_before_the_default", &[], the_environment),
     ("a_bad_environment_is_ignored_with_a_warning", &[], a_bad_environment),

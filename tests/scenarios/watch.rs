@@ -8,8 +8,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use crate::Rule;
 use crate::clean::clean;
+use crate::{OnceRule, Rule};
 
 pub(crate) const RULES: &[Rule] = &[
     ("an_owner_that_is_there_is_held_before_ready", &[], held_before_ready),
@@ -22,7 +22,7 @@ pub(crate) const RULES: &[Rule] = &[
     ("a_reader_that_goes_is_no_failure", &[], a_reader_that_goes),
 ];
 
-pub(crate) const EBPF_RULES: &[(&str, &[Needs], fn())] = &[
+pub(crate) const EBPF_RULES: &[OnceRule] = &[
     ("an_event_says_who_where_and_when", &[Needs::Bpf], an_event_says_who),
     ("a_bind_without_listen_is_seen", &[Needs::Bpf], bind_without_listen),
     ("a_failed_bind_is_a_conflict_with_its_holder", &[Needs::Bpf], conflict),

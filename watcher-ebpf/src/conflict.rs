@@ -3,6 +3,7 @@
 //! No tracepoint of the TCP code tells of a failed bind, so the system calls' own exits are used: nearly all end at a
 //! comparison of the result. The call's arguments are still in the registers that the thread entered the kernel with.
 
+use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
 use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_user};
 use aya_ebpf::macros::tracepoint;
@@ -36,8 +37,10 @@ pub fn listen_exit(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn failed(ctx: &TracePointContext) -> bool {
-    // SAFETY: the result of the call.
-    unsafe { ctx.read_at::<i64>(RESULT) }.is_ok_and(|result| result == -EADDRINUSE)
+    // Straight from the context rather than through a helper: this runs at each bind and listen on the machine.
+    // SAFETY: the verifier checks that it lies within the tracepoint's record.
+    let result = unsafe { ctx.as_ptr().cast::<u8>().add(RESULT).cast::<i64>().read_volatile() };
+    result == -EADDRINUSE
 }
 
 /// The bind asked for an address that the socket has not got, so it is read from the caller's memory.

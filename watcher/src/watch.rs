@@ -168,8 +168,10 @@ impl<'a> Watch<'a> {
     }
 
     fn take_in(&mut self, event: &Event) {
-        // Who held the socket is known before the event takes it out of the table.
-        let owner = self.owner_of(event);
+        // A descriptor can be closed late, by a kernel thread that has nothing to do with it. Who held the socket is
+        // known before the event takes it out of the table; to look costs more than all the rest.
+        let by_kernel = event.kind == EventKind::Release && is_kernel_thread(&event.comm);
+        let owner = if by_kernel { self.owner_of(event) } else { None };
         let change = self.table.apply(event);
         if change == Change::Known || event.kind == EventKind::Unlisten {
             return;
@@ -193,11 +195,7 @@ impl<'a> Watch<'a> {
             delay_us: event.delay.map(micros),
             ..self.blank(what, port)
         };
-        // A descriptor can be closed late, by a kernel thread that has nothing to do with it.
-        if what == What::Release
-            && is_kernel_thread(&event.comm)
-            && let Some((pid, comm)) = owner
-        {
+        if let Some((pid, comm)) = owner {
             (line.pid, line.comm) = (Some(pid), comm);
         }
         if what == What::Conflict {

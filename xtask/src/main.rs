@@ -4,6 +4,7 @@ mod bench;
 mod debian;
 mod ebpf;
 mod run;
+mod test;
 mod toolchain;
 
 use clap::{Parser, Subcommand};
@@ -24,6 +25,8 @@ enum Task {
     BuildEbpf,
     /// Rebuild the kernel program and compare it with the object that is checked in
     CheckEbpf,
+    /// Install what the tests need, and run them all
+    Test,
     /// Measure, each figure beside what it is to be compared with
     Bench {
         /// Only these figures
@@ -39,6 +42,7 @@ fn main() -> anyhow::Result<()> {
         Task::SetupEbpf => ebpf::set_up(),
         Task::BuildEbpf => ebpf::build(),
         Task::CheckEbpf => ebpf::check(),
+        Task::Test => test::run_all(),
         Task::Bench { parts } => bench::run_parts(&parts),
         Task::HoldSockets { count } => bench::hold_sockets(count),
     }

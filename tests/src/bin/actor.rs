@@ -430,7 +430,7 @@ fn set_title(title: &str) {
     for at in 0..end - start {
         let byte = title.as_bytes().get(at).copied().filter(|_| at + 1 < end - start).unwrap_or(0);
         // SAFETY: the kernel put the arguments there, writable, and nothing here reads them any more.
-        unsafe { room.add(at).write(byte) };
+        unsafe { room.wrapping_add(at).write(byte) };
     }
     set_name(title);
 }
