@@ -1,6 +1,7 @@
 //! Building the kernel program's object, and comparing it with the one that is checked in.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -95,6 +96,7 @@ fn compile(toolchain: &Toolchain) -> Result<PathBuf> {
         .current_dir(root().join("watcher-ebpf"))
         .env("CARGO_TARGET_DIR", &folder)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        .env("RUSTC_WRAPPER", wrapper(&folder)?)
         // What cargo set for this very program is not for that one.
         .env_remove("RUSTFLAGS")
         .env_remove("RUSTUP_TOOLCHAIN");
@@ -103,6 +105,28 @@ fn compile(toolchain: &Toolchain) -> Result<PathBuf> {
     let linked = folder.join("bpfel-unknown-none/release/gatewatch-ebpf");
     run(toolchain.strip().arg("-g").arg("-o").arg(&stripped).arg(linked))?;
     Ok(stripped)
+}
+
+/// Cargo hashes the absolute path of a path dependency into `-C metadata`, and the compiler that into the symbols'
+/// names. This runs the compiler with the same value wherever the checkout lies.
+fn wrapper(folder: &Path) -> Result<PathBuf> {
+    const SCRIPT: &str = r#"#!/bin/sh
+case "$*" in
+*"--crate-name watcher_common "* | *"--crate-name gatewatch_ebpf "*)
+    for word; do
+        shift
+        case $word in metadata=*) word=metadata=gatewatch ;; esac
+        set -- "$@" "$word"
+    done
+    ;;
+esac
+exec "$@"
+"#;
+    fs::create_dir_all(folder)?;
+    let path = folder.join("rustc-wrapper");
+    fs::write(&path, SCRIPT)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+    Ok(path)
 }
 
 /// The record beside the object.
