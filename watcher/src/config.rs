@@ -36,6 +36,14 @@ pub enum ConfigError {
         /// What is wrong.
         message: String,
     },
+    /// It names a user or a group that this host has not got.
+    #[error("the {what} {name:?} is not known on this host: create it, or name another")]
+    Unknown {
+        /// What it is to be.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
     /// It names an identity that is defined nowhere, or one that can't be.
     #[error("{0}")]
     Identity(String),
@@ -48,6 +56,9 @@ pub struct Config {
     /// The watched ports; the first is the default port.
     #[serde(default)]
     pub watch: Vec<WatchedPort>,
+    /// The host agent.
+    #[serde(default)]
+    pub agent: AgentConfig,
     /// Rule sets of one's own.
     #[serde(default)]
     identity: BTreeMap<String, IdentityRules>,
@@ -62,6 +73,39 @@ pub struct WatchedPort {
     pub port: u16,
     /// What may be ended on it.
     pub identity: Option<String>,
+    /// Who may ask the agent to clean it, besides root.
+    #[serde(default)]
+    pub clean: Allowed,
+}
+
+impl WatchedPort {
+    /// A port whose gateway may be ended, by root alone.
+    #[must_use]
+    pub fn by_default(port: u16) -> Self {
+        Self { port, identity: None, clean: Allowed::default() }
+    }
+}
+
+/// The host agent's part.
+#[derive(Debug, Default, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentConfig {
+    /// Its socket.
+    pub socket: Option<PathBuf>,
+    /// The group that may read, besides root.
+    pub group: Option<String>,
+}
+
+/// Users and groups, by name or number.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Allowed {
+    /// Users.
+    #[serde(default)]
+    pub users: Vec<String>,
+    /// Groups.
+    #[serde(default)]
+    pub groups: Vec<String>,
 }
 
 /// What an owner must be: all that is given must match.
@@ -111,7 +155,7 @@ impl Config {
         };
         let config: Self = toml::from_str(&text).map_err(|error| {
             let (line, column) = place(&text, error.span().map_or(0, |span| span.start));
-            let message = error.message().replace('\n', ", ");
+            let message = with_suggestion(&error.message().replace('\n', ", "));
             ConfigError::Parse { path: wanted.to_owned(), line, column, message }
         })?;
         for watched in &config.watch {
@@ -163,6 +207,19 @@ impl Config {
     pub fn identity_of(&self, port: u16) -> &str {
         let watched = self.watch.iter().find(|watched| watched.port == port);
         watched.and_then(|watched| watched.identity.as_deref()).unwrap_or(OPENCLAW_GATEWAY)
+    }
+}
+
+/// A parser's message about an unknown key, with the known one that looks most like it.
+fn with_suggestion(message: &str) -> String {
+    let mut names = message.split('`').skip(1).step_by(2);
+    let Some(unknown) = message.starts_with("unknown field").then(|| names.next()).flatten() else {
+        return message.to_owned();
+    };
+    let alike = |name: &&str| strsim::damerau_levenshtein(unknown, name);
+    match names.min_by_key(alike).filter(|name| alike(name) <= 1 + name.len() / 3) {
+        Some(known) => format!("{message}; did you mean `{known}`?"),
+        None => message.to_owned(),
     }
 }
 

@@ -5,8 +5,9 @@ use std::future::poll_fn;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tracing::{debug, info};
+use utoipa::ToSchema;
 
 use crate::identify::Rules;
 use crate::observe::SocketId;
@@ -36,7 +37,7 @@ impl Default for Timeouts {
 }
 
 /// What was done with an owner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// It was signalled, and is seen to be gone.
@@ -66,13 +67,15 @@ pub struct Ended {
     pub ended_after: Option<Duration>,
     /// When it was first signalled.
     pub signalled_at: Option<Instant>,
+    /// When it was forced.
+    pub forced_at: Option<Instant>,
 }
 
 impl Ended {
     /// An owner with which nothing was done beyond `action`.
     #[must_use]
     pub fn untouched(owner: Owner, action: Action) -> Self {
-        Self { owner, action, ended_by: None, ended_after: None, signalled_at: None }
+        Self { owner, action, ended_by: None, ended_after: None, signalled_at: None, forced_at: None }
     }
 }
 
@@ -108,7 +111,7 @@ struct Running {
     handle: Box<dyn Handle>,
     means: &'static str,
     signalled_at: Instant,
-    forced: bool,
+    forced_at: Option<Instant>,
     gone_at: Option<Instant>,
 }
 
@@ -120,6 +123,7 @@ impl Running {
             ended_by: gone.then_some(self.means),
             ended_after: self.gone_at.map(|at| at - self.signalled_at),
             signalled_at: Some(self.signalled_at),
+            forced_at: self.forced_at,
             owner: self.owner,
         }
     }
@@ -152,7 +156,7 @@ fn ask(
     match handle.ask() {
         Ok(means) => {
             info!(pid, means, "asked to end");
-            Ok(Running { owner: target, handle, means, signalled_at, forced: false, gone_at: None })
+            Ok(Running { owner: target, handle, means, signalled_at, forced_at: None, gone_at: None })
         }
         Err(error) => untouched(target, refused(&error)),
     }
@@ -164,7 +168,7 @@ fn force(system: &dyn System, rules: &Rules, stale: &HashSet<SocketId>, target: 
             Ok(means) => {
                 info!(pid = target.owner.pid, means, "ended by force");
                 target.means = means;
-                target.forced = true;
+                target.forced_at = Some(Instant::now());
             }
             Err(error) => debug!(pid = target.owner.pid, %error, "could not be forced"),
         },

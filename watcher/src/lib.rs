@@ -2,8 +2,10 @@
 //!
 //! Begin with [`clean`]: it is the policy, and it names the five ideas that it is made of.
 
+pub mod agent;
 pub mod clean;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod end;
 pub mod exclude;
@@ -16,6 +18,7 @@ pub mod port;
 pub mod process;
 pub mod prove;
 pub mod report;
+pub mod restart;
 pub mod system;
 pub mod wait;
 pub mod watch;

@@ -1,9 +1,10 @@
 //! Outcomes, and the exit statuses that scripts go by.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// How a port was at the end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// It can be bound, and nobody was signalled.
@@ -14,6 +15,12 @@ pub enum Outcome {
     WouldClean,
     /// Somebody listens.
     Listening,
+    /// The port was cleaned, and a new owner listens.
+    Restarted,
+    /// The command of a restart failed before a new owner listened.
+    CommandFailed,
+    /// The new owner ended again, or could not take the port.
+    Crashed,
     /// A process that isn't a match holds it.
     HeldByOther,
     /// The caller, an ancestor of it, or a protected process holds it.
@@ -33,7 +40,8 @@ impl Outcome {
     #[must_use]
     pub fn status(self) -> u8 {
         match self {
-            Self::Free | Self::Cleaned | Self::WouldClean | Self::Listening => 0,
+            Self::Free | Self::Cleaned | Self::WouldClean | Self::Listening | Self::Restarted => 0,
+            Self::CommandFailed | Self::Crashed => 1,
             Self::HeldByOther => 3,
             Self::HeldByProtected => 4,
             Self::Unknown => 5,

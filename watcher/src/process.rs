@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// When a process began. Two processes that had the same pid at different times differ in this, so pid and
 /// start time together name a process.
@@ -48,10 +49,14 @@ pub struct Process {
     /// Where the process's own root directory is seen from here (`/proc/PID/root` on Linux: a process in a
     /// container has another one); `None` where both see the same files.
     pub root: Option<PathBuf>,
+    /// The systemd unit (`openclaw-gateway.service`) that it belongs to.
+    pub unit: Option<String>,
+    /// The container that it runs in, by its id.
+    pub container: Option<String>,
 }
 
 /// The verdict on an owner: is it one that the caller asked to end?
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Identity {
     /// It is.

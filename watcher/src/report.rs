@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::clean::Cleaned;
+use crate::clock;
 use crate::end::{Action, Ended};
 use crate::exclude::Relation;
 use crate::observe::{Backend, SocketState};
@@ -16,7 +18,7 @@ use crate::process::Identity;
 use crate::prove::Means;
 
 /// The object of `owners`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct OwnersReport {
     /// The port.
     pub port: u16,
@@ -27,7 +29,7 @@ pub struct OwnersReport {
 }
 
 /// The object of `clean`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct CleanReport {
     /// The port.
     pub port: u16,
@@ -46,7 +48,7 @@ pub struct CleanReport {
 }
 
 /// The object of `wait`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct WaitReport {
     /// The port.
     pub port: u16,
@@ -59,7 +61,7 @@ pub struct WaitReport {
 }
 
 /// One owner.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct OwnerReport {
     /// The pid; null for an owner that can't be seen.
     pub pid: Option<u32>,
@@ -72,7 +74,12 @@ pub struct OwnerReport {
     /// Its arguments.
     pub argv: Option<Vec<String>>,
     /// Its executable.
+    #[schema(value_type = Option<String>)]
     pub exe: Option<PathBuf>,
+    /// The systemd unit that it belongs to.
+    pub unit: Option<String>,
+    /// The container that it runs in, by its id.
+    pub container: Option<String>,
     /// The addresses that it listens on.
     pub listeners: Vec<String>,
     /// The verdict.
@@ -86,7 +93,7 @@ pub struct OwnerReport {
 }
 
 /// One socket of an owner.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct SocketReport {
     /// Address and port.
     pub address: String,
@@ -99,7 +106,7 @@ pub struct SocketReport {
 }
 
 /// One owner and what became of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct EndedReport {
     /// The owner.
     #[serde(flatten)]
@@ -107,13 +114,17 @@ pub struct EndedReport {
     /// What was done.
     pub action: Action,
     /// The means by which it went.
-    pub ended_by: Option<&'static str>,
+    pub ended_by: Option<String>,
     /// From its first signal until it was gone, in microseconds.
     pub ended_after_us: Option<u64>,
+    /// When it was first signalled, on the monotonic clock that events are stamped with.
+    pub signalled_ns: Option<u64>,
+    /// When it was forced, on the same clock.
+    pub forced_ns: Option<u64>,
 }
 
 /// The proof.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct ReleasedReport {
     /// How the release is known.
     pub proof: Means,
@@ -133,6 +144,8 @@ impl From<&Owner> for OwnerReport {
             comm: process.map(|process| process.comm.clone()),
             argv: process.and_then(|process| process.argv.clone()),
             exe: process.and_then(|process| process.exe.clone()),
+            unit: process.and_then(|process| process.unit.clone()),
+            container: process.and_then(|process| process.container.clone()),
             listeners: owner.listeners().iter().map(SocketAddr::to_string).collect(),
             identity: owner.identity,
             relation: owner.relation,
@@ -156,8 +169,10 @@ impl From<&Ended> for EndedReport {
         Self {
             owner: OwnerReport::from(&ended.owner),
             action: ended.action,
-            ended_by: ended.ended_by,
+            ended_by: ended.ended_by.map(str::to_owned),
             ended_after_us: ended.ended_after.map(micros),
+            signalled_ns: ended.signalled_at.map(clock::monotonic_ns),
+            forced_ns: ended.forced_at.map(clock::monotonic_ns),
         }
     }
 }
@@ -185,6 +200,14 @@ impl From<&Cleaned> for CleanReport {
 #[must_use]
 pub fn cookie(cookie: u64) -> String {
     format!("{cookie:#x}")
+}
+
+impl OwnerReport {
+    /// Whether it holds the port for itself rather than being connected from it.
+    #[must_use]
+    pub fn owns_port(&self) -> bool {
+        self.sockets.iter().any(|socket| socket.state != SocketState::Connected)
+    }
 }
 
 /// A duration in whole microseconds.

@@ -35,6 +35,28 @@ pub trait System: Send + Sync {
     fn try_bind(&self, address: &BindAddress, how: BindAs) -> Bind;
 }
 
+impl<S: System + ?Sized> System for &S {
+    fn process(&self, pid: u32, tid: u32) -> Result<Process, ProcessError> {
+        (**self).process(pid, tid)
+    }
+
+    fn parent(&self, pid: u32) -> Option<u32> {
+        (**self).parent(pid)
+    }
+
+    fn open(&self, pid: u32) -> Result<Box<dyn Handle>, SignalError> {
+        (**self).open(pid)
+    }
+
+    fn holds(&self, holder: &Holder, socket: &Socket) -> io::Result<bool> {
+        (**self).holds(holder, socket)
+    }
+
+    fn try_bind(&self, address: &BindAddress, how: BindAs) -> Bind {
+        (**self).try_bind(address, how)
+    }
+}
+
 /// Why a process could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProcessError {

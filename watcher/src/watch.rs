@@ -1,18 +1,20 @@
 //! Watch: what happens to ports, told as it happens.
 
 use std::collections::VecDeque;
+use std::task::{Context, Poll, ready};
 use std::time::{Instant, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::observe::{
-    self, Backend, Change, Event, EventKind, Observation, ObserveError, Observer, Socket, SocketState, Table,
+    Backend, Change, Event, EventKind, Observation, ObserveError, Observer, Socket, SocketState, Table,
 };
 use crate::report::{cookie, micros, timestamp};
 use crate::system::System;
 
 /// The events of `watch`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum What {
     /// It was held already.
@@ -34,7 +36,7 @@ pub enum What {
 }
 
 /// One line of `watch`.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Line {
     /// What happened.
     pub event: What,
@@ -68,8 +70,31 @@ pub struct Line {
     pub count: Option<u64>,
 }
 
+impl Line {
+    /// A line of this moment that says no more than this.
+    #[must_use]
+    pub fn blank(event: What, port: u16, backend: Backend) -> Self {
+        Self {
+            event,
+            port,
+            time: timestamp(SystemTime::now(), 6),
+            monotonic_ns: None,
+            pid: None,
+            uid: None,
+            comm: None,
+            address: None,
+            netns: None,
+            socket: None,
+            backend,
+            delay_us: None,
+            holders: None,
+            count: None,
+        }
+    }
+}
+
 /// A holder in the line of a conflict.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct HolderLine {
     /// The pid; null for one that can't be seen.
     pub pid: Option<u32>,
@@ -80,25 +105,21 @@ pub struct HolderLine {
 }
 
 /// Ports under watch.
-pub struct Watch<'a> {
-    system: &'a dyn System,
+pub struct Watch<S> {
+    system: S,
     observer: Box<dyn Observer>,
     ports: Vec<u16>,
     table: Table,
     ready: VecDeque<Line>,
 }
 
-impl<'a> Watch<'a> {
+impl<S: System> Watch<S> {
     /// Begins: the observer is attached, so a snapshot now leaves no gap. The first lines are those that hold a port,
     /// then `ready`.
     ///
     /// # Errors
     /// When the sockets can't be read.
-    pub fn begin(
-        system: &'a dyn System,
-        observer: Box<dyn Observer>,
-        ports: &[u16],
-    ) -> Result<Self, ObserveError> {
+    pub fn begin(system: S, observer: Box<dyn Observer>, ports: &[u16]) -> Result<Self, ObserveError> {
         let mut watch =
             Self { system, observer, ports: ports.to_vec(), table: Table::default(), ready: VecDeque::new() };
         watch.load()?;
@@ -112,11 +133,19 @@ impl<'a> Watch<'a> {
     /// # Errors
     /// When no more events will come.
     pub async fn next(&mut self) -> Result<Line, ObserveError> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// As [`Self::next`], for who waits for other things as well.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Line, ObserveError>> {
         loop {
             if let Some(line) = self.ready.pop_front() {
-                return Ok(line);
+                return Poll::Ready(Ok(line));
             }
-            match observe::next(self.observer.as_mut()).await? {
+            match ready!(self.observer.poll_next(cx))? {
                 Observation::Event(event) => self.take_in(&event),
                 Observation::Lost(count) => {
                     let mut line = self.blank(What::Lost, self.first_port());
@@ -126,6 +155,54 @@ impl<'a> Watch<'a> {
                 }
             }
         }
+    }
+
+    /// Leaves out the lines of the beginning.
+    #[must_use]
+    pub fn without_beginning(mut self) -> Self {
+        self.ready.clear();
+        self
+    }
+
+    /// The observer behind it.
+    pub fn observer(&mut self) -> &mut dyn Observer {
+        self.observer.as_mut()
+    }
+
+    /// The sockets that own a port, from memory.
+    pub fn sockets(&self, port: u16) -> impl Iterator<Item = &Socket> {
+        self.table.on_port(port)
+    }
+
+    /// A `held` line for each owner of the ports, from memory, then `ready`.
+    #[must_use]
+    pub fn current(&self, ports: &[u16]) -> Vec<Line> {
+        let held =
+            ports.iter().flat_map(|&port| self.table.on_port(port)).flat_map(|socket| self.held(socket));
+        held.chain([self.blank(What::Ready, ports.first().copied().unwrap_or_default())]).collect()
+    }
+
+    /// Looks afresh, and corrects what is remembered, without a word about it.
+    ///
+    /// # Errors
+    /// When the sockets can't be read.
+    pub fn refresh(&mut self) -> Result<(), ObserveError> {
+        for port in self.ports.clone() {
+            let since = Instant::now();
+            let sockets = self.observer.snapshot(port)?;
+            self.table.load(port, sockets, since);
+        }
+        Ok(())
+    }
+
+    /// Watches these ports instead.
+    ///
+    /// # Errors
+    /// When they can't be watched, or read.
+    pub fn set_ports(&mut self, ports: &[u16]) -> Result<(), ObserveError> {
+        self.observer.set_ports(ports)?;
+        ports.clone_into(&mut self.ports);
+        self.refresh()
     }
 
     fn first_port(&self) -> u16 {
@@ -229,22 +306,7 @@ impl<'a> Watch<'a> {
     }
 
     fn blank(&self, event: What, port: u16) -> Line {
-        Line {
-            event,
-            port,
-            time: timestamp(SystemTime::now(), 6),
-            monotonic_ns: None,
-            pid: None,
-            uid: None,
-            comm: None,
-            address: None,
-            netns: None,
-            socket: None,
-            backend: self.observer.backend(),
-            delay_us: None,
-            holders: None,
-            count: None,
-        }
+        Line::blank(event, port, self.observer.backend())
     }
 }
 

@@ -26,11 +26,12 @@ const EXAMPLES: &str = "Examples:
   gatewatch owners -p 18789                who holds the port
   gatewatch clean -p 18789                 end its stale gateway; answers once the port can be bound
   gatewatch clean -p 8080 --match-exe /usr/bin/my-server --dry-run
+  gatewatch restart -p 18789 -- systemctl restart openclaw-gateway
   gatewatch watch -p 18789                 every bind, listen, release and conflict, as it happens
   gatewatch wait free -p 18789 --timeout 5s && my-server
 
-Exit statuses of clean and wait: 0 the port can be bound (or the wait came true), 1 gatewatch failed, 2 bad
-command line or configuration, 3 held by another process, 4 held by the caller or a protected process, 5 held
+Exit statuses of clean, restart and wait: 0 the port can be bound (or what was waited for came), 1 gatewatch or the
+restart's command failed, 2 bad command line or configuration, 3 held by another process, 4 held by the caller or a protected process, 5 held
 by an owner that can't be seen, 6 not permitted, 7 timed out, 8 taken by a new process.";
 
 #[derive(Debug, Subcommand)]
@@ -39,10 +40,14 @@ pub(super) enum Command {
     Owners(OwnersArgs),
     /// End the stale owners of a port, and answer once the port can be bound
     Clean(CleanArgs),
+    /// Clean a port, run a command, and wait until a new owner listens
+    Restart(RestartArgs),
     /// Print bind, listen, release and conflict events as they happen
     Watch(WatchArgs),
     /// Wait until a port can be bound, or until somebody listens on it
     Wait(WaitArgs),
+    /// Run the host agent: holds the kernel programs, answers on its Unix socket
+    Agent(AgentArgs),
     /// Say which backends work on this host, and what mends those that don't
     Doctor(DoctorArgs),
     /// Show it all on a stale gateway of its own
@@ -80,6 +85,26 @@ pub(super) struct Observing {
     /// Write for people or for programs
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
+    #[command(flatten)]
+    pub(super) asking: Asking,
+}
+
+/// Whether to ask the host agent.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Asking {
+    /// Ask the host agent: where it answers, only (status 6 where it doesn't), or never
+    #[arg(long, value_enum, default_value_t = AgentChoice::Auto)]
+    pub(super) agent: AgentChoice,
+    /// The agent's socket [default: GATEWATCH_SOCKET, then the configuration, then /run/gatewatch/agent.sock]
+    #[arg(long, value_name = "PATH")]
+    pub(super) socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum AgentChoice {
+    Auto,
+    Only,
+    Never,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -143,6 +168,32 @@ pub(super) struct CleanArgs {
     pub(super) observing: Observing,
 }
 
+impl Matching {
+    /// Whether anything is given.
+    pub(super) fn is_given(&self) -> bool {
+        let Self { identity, match_comm, match_argv, match_exe } = self;
+        identity.is_some() || match_comm.is_some() || match_argv.is_some() || match_exe.is_some()
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RestartArgs {
+    #[command(flatten)]
+    pub(super) clean: CleanArgs,
+    /// The longest wait for a new owner to listen, once the port is clean
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub(super) listen_timeout: Duration,
+    /// How long the new owner has to stay before it counts
+    #[arg(long, value_name = "DURATION", default_value = "0ms", value_parser = duration)]
+    pub(super) settle: Duration,
+    /// Take a process that a supervisor started by itself for the new owner
+    #[arg(long)]
+    pub(super) adopt: bool,
+    /// What starts the new owner; without it, somebody else has to
+    #[arg(last = true, value_name = "CMD")]
+    pub(super) command: Vec<String>,
+}
+
 /// Which owners may be ended. All that is given must match.
 #[derive(Debug, Args)]
 pub(super) struct Matching {
@@ -166,6 +217,9 @@ pub(super) struct Sparing {
     /// Never this process, nor its ancestors; repeatable
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
     pub(super) protect: Vec<u32>,
+    /// Never the main process of this systemd unit; `restart` restarts it where no command is given
+    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(super) unit: Option<String>,
     /// Let PID 1 be ended, where it matches: a container's own gateway
     #[arg(long)]
     pub(super) include_init: bool,
@@ -205,6 +259,22 @@ pub(super) enum Awaited {
     Free,
     /// Somebody listens on the port
     Listening,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct AgentArgs {
+    /// The configuration [default: /etc/gatewatch/config.toml, where there is one]
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// Where to answer [default: GATEWATCH_SOCKET, then the configuration, then /run/gatewatch/agent.sock]
+    #[arg(long, value_name = "PATH")]
+    pub(super) socket: Option<PathBuf>,
+    /// Only say whether the configuration is right
+    #[arg(long)]
+    pub(super) check_config: bool,
+    /// How often to look where kernel events can't be had
+    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration)]
+    pub(super) poll_interval: Duration,
 }
 
 #[derive(Debug, Args)]

@@ -17,6 +17,7 @@ use crate::identify::{OPENCLAW_GATEWAY, Rules};
 use crate::observe::{Interest, Socket};
 use crate::outcome::Outcome;
 use crate::platform::host::Host;
+use crate::report::{CleanReport, OwnerReport};
 use crate::watch::{Watch, What};
 
 /// How often the demo's polling looks.
@@ -54,14 +55,17 @@ pub(super) async fn run(args: &DemoArgs) -> Result<u8, CliError> {
     let mut sockets = observer.snapshot(port)?;
     sockets.retain(Socket::owns_port);
     for owner in crate::owner::owners(&sockets, &host, &rules, &exclusions) {
-        super::print(&format!("   {}\n", owners::describe(paint, &owner).replace('\n', "\n   ")))?;
+        super::print(&format!(
+            "   {}\n",
+            owners::describe(paint, &OwnerReport::from(&owner)).replace('\n', "\n   ")
+        ))?;
     }
 
     step("3. gatewatch clean")?;
     let request =
         Request { port, rules, exclusions, timeouts: Timeouts::default(), dry_run: false, pace: PACE };
     let cleaned = clean(&host, observer.as_mut(), &request).await?;
-    super::print(&indent(&super::clean::text(&cleaned)))?;
+    super::print(&indent(&super::clean::text(&CleanReport::from(&cleaned))))?;
 
     step("4. What the watch saw of it")?;
     loop {

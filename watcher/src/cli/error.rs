@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::agent::AgentError;
+use crate::agent::client::ClientError;
 use crate::config::ConfigError;
 use crate::observe::ObserveError;
 use crate::platform::host::NetnsError;
@@ -18,8 +20,14 @@ pub(crate) enum CliError {
     Netns(#[from] NetnsError),
     #[error(transparent)]
     Observe(#[from] ObserveError),
+    #[error(transparent)]
+    Agent(#[from] ClientError),
+    #[error(transparent)]
+    Serving(#[from] AgentError),
     #[error("the answer can't be written: {0}")]
     Output(#[source] io::Error),
+    #[error("{program} can't be run: {error}")]
+    Command { program: String, error: io::Error },
     #[error("{what}: {error}")]
     Io { what: &'static str, error: io::Error },
 }
@@ -39,7 +47,14 @@ impl CliError {
             Self::Observe(ObserveError::Unavailable { .. }) | Self::Netns(NetnsError::Enter { .. }) => {
                 Self::NOT_PERMITTED
             }
-            Self::Observe(_) | Self::Output(_) | Self::Io { .. } => Self::FAILED,
+            Self::Agent(ClientError::Absent { .. } | ClientError::Refused(_)) => Self::NOT_PERMITTED,
+            Self::Serving(AgentError::Config(_)) => Self::USAGE,
+            Self::Agent(_)
+            | Self::Serving(_)
+            | Self::Observe(_)
+            | Self::Output(_)
+            | Self::Io { .. }
+            | Self::Command { .. } => Self::FAILED,
         }
     }
 }

@@ -1,13 +1,16 @@
 //! The command line: one file a command.
 
+mod agent;
 mod args;
 mod clean;
 mod demo;
 mod doctor;
 mod error;
 mod owners;
+mod restart;
 mod setup;
 mod style;
+mod unit;
 mod wait;
 mod watch;
 
@@ -26,7 +29,9 @@ pub fn run() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return refuse(&error),
     };
-    setup::logging(arguments.verbose, arguments.quiet);
+    // A service says what it does without being asked.
+    let verbose = arguments.verbose + u8::from(matches!(arguments.command, Command::Agent(_)));
+    setup::logging(verbose, arguments.quiet);
     let result = match arguments.command {
         Command::Completions { shell } => completions(shell),
         Command::Man => man(),
@@ -45,10 +50,12 @@ pub fn run() -> ExitCode {
 
 async fn dispatch(command: Command) -> Result<u8, CliError> {
     match command {
-        Command::Owners(owners) => owners::run(&owners),
+        Command::Owners(owners) => owners::run(&owners).await,
         Command::Clean(clean) => clean::run(&clean).await,
+        Command::Restart(restart) => restart::run(&restart).await,
         Command::Watch(watch) => watch::run(&watch).await,
         Command::Wait(wait) => wait::run(&wait).await,
+        Command::Agent(agent) => agent::run(&agent).await,
         Command::Doctor(doctor) => doctor::run(&doctor),
         Command::Demo(demo) => demo::run(&demo).await,
         Command::DemoGateway { port } => demo::gateway(port).await,
@@ -95,9 +102,13 @@ fn man() -> Result<u8, CliError> {
 
 /// Writes an answer as one line of JSON.
 fn print_json(answer: &impl serde::Serialize) -> Result<(), CliError> {
+    print(&json_line(answer)?)
+}
+
+fn json_line(answer: &impl serde::Serialize) -> Result<String, CliError> {
     let mut line = serde_json::to_string(answer).map_err(|error| CliError::Output(error.into()))?;
     line.push('\n');
-    print(&line)
+    Ok(line)
 }
 
 /// Writes to standard output, at once.

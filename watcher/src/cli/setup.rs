@@ -65,6 +65,11 @@ impl Setup {
         })
     }
 
+    /// Whether a backend was named.
+    pub(super) fn names_backend(&self) -> bool {
+        self.backend != BackendChoice::Auto
+    }
+
     /// The port: the flag's, the environment's, the configuration's, 18789.
     pub(super) fn port(&self, given: &OnePort) -> u16 {
         given.port.unwrap_or_else(|| self.default_port())

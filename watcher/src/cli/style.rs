@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, stderr, stdout};
 use std::time::Duration;
 
-use crate::owner::Owner;
+use crate::report::OwnerReport;
 
 /// Whether standard output takes colours.
 pub(super) fn on_stdout() -> bool {
@@ -63,21 +63,25 @@ pub(super) fn duration(duration: Duration) -> String {
     }
 }
 
+/// As [`duration`], of microseconds.
+pub(super) fn micros(micros: u64) -> String {
+    duration(Duration::from_micros(micros))
+}
+
 /// A process by its name and pid; what can't be seen, by what is known of it.
-pub(super) fn process(owner: &Owner) -> String {
-    match (&owner.process, owner.pid, owner.uid) {
-        (Some(process), _, _) => format!("{} (pid {})", printable(&process.comm), process.pid),
-        (None, Some(pid), _) => format!("an unreadable process (pid {pid})"),
-        (None, None, Some(uid)) => format!("an unseen process of user {uid}"),
-        (None, None, None) => "an unseen process".to_owned(),
+pub(super) fn process(owner: &OwnerReport) -> String {
+    match (&owner.comm, owner.pid, owner.uid) {
+        (Some(comm), Some(pid), _) => format!("{} (pid {pid})", printable(comm)),
+        (_, Some(pid), _) => format!("an unreadable process (pid {pid})"),
+        (_, None, Some(uid)) => format!("an unseen process of user {uid}"),
+        (_, None, None) => "an unseen process".to_owned(),
     }
 }
 
 /// The command line on one line, cut to what fits.
-pub(super) fn command_line(owner: &Owner) -> Option<String> {
+pub(super) fn command_line(owner: &OwnerReport) -> Option<String> {
     const LONGEST: usize = 96;
-    let argv = owner.process.as_ref()?.argv.as_ref()?.join(" ");
-    let line = printable(&argv);
+    let line = printable(&owner.argv.as_ref()?.join(" "));
     let cut = line.char_indices().nth(LONGEST).map_or(line.len(), |(at, _)| at);
     Some(if cut < line.len() { format!("{}…", &line[..cut]) } else { line })
 }

@@ -3,24 +3,24 @@
 use std::fmt::Write as _;
 use std::future::pending;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
 use super::CliError;
 use super::args::{Format, WatchArgs};
 use super::setup::Setup;
 use super::style::{self, Colour, Paint};
+use crate::agent::client::{Client, ClientError, Lines};
 use crate::observe::Interest;
+use crate::platform::host::Host;
+use crate::platform::host::signals::Signals;
 use crate::watch::{Line, Watch, What};
 
 pub(super) async fn run(args: &WatchArgs) -> Result<u8, CliError> {
     let setup = Setup::new(&args.observing)?;
     let ports = setup.ports(&args.ports);
     let failed = |error| CliError::Io { what: "signals can't be received", error };
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let observer = setup.observer(&ports, Interest::Everything)?;
-    let mut watch = Watch::begin(&setup.host, observer, &ports)?;
+    let mut signals = Signals::new().map_err(failed)?;
+    let mut source = Source::new(&setup, args, &ports).await?;
     let paint = Paint::stdout();
     let over = async {
         match args.lasting {
@@ -31,15 +31,14 @@ pub(super) async fn run(args: &WatchArgs) -> Result<u8, CliError> {
     tokio::pin!(over);
     let mut left = args.count;
     while left != Some(0) {
-        let line = tokio::select! {
+        let (line, json) = tokio::select! {
             biased;
-            line = watch.next() => line?,
+            line = source.next() => line?,
             () = &mut over => break,
-            _ = interrupt.recv() => break,
-            _ = terminate.recv() => break,
+            _ = signals.next() => break,
         };
         match setup.format {
-            Format::Json => super::print_json(&line)?,
+            Format::Json => super::print(&json)?,
             Format::Text => super::print(&text(paint, &line))?,
         }
         if !matches!(line.event, What::Held | What::Ready) {
@@ -47,6 +46,48 @@ pub(super) async fn run(args: &WatchArgs) -> Result<u8, CliError> {
         }
     }
     Ok(0)
+}
+
+/// Where the lines come from.
+pub(super) enum Source<'a> {
+    Own(Box<Watch<&'a Host>>),
+    Agent(Box<Lines>),
+}
+
+impl<'a> Source<'a> {
+    async fn new(setup: &'a Setup, args: &WatchArgs, ports: &[u16]) -> Result<Self, CliError> {
+        if let Some(agent) = setup.agent(&args.observing, None).await? {
+            let answer = Self::of_agent(agent, ports, &setup.host).await;
+            if let Some(source) = Setup::answered(&args.observing, answer)? {
+                return Ok(source);
+            }
+        }
+        let observer = setup.observer(ports, Interest::Everything)?;
+        Ok(Self::Own(Box::new(Watch::begin(&setup.host, observer, ports)?)))
+    }
+
+    /// What the agent sees of the ports in our network namespace.
+    pub(super) async fn of_agent(agent: Client, ports: &[u16], host: &Host) -> Result<Self, ClientError> {
+        let ports: String = ports.iter().map(|port| format!("port={port}&")).collect();
+        let lines = agent.lines(&format!("/v1/events?{ports}netns={}", host.netns())).await?;
+        Ok(Self::Agent(Box::new(lines)))
+    }
+
+    /// The next line, and the same as JSON.
+    pub(super) async fn next(&mut self) -> Result<(Line, String), CliError> {
+        match self {
+            Self::Own(watch) => {
+                let line = watch.next().await?;
+                let json = super::json_line(&line)?;
+                Ok((line, json))
+            }
+            Self::Agent(lines) => {
+                let json = lines.next().await?;
+                let line = serde_json::from_str(&json).map_err(|error| CliError::Output(error.into()))?;
+                Ok((line, json + "\n"))
+            }
+        }
+    }
 }
 
 /// One line for people.

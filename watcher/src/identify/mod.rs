@@ -186,6 +186,8 @@ pub(crate) mod tests {
             exe: Some("/usr/bin/thing".into()),
             cwd: None,
             root: None,
+            unit: None,
+            container: None,
         }
     }
 

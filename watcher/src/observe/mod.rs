@@ -8,14 +8,15 @@ mod table;
 
 use std::task::{Context, Poll};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 pub use event::{Event, EventKind, Observation};
 pub use socket::{Holder, Socket, SocketId, SocketState, socket_address};
 pub use table::{Change, Table};
 
 /// How a port is observed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Backend {
     /// Kernel events and a kernel iterator over all descriptors.
@@ -97,6 +98,12 @@ pub trait Observer: Send {
     /// # Errors
     /// [`ObserveError::Stream`] when no more events will come.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Observation, ObserveError>>;
+
+    /// Watches these ports instead of those that it was made for.
+    ///
+    /// # Errors
+    /// When the change can't be made.
+    fn set_ports(&mut self, ports: &[u16]) -> Result<(), ObserveError>;
 
     /// Whether a socket may hold the port that [`Observer::snapshot`] can't show, given that a plain bind failed:
     /// the socket tables leave out sockets that are bound and do not listen. Connections that linger explain such

@@ -121,6 +121,12 @@ impl<T: SocketTable> Observer for PollObserver<T> {
         }
     }
 
+    fn set_ports(&mut self, ports: &[u16]) -> Result<(), ObserveError> {
+        ports.clone_into(&mut self.ports);
+        self.known.retain(|socket| ports.contains(&socket.address.port()));
+        Ok(())
+    }
+
     fn may_hide_bound(&mut self, port: u16) -> Result<bool, ObserveError> {
         let explained =
             self.table.has_connections(port).map_err(|why| ObserveError::Snapshot { port, why })?;

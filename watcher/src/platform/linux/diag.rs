@@ -42,6 +42,8 @@ pub(super) fn sockets(netns: &Netns, port: u16, bound: bool) -> io::Result<Vec<S
         sockets.extend(dump(&netlink, AF_INET6, port, states)?);
         Ok(sockets)
     })??;
+    // The kernel heeds the port for listeners, but not for sockets that are bound and do not listen (seen on 6.18).
+    sockets.retain(|socket| socket.address.port() == port);
     for socket in &mut sockets {
         socket.netns = Some(netns.inode());
     }

@@ -1,17 +1,26 @@
 //! Linux: kernel events through eBPF, processes through /proc and pidfds.
 
 mod bind;
+mod cgroup;
 mod diag;
 pub(crate) mod ebpf;
 mod netns;
+pub(crate) mod peer;
 mod pidfd;
+pub(crate) mod privileges;
 mod proc;
+pub(crate) mod service;
+pub(crate) mod signals;
 mod table;
+pub(crate) mod users;
 
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
+
+use self::ebpf::Reach;
 pub(crate) use self::netns::Netns;
 pub use self::netns::NetnsError;
 use crate::observe::{Holder, Interest, ObserveError, Observer, Socket};
@@ -45,9 +54,28 @@ impl Host {
         ports: &[u16],
         interest: Interest,
     ) -> Result<(Box<dyn Observer>, Vec<String>), ObserveError> {
-        let observer = ebpf::EbpfObserver::new(ports, &self.netns, interest)?;
+        let observer = ebpf::EbpfObserver::new(ports, Reach::One(self.netns.clone()), interest)?;
         let losses = observer.hooks().iter().filter_map(ebpf::Hook::loss).collect();
         Ok((Box::new(observer), losses))
+    }
+
+    /// As [`Self::by_events`], in all network namespaces of the system, and of everything that happens.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn by_events_everywhere(
+        &self,
+        ports: &[u16],
+    ) -> Result<(Box<dyn Observer>, Vec<String>), ObserveError> {
+        let reach = Reach::All(self.netns.clone());
+        let observer = ebpf::EbpfObserver::new(ports, reach, Interest::Everything)?;
+        let losses = observer.hooks().iter().filter_map(ebpf::Hook::loss).collect();
+        Ok((Box::new(observer), losses))
+    }
+
+    /// The network namespace that it looks into, by its inode number.
+    pub(crate) fn netns(&self) -> u32 {
+        self.netns.inode()
     }
 
     /// Watches ports by polling.
@@ -60,7 +88,8 @@ impl Host {
     /// # Errors
     /// [`ObserveError::Unavailable`] where not even the foundation can be had.
     pub(crate) fn try_hooks(&self) -> Result<Vec<ebpf::Hook>, ObserveError> {
-        ebpf::EbpfObserver::new(&[], &self.netns, Interest::Everything).map(ebpf::EbpfObserver::into_hooks)
+        ebpf::EbpfObserver::new(&[], Reach::One(self.netns.clone()), Interest::Everything)
+            .map(ebpf::EbpfObserver::into_hooks)
     }
 }
 
@@ -85,6 +114,12 @@ impl System for Host {
     fn try_bind(&self, address: &BindAddress, how: BindAs) -> Bind {
         bind::try_bind(&self.netns, address, how)
     }
+}
+
+/// `CLOCK_MONOTONIC` in nanoseconds, which is what `bpf_ktime_get_ns` reads.
+pub(crate) fn monotonic_now() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// The kernel's release, as uname(2) says it.

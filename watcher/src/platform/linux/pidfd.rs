@@ -16,11 +16,7 @@ pub(super) struct PidFd(AsyncFd<OwnedFd>);
 
 impl PidFd {
     pub(super) fn open(pid: u32) -> Result<Self, SignalError> {
-        // SAFETY: pidfd_open(2) takes two numbers and gives a new descriptor.
-        let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }).map_err(refused)?;
-        let fd = i32::try_from(fd).map_err(io::Error::other)?;
-        // SAFETY: the kernel has just made this descriptor for us.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let fd = open(pid).map_err(refused)?;
         // SAFETY: an OwnedFd owns its descriptor, and always gives the same one.
         let fd =
             unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)?;
@@ -35,6 +31,15 @@ impl PidFd {
         Errno::result(sent).map_err(refused)?;
         Ok(name)
     }
+}
+
+/// `pidfd_open(2)`.
+pub(super) fn open(pid: u32) -> nix::Result<OwnedFd> {
+    // SAFETY: it takes two numbers and gives a new descriptor.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    let fd = i32::try_from(fd).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 fn refused(errno: Errno) -> SignalError {

@@ -14,6 +14,7 @@ use procfs::FromRead as _;
 use procfs::ProcError;
 use procfs::process::Stat;
 
+use super::cgroup;
 use crate::observe::{Holder, Socket};
 use crate::process::{Process, StartTime};
 use crate::system::ProcessError;
@@ -25,6 +26,13 @@ const INITIAL_PID_NAMESPACE: u32 = 0xefff_fffc;
 pub(super) fn own_pid_namespace() -> Option<u32> {
     let inode = fs::metadata("/proc/self/ns/pid").ok()?.ino();
     u32::try_from(inode).ok().filter(|&inode| inode != INITIAL_PID_NAMESPACE)
+}
+
+/// Whether a process is in our own pid namespace.
+pub(super) fn same_pid_namespace(pid: u32) -> bool {
+    let inode = |path: String| fs::metadata(path).map(|metadata| metadata.ino()).ok();
+    let own = inode("/proc/self/ns/pid".to_owned());
+    own.is_some() && own == inode(format!("/proc/{pid}/ns/pid"))
 }
 
 /// Reads a process. When its leader has ended, `/proc/PID` is nearly empty and the living thread's folder is read.
@@ -44,6 +52,8 @@ pub(super) fn read(pid: u32, tid: u32) -> Result<Process, ProcessError> {
     };
     let link = |name: &str| fs::read_link(living.join(name)).ok();
     let root = living.join("root");
+    let (unit, container) =
+        fs::read_to_string(living.join("cgroup")).map_or((None, None), |text| cgroup::place(&text));
     Ok(Process {
         pid,
         start_time: start_time(stat.starttime),
@@ -54,6 +64,8 @@ pub(super) fn read(pid: u32, tid: u32) -> Result<Process, ProcessError> {
         exe: link("exe").map(without_deleted),
         cwd: link("cwd").map(without_deleted),
         root: Some(root),
+        unit,
+        container,
     })
 }
 

@@ -10,6 +10,7 @@ mod offsets;
 mod stream;
 mod sys;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd;
 use std::task::{Context, Poll};
@@ -26,9 +27,35 @@ use super::netns::Netns;
 use super::{diag, proc};
 use crate::observe::{Backend, EventKind, Interest, Observation, ObserveError, Observer, Socket};
 
+/// How far an observer sees.
+#[derive(Debug, Clone)]
+pub(crate) enum Reach {
+    /// One network namespace.
+    One(Netns),
+    /// All of them, from this one. Sockets that no descriptor leads to are seen in this one alone.
+    All(Netns),
+}
+
+impl Reach {
+    fn home(&self) -> &Netns {
+        match self {
+            Self::One(netns) | Self::All(netns) => netns,
+        }
+    }
+
+    /// The namespace's inode number, where there is but one.
+    fn only(&self) -> Option<u32> {
+        match self {
+            Self::One(netns) => Some(netns.inode()),
+            Self::All(_) => None,
+        }
+    }
+}
+
 /// Sees ports through the kernel program.
 pub(crate) struct EbpfObserver {
-    netns: Netns,
+    reach: Reach,
+    ports: Ports,
     hooks: Hooks,
     /// None where snapshots are all that is wanted.
     stream: Option<Stream>,
@@ -36,27 +63,27 @@ pub(crate) struct EbpfObserver {
 }
 
 impl EbpfObserver {
-    /// Loads what the interest needs, and watches the ports in one network namespace.
+    /// Loads what the interest needs, and watches the ports.
     ///
     /// # Errors
     /// [`ObserveError::Unavailable`] when not even snapshots and releases can be had.
-    pub(crate) fn new(ports: &[u16], netns: &Netns, interest: Interest) -> Result<Self, ObserveError> {
-        Self::load(ports, netns, interest).map_err(|error| unavailable(&error))
+    pub(crate) fn new(ports: &[u16], reach: Reach, interest: Interest) -> Result<Self, ObserveError> {
+        Self::load(ports, reach, interest).map_err(|error| unavailable(&error))
     }
 
-    fn load(ports: &[u16], netns: &Netns, interest: Interest) -> Result<Self, LoadError> {
+    fn load(ports: &[u16], reach: Reach, interest: Interest) -> Result<Self, LoadError> {
         let facts = if hooks::disabled("btf") { None } else { Facts::find()? };
         let wants_log = log::is_wanted();
         let globals = Globals {
             offsets: facts.map(|facts| facts.offsets),
             plain: if facts.is_some() { None } else { hooks::plain_offsets() },
-            netns: netns.inode(),
+            netns: reach.only().unwrap_or(0),
             pidns: proc::own_pid_namespace().unwrap_or(0),
             log: wants_log,
         };
         let mut loader = Loader::new(&globals, interest)?;
-        // Programs are loaded with the numbers of their maps' descriptors, which must be open by then.
-        let _open_until_loaded = watch_ports(loader.take_map("PORTS")?, ports)?;
+        let mut watched = Ports::new(loader.take_map("PORTS")?)?;
+        watched.set(ports)?;
         let stream = if interest < Interest::Releases {
             None
         } else {
@@ -65,7 +92,7 @@ impl EbpfObserver {
         };
         let hooks = Hooks::attach(&loader, facts.as_ref(), interest)?;
         let log = if wants_log { hooks.any_program().and_then(KernelLog::new) } else { None };
-        Ok(Self { netns: netns.clone(), hooks, stream, log })
+        Ok(Self { reach, ports: watched, hooks, stream, log })
     }
 
     /// What became of each hook.
@@ -86,7 +113,7 @@ impl Observer for EbpfObserver {
 
     fn snapshot(&mut self, port: u16) -> Result<Vec<Socket>, ObserveError> {
         let failed = |error: io::Error| ObserveError::Snapshot { port, why: error.to_string() };
-        let listed = match diag::sockets(&self.netns, port, self.hooks.iterator().is_none()) {
+        let listed = match diag::sockets(self.reach.home(), port, self.hooks.iterator().is_none()) {
             Ok(listed) => listed,
             // Without holders from the iterator there would be nothing left to go by.
             Err(error) if self.hooks.iterator().is_none() => return Err(failed(error)),
@@ -101,11 +128,11 @@ impl Observer for EbpfObserver {
             return Ok(sockets);
         };
         let records = holders::read(iterator.as_fd()).map_err(failed)?;
-        let here = self.netns.inode();
-        Ok(holders::join(
-            records.into_iter().filter(|holder| holder.port == port && holder.netns == here),
-            listed,
-        ))
+        let only = self.reach.only();
+        let wanted = |holder: &watcher_common::Holder| {
+            holder.port == port && only.is_none_or(|netns| netns == holder.netns)
+        };
+        Ok(holders::join(records.into_iter().filter(wanted), listed))
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Observation, ObserveError>> {
@@ -114,6 +141,10 @@ impl Observer for EbpfObserver {
         }
         let Some(stream) = &mut self.stream else { return Poll::Pending };
         stream.poll_next(cx).map_ok(|seen| self.with_cookie(seen)).map_err(ObserveError::Stream)
+    }
+
+    fn set_ports(&mut self, ports: &[u16]) -> Result<(), ObserveError> {
+        self.ports.set(ports).map_err(|error| unavailable(&error))
     }
 
     fn may_hide_bound(&mut self, _port: u16) -> Result<bool, ObserveError> {
@@ -130,7 +161,7 @@ impl EbpfObserver {
             && event.kind == EventKind::Listen
             && event.cookie.is_none()
         {
-            let listed = diag::sockets(&self.netns, event.address.port(), false).unwrap_or_default();
+            let listed = diag::sockets(self.reach.home(), event.address.port(), false).unwrap_or_default();
             event.cookie =
                 listed.iter().find(|socket| socket.address == event.address).and_then(|socket| socket.cookie);
         }
@@ -138,19 +169,34 @@ impl EbpfObserver {
     }
 }
 
-fn watch_ports(map: MapData, ports: &[u16]) -> Result<Array<MapData, u64>, LoadError> {
-    let refused = |error: aya::maps::MapError| LoadError::Map {
-        name: "PORTS".to_owned(),
-        error: error.to_string(),
-        denied: false,
-    };
-    let mut words: Array<_, u64> = Map::Array(map).try_into().map_err(refused)?;
-    for port in ports {
-        let word = u32::from(port >> 6);
-        let now = words.get(&word, 0).map_err(refused)?;
-        words.set(word, now | 1 << (port & 63), 0).map_err(refused)?;
+/// The map of watched ports, which the kernel program looks each port up in.
+struct Ports {
+    words: Array<MapData, u64>,
+    now: Vec<u16>,
+}
+
+impl Ports {
+    fn new(map: MapData) -> Result<Self, LoadError> {
+        Ok(Self {
+            words: Map::Array(map).try_into().map_err(|error| Self::refused(&error))?,
+            now: Vec::new(),
+        })
     }
-    Ok(words)
+
+    fn set(&mut self, ports: &[u16]) -> Result<(), LoadError> {
+        let changed: BTreeSet<u16> = self.now.iter().chain(ports).map(|port| port >> 6).collect();
+        for word in changed {
+            let bits =
+                ports.iter().filter(|&port| port >> 6 == word).fold(0, |bits, port| bits | 1 << (port & 63));
+            self.words.set(u32::from(word), bits, 0).map_err(|error| Self::refused(&error))?;
+        }
+        ports.clone_into(&mut self.now);
+        Ok(())
+    }
+
+    fn refused(error: &aya::maps::MapError) -> LoadError {
+        LoadError::Map { name: "PORTS".to_owned(), error: error.to_string(), denied: false }
+    }
 }
 
 fn unavailable(error: &LoadError) -> ObserveError {

@@ -6,11 +6,11 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
 
 use aya::maps::{Array, Map, MapData, RingBuf};
-use nix::time::{ClockId, clock_gettime};
 use tokio::io::unix::AsyncFd;
 use watcher_common::{AF_INET6, Record, kind};
 
 use crate::observe::{Event, EventKind, Observation, socket_address};
+use crate::platform::linux::monotonic_now;
 
 /// The events of the kernel program.
 pub(super) struct Stream {
@@ -86,12 +86,6 @@ pub(super) fn ip(family: u16, bytes: [u8; 16]) -> IpAddr {
 fn text(bytes: &[u8]) -> String {
     let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..end]).into_owned()
-}
-
-/// The clock that `bpf_ktime_get_ns` reads.
-fn monotonic_now() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

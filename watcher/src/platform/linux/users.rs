@@ -1,0 +1,13 @@
+//! Users and groups by their names, as the host's databases have them (nsswitch.conf(5)).
+
+use nix::unistd::{Group, User};
+
+/// A user's number.
+pub(crate) fn user(name: &str) -> Option<u32> {
+    User::from_name(name).ok().flatten().map(|user| user.uid.as_raw())
+}
+
+/// A group's number.
+pub(crate) fn group(name: &str) -> Option<u32> {
+    Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
+}

@@ -1,0 +1,275 @@
+//! Restart: follows what happens to a port from the old owner's end to the new owner's first listen.
+//!
+//! [`Restart`] is told what happened, in order, and says when it is over; who tells it, and how the port is cleaned and
+//! the command run, is not its concern.
+
+use std::collections::HashSet;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::outcome::Outcome;
+use crate::report::CleanReport;
+use crate::watch::{Line, What};
+
+/// So often a new process may fail to take or keep the port before the restart counts as a crash loop.
+const FAILURES: u32 = 3;
+
+/// A step of a restart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// SIGTERM was sent.
+    Sigterm,
+    /// SIGKILL was sent.
+    Sigkill,
+    /// The old process has ended.
+    Exited,
+    /// The last of the old sockets gave the port back.
+    Released,
+    /// The command was started.
+    CommandStarted,
+    /// The command has ended.
+    CommandEnded,
+    /// A new process took the port.
+    Bind,
+    /// It listens.
+    Listen,
+    /// A new process failed to take the port.
+    Conflict,
+    /// A new process gave the port back.
+    Lost,
+}
+
+/// A step and its moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct At {
+    /// Microseconds since the first signal; since the command's start where nobody was signalled.
+    pub at_us: i64,
+    /// What happened.
+    pub step: Step,
+    /// To whom.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+}
+
+/// The command of a restart.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct CommandReport {
+    /// What was run.
+    pub argv: Vec<String>,
+    /// Its exit status; null while it runs, or when a signal ended it.
+    pub status: Option<i32>,
+}
+
+/// The object of `restart`.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct RestartReport {
+    /// The object of `clean`, with the outcome of the whole.
+    #[serde(flatten)]
+    pub cleaned: CleanReport,
+    /// The command; null where there was none, or it was not run.
+    pub command: Option<CommandReport>,
+    /// What happened when.
+    pub timeline: Vec<At>,
+    /// From the old owner's release to the new one's listen.
+    pub downtime_us: Option<u64>,
+    /// The new owner.
+    pub new_owner: Option<NewOwner>,
+    /// What happened, where the restart failed.
+    pub why: Option<String>,
+}
+
+/// The new owner, as its listen told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NewOwner {
+    /// The pid.
+    pub pid: Option<u32>,
+    /// The user.
+    pub uid: Option<u32>,
+    /// Its short name.
+    pub comm: Option<String>,
+    /// Where it listens.
+    pub address: Option<String>,
+}
+
+/// A restart under way.
+#[derive(Debug, Default)]
+pub struct Restart {
+    /// The sockets of before: what they do is the old owner's.
+    old: HashSet<String>,
+    /// The new process's sockets.
+    new: HashSet<String>,
+    steps: Vec<(u64, Step, Option<u32>)>,
+    released: Option<u64>,
+    listening: Option<(u64, NewOwner)>,
+    command_started: bool,
+    failures: u32,
+    why: Option<String>,
+}
+
+impl Restart {
+    /// Notes a socket that held the port before anything was done.
+    pub fn held_before(&mut self, line: &Line) {
+        self.old.extend(line.socket.clone());
+    }
+
+    /// Notes what the cleaning did.
+    pub fn cleaned(&mut self, report: &CleanReport) {
+        for ended in &report.owners {
+            let pid = ended.owner.pid;
+            let Some(signalled) = ended.signalled_ns else { continue };
+            self.steps.push((signalled, Step::Sigterm, pid));
+            self.steps.extend(ended.forced_ns.map(|at| (at, Step::Sigkill, pid)));
+            self.steps
+                .extend(ended.ended_after_us.map(|after| (signalled + after * 1000, Step::Exited, pid)));
+        }
+        if self.released.is_none()
+            && let Some(first) = self.steps.iter().map(|(at, ..)| *at).min()
+        {
+            self.released = report.released.as_ref().map(|released| first + released.after_us * 1000);
+        }
+    }
+
+    /// Notes the command's start.
+    pub fn command_started(&mut self, at: u64, pid: Option<u32>) {
+        self.command_started = true;
+        self.steps.push((at, Step::CommandStarted, pid));
+    }
+
+    /// Notes the command's end.
+    pub fn command_ended(&mut self, at: u64, status: Option<i32>) {
+        self.steps.push((at, Step::CommandEnded, None));
+        if status != Some(0) {
+            self.why = Some(match status {
+                Some(status) => format!("the command ended with status {status}"),
+                None => "a signal ended the command".to_owned(),
+            });
+        }
+    }
+
+    /// Whether somebody new took the port before the command was started: a supervisor's work.
+    #[must_use]
+    pub fn is_respawned(&self) -> bool {
+        !self.command_started && !self.new.is_empty()
+    }
+
+    /// Whether a new owner listens.
+    #[must_use]
+    pub fn is_listening(&self) -> bool {
+        self.listening.is_some()
+    }
+
+    /// Takes in what happened to the port; the outcome, once it is decided.
+    pub fn take_in(&mut self, line: &Line) -> Option<Outcome> {
+        let at = line.monotonic_ns.unwrap_or_default();
+        let is_new = line.socket.as_ref().is_none_or(|socket| !self.old.contains(socket));
+        match line.event {
+            What::Bind | What::Listen if is_new => {
+                self.new.extend(line.socket.clone());
+                let step = if line.event == What::Bind { Step::Bind } else { Step::Listen };
+                self.steps.push((at, step, line.pid));
+                if line.event == What::Listen && self.listening.is_none() {
+                    let Line { pid, uid, comm, address, .. } = line.clone();
+                    self.listening = Some((at, NewOwner { pid, uid, comm, address }));
+                    return Some(Outcome::Restarted);
+                }
+            }
+            What::Held if is_new => self.new.extend(line.socket.clone()),
+            What::Release if !is_new => self.released = self.released.max(Some(at)),
+            What::Release => {
+                self.steps.push((at, Step::Lost, line.pid));
+                self.new.retain(|socket| Some(socket) != line.socket.as_ref());
+                if self.listening.is_some() && self.new.is_empty() {
+                    self.listening = None;
+                    self.why = Some("the new owner ended again".to_owned());
+                    return Some(Outcome::Crashed);
+                }
+                return self.failed("a new process took the port and ended before it listened");
+            }
+            What::Conflict if self.command_started => {
+                self.steps.push((at, Step::Conflict, line.pid));
+                return self.failed("a new process could not take the port");
+            }
+            _ => {}
+        }
+        None
+    }
+
+    fn failed(&mut self, why: &str) -> Option<Outcome> {
+        self.failures += 1;
+        self.why = Some(format!("{why}, {} times", self.failures));
+        (self.failures >= FAILURES).then_some(Outcome::Crashed)
+    }
+
+    /// The report, with the outcome of the whole.
+    #[must_use]
+    pub fn report(
+        mut self,
+        cleaned: CleanReport,
+        outcome: Outcome,
+        command: Option<CommandReport>,
+    ) -> RestartReport {
+        let signalled = |(_, step, _): &&(u64, Step, Option<u32>)| *step == Step::Sigterm;
+        let base = self.steps.iter().filter(signalled).map(|(at, ..)| *at).min();
+        let base = base.or_else(|| self.steps.iter().map(|(at, ..)| *at).min()).unwrap_or_default();
+        self.steps.extend(self.released.map(|at| (at, Step::Released, None)));
+        self.steps.sort_by_key(|(at, ..)| *at);
+        let since = |at: u64| i64::try_from(at).unwrap_or(i64::MAX) - i64::try_from(base).unwrap_or(0);
+        let timeline =
+            self.steps.iter().map(|&(at, step, pid)| At { at_us: since(at) / 1000, step, pid }).collect();
+        let downtime =
+            self.released.zip(self.listening.as_ref()).map(|(from, (to, _))| to.saturating_sub(from) / 1000);
+        RestartReport {
+            cleaned: CleanReport { outcome, ..cleaned },
+            command,
+            timeline,
+            downtime_us: downtime,
+            new_owner: self.listening.map(|(_, owner)| owner),
+            why: if outcome == Outcome::Restarted { None } else { self.why },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::Backend;
+
+    fn line(event: What, socket: &str, at: u64) -> Line {
+        Line {
+            monotonic_ns: Some(at),
+            socket: Some(socket.to_owned()),
+            pid: Some(7),
+            ..Line::blank(event, 80, Backend::Ebpf)
+        }
+    }
+
+    #[test]
+    fn only_a_new_sockets_listen_is_a_restart() {
+        let mut restart = Restart::default();
+        restart.held_before(&line(What::Held, "0x1", 0));
+        assert_eq!(restart.take_in(&line(What::Release, "0x1", 5_000)), None);
+        restart.command_started(6_000, None);
+        assert_eq!(restart.take_in(&line(What::Bind, "0x2", 8_000)), None);
+        assert!(!restart.is_respawned());
+        assert_eq!(restart.take_in(&line(What::Listen, "0x2", 9_000)), Some(Outcome::Restarted));
+        assert_eq!(restart.take_in(&line(What::Release, "0x2", 10_000)), Some(Outcome::Crashed));
+    }
+
+    #[test]
+    fn who_takes_the_port_before_the_command_is_a_supervisors() {
+        let mut restart = Restart::default();
+        restart.take_in(&line(What::Bind, "0x2", 1));
+        assert!(restart.is_respawned());
+    }
+
+    #[test]
+    fn failures_in_a_row_are_a_crash_loop() {
+        let mut restart = Restart::default();
+        restart.command_started(1, None);
+        let conflict = Line { socket: None, ..line(What::Conflict, "", 2) };
+        let outcomes = [0; 3].map(|_| restart.take_in(&conflict));
+        assert_eq!(outcomes, [None, None, Some(Outcome::Crashed)]);
+    }
+}
