@@ -2,6 +2,7 @@
 //! once by polling. What differs between the two by nature is in [`differ`].
 #![expect(clippy::unwrap_used, reason = "a scenario that can't go on must fail, and say where")]
 
+mod agent;
 mod bad_input;
 mod clean;
 mod commands;
@@ -12,6 +13,7 @@ mod identity;
 mod namespaces;
 mod port_choice;
 mod proof;
+mod restart;
 mod wait;
 mod watch;
 
@@ -28,13 +30,14 @@ fn main() -> ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
     let mut scenarios = Vec::new();
     for backend in [Backend::Ebpf, Backend::Poll] {
-        let files: [(&str, &[Rule]); 8] = [
+        let files: [(&str, &[Rule]); 9] = [
             ("clean", clean::RULES),
             ("exclusion", exclusion::RULES),
             ("holders", holders::RULES),
             ("identity", identity::RULES),
             ("namespaces", namespaces::RULES),
             ("proof", proof::RULES),
+            ("restart", restart::RULES),
             ("wait", wait::RULES),
             ("watch", watch::RULES),
         ];
@@ -49,10 +52,12 @@ fn main() -> ExitCode {
             }
         }
     }
-    let once: [(&str, &[OnceRule]); 5] = [
+    let once: [(&str, &[OnceRule]); 7] = [
+        ("agent", agent::RULES),
         ("bad_input", bad_input::RULES),
         ("commands", commands::RULES),
         ("ebpf_only", watch::EBPF_RULES),
+        ("ebpf_only", restart::EBPF_RULES),
         ("port_choice", port_choice::RULES),
         ("unprivileged", exclusion::UNPRIVILEGED_RULES),
     ];

@@ -86,6 +86,8 @@ impl Gatewatch {
         for variable in ["OPENCLAW_GATEWAY_PORT", "GATEWATCH_SOCKET", "GATEWATCH_WITHOUT", "NO_COLOR"] {
             command.env_remove(variable);
         }
+        // An agent that serves this machine is none of the scenarios'.
+        command.env("GATEWATCH_SOCKET", "/nonexistent/agent.sock");
         Self { command }
     }
 
@@ -121,6 +123,13 @@ impl Gatewatch {
     pub fn inside(self, pid: u32) -> Self {
         let mut command = Command::new("nsenter");
         command.args(["--pid", "--mount", "--target", &pid.to_string(), "--"]).args(self.words());
+        Self { command }
+    }
+
+    /// Within the network namespace of a process.
+    pub fn in_network_of(self, pid: u32) -> Self {
+        let mut command = Command::new("nsenter");
+        command.args(["--net", "--target", &pid.to_string(), "--"]).args(self.words());
         Self { command }
     }
 

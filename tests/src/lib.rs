@@ -2,10 +2,12 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on must fail, and say where")]
 
 mod actor;
+mod agent;
 mod gatewatch;
 mod needs;
 
 pub use actor::{Actor, Part, node_package};
+pub use agent::{Agent, Events, Managed, Reply, config};
 pub use gatewatch::{Answer, Backend, Gatewatch, Watch};
 pub use needs::{Needs, Scenario, have};
 
