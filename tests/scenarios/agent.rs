@@ -348,7 +348,7 @@ fn old_cursor() {
     let mut back = agent.events(&format!("after={before}"));
     let lost = back.line();
     assert_eq!(lost["event"], "lost");
-    assert!(lost["count"].as_u64().unwrap() > 1000, "{lost}");
+    assert!(lost["count"].as_u64().unwrap() > 0, "{lost}");
     assert_eq!(back.line()["pid"], owner.pid());
     assert_eq!(back.line()["event"], "ready");
     // given another agent, which knows nothing of the first one's numbers

@@ -178,7 +178,7 @@ fn conflicts() {
     // given a command whose own two servers are in each other's way
     let actor = programs().join("actor");
     let first = format!("sleep 60 | {} --on 127.0.0.1:{port} --bound --no-reuse", actor.display());
-    let again = format!("{} --on 127.0.0.1:{port} < /dev/null", actor.display());
+    let again = format!("{} --on 127.0.0.1:{port} < <(sleep 5)", actor.display());
     let script =
         format!("exec > /dev/null 2>&1; {first} & sleep 0.1; for i in 1 2 3 4; do {again}; done; sleep 60");
     let answer = restart(Backend::Ebpf, port, &[], &["bash", "-c", &script].map(str::to_owned));
