@@ -6,6 +6,7 @@ mod ebpf;
 mod run;
 mod test;
 mod toolchain;
+mod vm;
 
 use clap::{Parser, Subcommand};
 
@@ -27,6 +28,15 @@ enum Task {
     CheckEbpf,
     /// Install what the tests need, and run them all
     Test,
+    /// Try the packaged units under a real systemd, on one of Debian's kernels, in a virtual machine
+    VmTest {
+        /// Its version: 6.1, 6.12
+        #[arg(long, default_value = "6.1")]
+        kernel: String,
+        /// Run every scenario of the tests there as well
+        #[arg(long)]
+        suite: bool,
+    },
     /// Measure, each figure beside what it is to be compared with
     Bench {
         /// Only these figures
@@ -43,6 +53,7 @@ fn main() -> anyhow::Result<()> {
         Task::BuildEbpf => ebpf::build(),
         Task::CheckEbpf => ebpf::check(),
         Task::Test => test::run_all(),
+        Task::VmTest { kernel, suite } => vm::test(&kernel, suite),
         Task::Bench { parts } => bench::run_parts(&parts),
         Task::HoldSockets { count } => bench::hold_sockets(count),
     }

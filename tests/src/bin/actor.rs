@@ -88,6 +88,9 @@ struct Part {
     /// Try to bind once more after being ready, and say how that went
     #[arg(long)]
     try_again: bool,
+    /// Go on when standard input ends: for a service manager, which gives none
+    #[arg(long)]
+    stay: bool,
     /// So many processes between this one and the command
     #[arg(long, default_value_t = 0)]
     hops: u32,
@@ -101,7 +104,9 @@ fn main() {
     let mut term = SigSet::empty();
     term.add(Signal::SIGTERM);
     term.thread_block().unwrap();
-    end_with_the_test();
+    if !part.stay {
+        end_with_the_test();
+    }
     if let Some(name) = &part.comm {
         set_name(name);
     }

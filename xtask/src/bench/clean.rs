@@ -37,7 +37,7 @@ pub(super) fn run(programs: &Programs) -> Result<()> {
     Ok(())
 }
 
-fn the_floor(programs: &Programs) -> Result<Duration> {
+pub(super) fn the_floor(programs: &Programs) -> Result<Duration> {
     let gateway = programs.gateway(PORT)?;
     let begun = Instant::now();
     kill(gateway.pid(), Signal::SIGTERM)?;
@@ -47,6 +47,6 @@ fn the_floor(programs: &Programs) -> Result<Duration> {
     Ok(begun.elapsed())
 }
 
-fn can_bind() -> bool {
+pub(super) fn can_bind() -> bool {
     TcpListener::bind(("127.0.0.1", PORT)).is_ok()
 }
