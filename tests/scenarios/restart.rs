@@ -72,7 +72,7 @@ fn command_fails(backend: Backend) {
 }
 
 fn nobody_new(backend: Backend) {
-    let answer = restart(backend, unused_port(), &["--listen-timeout", "100ms"], &words("true"));
+    let answer = restart(backend, unused_port(), &["--listen-timeout", "2s"], &words("true"));
     assert_eq!((answer.status, answer.outcome().as_str()), (7, "timed_out"), "{answer:?}");
     assert_eq!(answer.json()["command"]["status"], 0);
 }
