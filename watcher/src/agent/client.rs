@@ -10,9 +10,9 @@ use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
 
 use super::problem::Problem;
+use crate::platform::host::socket;
 
 /// Why the agent did not answer a request.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +51,7 @@ impl Client {
     /// [`ClientError::Absent`].
     pub async fn connect(path: &Path) -> Result<Self, ClientError> {
         let absent = |error| ClientError::Absent { path: path.to_owned(), error };
-        let stream = UnixStream::connect(path).await.map_err(absent)?;
+        let stream = socket::connect(path).await.map_err(absent)?;
         let (http, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| absent(io::Error::other(error)))?;
         // Its end shows in the request that it carries.

@@ -12,7 +12,7 @@ pub(crate) const BODY: usize = 16 * 1024;
 pub(crate) const HEAD: Duration = Duration::from_secs(10);
 /// The longest wait that a request may ask for.
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(600);
-/// Connections, of all clients and of one user. Root's are not counted by user: it could do worse.
+/// Connections, of all clients and of one user.
 const CONNECTIONS: usize = 512;
 const CONNECTIONS_EACH: usize = 128;
 
@@ -40,8 +40,11 @@ impl Buckets {
         Self { rate, filled: Mutex::default() }
     }
 
-    /// Takes one; false when there is none left.
+    /// Takes one; false when there is none left. Root is not counted: it could do worse.
     pub(crate) fn take(&self, uid: u32, now: Instant) -> bool {
+        if uid == 0 {
+            return true;
+        }
         let mut filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner);
         let Rate { per_second, burst } = self.rate;
         let level = |(left, at): (f64, Instant)| {

@@ -286,7 +286,8 @@ pub async fn run(
     let config = Config::load(config_path)?;
     let path = socket_path(socket, &config);
     let agent = Arc::new(Agent::new(Settings::new(config)?, pace)?);
-    let listener = serve::listen(&path)?;
+    let failed = |error| AgentError::Socket { path: path.clone(), error };
+    let listener = host::socket::listen(&path).map_err(failed)?;
     // Before there is another thread: each would keep its own.
     privileges::keep_needed();
     let mut signals = host::signals::Signals::new().map_err(AgentError::Signals)?;

@@ -1,8 +1,5 @@
 //! Connections: the socket, who is on it, and one task for each.
 
-use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,66 +7,34 @@ use axum::extract::Extension;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
 use super::limits::HEAD;
-use super::{Agent, AgentError, api};
+use super::{Agent, api};
 use crate::platform::host::peer::Peer;
-use crate::platform::host::service;
+use crate::platform::host::socket::{self, Listener, Stream};
 
 /// The longest that requests under way are waited for at the end: a clean's own timeouts are shorter.
 const FINISH: Duration = Duration::from_secs(30);
 
-/// The service manager's socket, or one of our own at the path. Anybody may connect to it: who may do what is decided
-/// for each request, by who made it.
-pub(super) fn listen(path: &Path) -> Result<UnixListener, AgentError> {
-    let failed = |error| AgentError::Socket { path: path.to_owned(), error };
-    if let Some(given) = service::given_socket().map_err(failed)? {
-        return UnixListener::from_std(given).map_err(failed);
-    }
-    if let Some(folder) = path.parent().filter(|folder| !folder.exists()) {
-        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(failed)?;
-    }
-    remove_leftover(path).map_err(failed)?;
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666)).map_err(failed)?;
-    Ok(listener)
-}
-
-/// Removes the socket of an agent that is no more; that of one that answers is left alone.
-fn remove_leftover(path: &Path) -> io::Result<()> {
-    match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is something else of that name"))
-        }
-        Ok(_) if std::os::unix::net::UnixStream::connect(path).is_ok() => {
-            Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent answers there"))
-        }
-        Ok(_) => std::fs::remove_file(path),
-    }
-}
-
 /// The connections of an agent.
 pub(super) struct Connections {
     agent: Arc<Agent>,
-    listener: UnixListener,
+    listener: Listener,
     open: JoinSet<()>,
 }
 
 impl Connections {
-    pub(super) fn new(agent: Arc<Agent>, listener: UnixListener) -> Self {
+    pub(super) fn new(agent: Arc<Agent>, listener: Listener) -> Self {
         Self { agent, listener, open: JoinSet::new() }
     }
 
     /// Takes the next connection, or takes note that one has ended.
     pub(super) async fn next(&mut self) {
         tokio::select! {
-            accepted = self.listener.accept() => match accepted {
-                Ok((stream, _)) => self.begin(stream),
+            accepted = socket::accept(&self.listener) => match accepted {
+                Ok(stream) => self.begin(stream),
                 Err(error) => {
                     // Out of descriptors, most likely: others have to end before the next can begin.
                     warn!(%error, "a connection can't be taken");
@@ -80,7 +45,7 @@ impl Connections {
         }
     }
 
-    fn begin(&mut self, stream: UnixStream) {
+    fn begin(&mut self, stream: Stream) {
         let peer = match Peer::of(&stream) {
             Ok(peer) => peer,
             Err(error) => return debug!(%error, "a client that can't be known"),

@@ -1,6 +1,5 @@
 //! `gatewatch demo`: a stale gateway of its own, watched and cleaned.
 
-use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 
 use tokio::net::TcpListener;
@@ -16,7 +15,7 @@ use crate::exclude::Exclusions;
 use crate::identify::{OPENCLAW_GATEWAY, Rules};
 use crate::observe::{Interest, Socket};
 use crate::outcome::Outcome;
-use crate::platform::host::Host;
+use crate::platform::host::{self, Host};
 use crate::report::{CleanReport, OwnerReport};
 use crate::watch::{Watch, What};
 
@@ -98,18 +97,17 @@ pub(super) async fn run(args: &DemoArgs) -> Result<u8, CliError> {
 /// The gateway: listens, and ends when asked to.
 pub(super) async fn gateway(port: u16) -> Result<u8, CliError> {
     let failed = |error| CliError::Io { what: "the demo's gateway can't listen", error };
-    let mut terminate =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(failed)?;
+    let mut signals = host::signals::Signals::new().map_err(failed)?;
     let _listener = TcpListener::bind(("127.0.0.1", port)).await.map_err(failed)?;
-    terminate.recv().await;
+    signals.next().await;
     Ok(0)
 }
 
 fn start_gateway(port: u16) -> Result<Child, CliError> {
     let failed = |error| CliError::Io { what: "the demo's gateway can't be started", error };
     let program = std::env::current_exe().map_err(failed)?;
-    let mut command = std::process::Command::new(program);
-    command.arg0(OPENCLAW_GATEWAY).args(["demo-gateway", &port.to_string()]);
+    let mut command = host::titled(&program, OPENCLAW_GATEWAY).map_err(failed)?;
+    command.args(["demo-gateway", &port.to_string()]);
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let mut command = Command::from(command);
     command.kill_on_drop(true).spawn().map_err(failed)

@@ -6,7 +6,7 @@ use crate::agent::AgentError;
 use crate::agent::client::ClientError;
 use crate::config::ConfigError;
 use crate::observe::ObserveError;
-use crate::platform::host::NetnsError;
+use crate::platform::NetnsError;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +43,9 @@ impl CliError {
         match self {
             Self::Usage(_)
             | Self::Config(_)
-            | Self::Netns(NetnsError::Open { .. } | NetnsError::Other(_)) => Self::USAGE,
+            | Self::Netns(NetnsError::Open { .. } | NetnsError::Other(_) | NetnsError::Unsupported) => {
+                Self::USAGE
+            }
             Self::Observe(ObserveError::Unavailable { .. }) | Self::Netns(NetnsError::Enter { .. }) => {
                 Self::NOT_PERMITTED
             }

@@ -21,10 +21,14 @@ use clap::{CommandFactory, Parser};
 
 use self::args::{Arguments, Command};
 pub(crate) use self::error::CliError;
+use crate::platform::host;
 
 /// Runs the program with the arguments of this process, and gives its exit status.
 #[must_use]
 pub fn run() -> ExitCode {
+    if let Some(status) = host::helper() {
+        return ExitCode::from(status);
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return refuse(&error),

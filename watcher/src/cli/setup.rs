@@ -127,7 +127,8 @@ pub(super) fn observer(
     interest: Interest,
     pace: Duration,
 ) -> Result<Box<dyn Observer>, CliError> {
-    if backend != BackendChoice::Poll {
+    // Where no kernel tells of events, polling is no fallback that needs a word.
+    if backend == BackendChoice::Ebpf || (backend == BackendChoice::Auto && host::HAS_EVENTS) {
         match host.by_events(ports, interest) {
             Ok((observer, losses)) => {
                 for loss in losses {

@@ -134,6 +134,51 @@ impl<T: SocketTable> Observer for PollObserver<T> {
     }
 }
 
+/// Why kernel events can't be had on a system that has none for us.
+#[cfg_attr(target_os = "linux", expect(dead_code, reason = "Linux has them"))]
+pub(crate) fn no_events() -> ObserveError {
+    ObserveError::Unavailable {
+        what: "the eBPF backend".to_owned(),
+        why: "it is Linux's".to_owned(),
+        mend: "leave --backend out: ports are polled here".to_owned(),
+    }
+}
+
+/// netstat2's table of the whole system, for systems with one network.
+#[cfg_attr(target_os = "linux", expect(dead_code, reason = "Linux has one for each namespace"))]
+pub(crate) struct SystemTable {
+    /// Finds the short name of a process.
+    pub(crate) name_of: fn(u32) -> Option<String>,
+}
+
+impl SocketTable for SystemTable {
+    fn listeners(&self) -> Result<Vec<Socket>, String> {
+        self.owned_listeners()
+    }
+
+    fn owned_listeners(&self) -> Result<Vec<Socket>, String> {
+        Ok(tcp_sockets()?.iter().filter_map(listener).collect())
+    }
+
+    fn has_connections(&self, port: u16) -> Result<bool, String> {
+        Ok(tcp_sockets()?.iter().any(|info| is_connection(info, port)))
+    }
+
+    fn name_of(&self, pid: u32) -> Option<String> {
+        (self.name_of)(pid)
+    }
+}
+
+/// Whether the process still has a listener on the socket's address.
+#[cfg_attr(target_os = "linux", expect(dead_code, reason = "Linux looks at the descriptor itself"))]
+pub(crate) fn holds(holder: &Holder, socket: &Socket) -> std::io::Result<bool> {
+    let all = tcp_sockets().map_err(std::io::Error::other)?;
+    let same = |other: Socket| {
+        other.address == socket.address && other.holders.iter().any(|other| other.pid == holder.pid)
+    };
+    Ok(all.iter().filter_map(listener).any(same))
+}
+
 fn same_ids(a: &[Socket], b: &[Socket]) -> bool {
     a.len() == b.len() && a.iter().all(|socket| contains(b, socket))
 }

@@ -1,6 +1,5 @@
 //! Linux: kernel events through eBPF, processes through /proc and pidfds.
 
-mod bind;
 mod cgroup;
 mod diag;
 pub(crate) mod ebpf;
@@ -10,23 +9,28 @@ mod pidfd;
 pub(crate) mod privileges;
 mod proc;
 pub(crate) mod service;
-pub(crate) mod signals;
 mod table;
-pub(crate) mod users;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
+use nix::sys::socket::{setsockopt, sockopt};
+use watcher_common::OWN_MARK;
 
 use self::ebpf::Reach;
 pub(crate) use self::netns::Netns;
-pub use self::netns::NetnsError;
 use crate::observe::{Holder, Interest, ObserveError, Observer, Socket};
 use crate::platform::poll::PollObserver;
+use crate::platform::unix::bind;
+pub(crate) use crate::platform::unix::{helper, monotonic_now, signals, socket, titled, users};
+use crate::platform::{Hook, NetnsError};
 use crate::process::Process;
 use crate::system::{Bind, BindAddress, BindAs, Handle, ProcessError, SignalError, System};
+
+/// Whether the kernel tells of events.
+pub(crate) const HAS_EVENTS: bool = true;
 
 /// Linux, in one network namespace.
 #[derive(Debug, Clone)]
@@ -55,7 +59,7 @@ impl Host {
         interest: Interest,
     ) -> Result<(Box<dyn Observer>, Vec<String>), ObserveError> {
         let observer = ebpf::EbpfObserver::new(ports, Reach::One(self.netns.clone()), interest)?;
-        let losses = observer.hooks().iter().filter_map(ebpf::Hook::loss).collect();
+        let losses = observer.hooks().iter().filter_map(Hook::loss).collect();
         Ok((Box::new(observer), losses))
     }
 
@@ -69,7 +73,7 @@ impl Host {
     ) -> Result<(Box<dyn Observer>, Vec<String>), ObserveError> {
         let reach = Reach::All(self.netns.clone());
         let observer = ebpf::EbpfObserver::new(ports, reach, Interest::Everything)?;
-        let losses = observer.hooks().iter().filter_map(ebpf::Hook::loss).collect();
+        let losses = observer.hooks().iter().filter_map(Hook::loss).collect();
         Ok((Box::new(observer), losses))
     }
 
@@ -87,7 +91,7 @@ impl Host {
     ///
     /// # Errors
     /// [`ObserveError::Unavailable`] where not even the foundation can be had.
-    pub(crate) fn try_hooks(&self) -> Result<Vec<ebpf::Hook>, ObserveError> {
+    pub(crate) fn try_hooks(&self) -> Result<Vec<Hook>, ObserveError> {
         ebpf::EbpfObserver::new(&[], Reach::One(self.netns.clone()), Interest::Everything)
             .map(ebpf::EbpfObserver::into_hooks)
     }
@@ -112,14 +116,17 @@ impl System for Host {
     }
 
     fn try_bind(&self, address: &BindAddress, how: BindAs) -> Bind {
-        bind::try_bind(&self.netns, address, how)
+        bind::try_bind(|bind| self.netns.run(bind), address, how)
     }
 }
 
-/// `CLOCK_MONOTONIC` in nanoseconds, which is what `bpf_ktime_get_ns` reads.
-pub(crate) fn monotonic_now() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+/// Makes a socket for a bind that proves.
+pub(crate) fn prepare_bind(socket: &OwnedFd) {
+    // The kernel program leaves marked sockets out. Without the privilege the mark stays away, and other people's
+    // watchers see this bind for what it is.
+    let _ = setsockopt(socket, sockopt::Mark, &OWN_MARK);
+    // The address may have left its interface with the socket that held it; the question is only about the port.
+    let _ = setsockopt(socket, sockopt::IpFreebind, &true);
 }
 
 /// The kernel's release, as uname(2) says it.

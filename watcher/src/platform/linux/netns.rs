@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{FsType, fstatfs};
+
+use crate::platform::NetnsError;
 
 /// The magic number of the file system that namespaces are files of (`NSFS_MAGIC`, linux/magic.h).
 const NSFS_MAGIC: FsType = FsType(0x6e73_6673);
@@ -18,30 +20,6 @@ pub(crate) struct Netns {
     inode: u32,
     /// Where to go for it; `None` when it is the one that we are in.
     file: Option<Arc<File>>,
-}
-
-/// Why a path is no network namespace.
-#[derive(Debug, thiserror::Error)]
-pub enum NetnsError {
-    /// It can't be opened.
-    #[error("the network namespace {path} can't be opened: {error}", path = path.display())]
-    Open {
-        /// The path.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
-    /// It is something else.
-    #[error("{path} is no network namespace; name one as /run/netns/NAME or /proc/PID/ns/net", path = .0.display())]
-    Other(PathBuf),
-    /// It can't be entered.
-    #[error("the network namespace {path} can't be entered: {error}; that takes CAP_SYS_ADMIN", path = path.display())]
-    Enter {
-        /// The path.
-        path: PathBuf,
-        /// What the system said.
-        error: io::Error,
-    },
 }
 
 impl Netns {

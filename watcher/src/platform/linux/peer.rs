@@ -8,8 +8,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
 use tokio::net::UnixStream;
 
-use super::netns::NetnsError;
 use super::{Host, pidfd, proc};
+use crate::platform::NetnsError;
 
 /// A client, as it was when it connected.
 #[derive(Debug)]

@@ -14,29 +14,11 @@ use super::facts::Facts;
 use super::load::{LoadError, Loader};
 use super::{offsets, sys};
 use crate::observe::Interest;
+use crate::platform::Hook;
 
 /// The name of the iterator's hook, and what it gives.
 const HOLDERS: (&str, &str) = ("iter/task_file", "all holders of a socket, in one pass");
 const NO_BTF: &str = "the kernel has no type information (CONFIG_DEBUG_INFO_BTF)";
-
-/// A hook and its state.
-#[derive(Debug)]
-pub(crate) struct Hook {
-    /// The kernel's name of it.
-    pub(crate) name: &'static str,
-    /// What it is for.
-    pub(crate) gives: &'static str,
-    /// Why it is not attached, if so.
-    pub(crate) failure: Option<String>,
-}
-
-impl Hook {
-    /// What is lost without it, as a sentence; `None` when it is attached.
-    pub(crate) fn loss(&self) -> Option<String> {
-        let Self { name, gives, failure } = self;
-        failure.as_ref().map(|why| format!("no {gives}: {name} can't be attached ({why})"))
-    }
-}
 
 /// The attached hooks. Dropping them detaches all.
 pub(super) struct Hooks {

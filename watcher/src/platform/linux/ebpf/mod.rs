@@ -18,7 +18,6 @@ use std::task::{Context, Poll};
 use aya::maps::{Array, Map, MapData};
 
 use self::facts::Facts;
-pub(crate) use self::hooks::Hook;
 use self::hooks::Hooks;
 use self::load::{Globals, LoadError, Loader};
 use self::log::KernelLog;
@@ -26,6 +25,7 @@ use self::stream::Stream;
 use super::netns::Netns;
 use super::{diag, proc};
 use crate::observe::{Backend, EventKind, Interest, Observation, ObserveError, Observer, Socket};
+use crate::platform::Hook;
 
 /// How far an observer sees.
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@ use tokio::io::unix::AsyncFd;
 use watcher_common::{AF_INET6, Record, kind};
 
 use crate::observe::{Event, EventKind, Observation, socket_address};
-use crate::platform::linux::monotonic_now;
+use crate::platform::host::monotonic_now;
 
 /// The events of the kernel program.
 pub(super) struct Stream {

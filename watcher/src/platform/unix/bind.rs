@@ -1,20 +1,23 @@
 //! Binding, to prove that a port is free: bind only, never listen, closed at once.
 
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 
+use crate::platform::host;
+use crate::system::{Bind, BindAddress, BindAs};
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, setsockopt, socket, sockopt,
 };
-use watcher_common::OWN_MARK;
 
-use super::netns::Netns;
-use crate::system::{Bind, BindAddress, BindAs};
-
-/// One bind in the namespace.
-pub(super) fn try_bind(netns: &Netns, address: &BindAddress, how: BindAs) -> Bind {
-    match netns.run(|| attempt(address, how)) {
+/// One bind, where `place` says.
+pub(crate) fn try_bind(
+    place: impl FnOnce(&mut (dyn FnMut() -> nix::Result<()> + Send)) -> io::Result<nix::Result<()>>,
+    address: &BindAddress,
+    how: BindAs,
+) -> Bind {
+    match place(&mut || attempt(address, how)) {
         Ok(Ok(())) => Bind::Free,
         Ok(Err(Errno::EADDRINUSE)) => Bind::Taken,
         Ok(Err(error)) => Bind::Untried(error.into()),
@@ -24,12 +27,8 @@ pub(super) fn try_bind(netns: &Netns, address: &BindAddress, how: BindAs) -> Bin
 
 fn attempt(address: &BindAddress, how: BindAs) -> nix::Result<()> {
     let family = if address.address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
-    // The kernel program leaves marked sockets out. Without the privilege the mark stays away, and other people's
-    // watchers see this bind for what it is.
-    let _ = setsockopt(&socket, sockopt::Mark, &OWN_MARK);
-    // The address may have left its interface with the socket that held it; the question is only about the port.
-    let _ = setsockopt(&socket, sockopt::IpFreebind, &true);
+    let socket = socket(family, SockType::Stream, SockFlag::empty(), None)?;
+    host::prepare_bind(&socket);
     if how == BindAs::Server {
         setsockopt(&socket, sockopt::ReuseAddr, &true)?;
     }

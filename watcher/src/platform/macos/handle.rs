@@ -1,0 +1,76 @@
+//! A process to end. There is no handle on this system that means a process for good, so pid and start time are
+//! compared again just before each signal.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::task::{Context, Poll, ready};
+
+use nix::errno::Errno;
+use nix::sys::event::{EvFlags, EventFilter, FilterFlag, KEvent, Kqueue};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::process;
+use crate::process::StartTime;
+use crate::system::{Handle, ProcessError, SignalError};
+
+/// A process that can be ended.
+pub(super) struct ProcessHandle {
+    pid: u32,
+    started: StartTime,
+    /// Readable once the process has ended (`EVFILT_PROC`, kqueue(2)).
+    exit: AsyncFd<OwnedFd>,
+}
+
+impl ProcessHandle {
+    pub(super) fn open(pid: u32) -> Result<Self, SignalError> {
+        let queue = Kqueue::new().map_err(|error| SignalError::Other(error.into()))?;
+        let ident = usize::try_from(pid).map_err(|error| SignalError::Other(io::Error::other(error)))?;
+        let exit = KEvent::new(ident, EventFilter::EVFILT_PROC, EvFlags::EV_ADD, FilterFlag::NOTE_EXIT, 0, 0);
+        // The filter is set before the start time is read: from then on this very process's exit is waited for.
+        queue.kevent(&[exit], &mut [], None).map_err(refused)?;
+        let started = process::start_time(pid).map_err(|error| match error {
+            ProcessError::Gone => SignalError::Gone,
+            ProcessError::Unreadable(why) => SignalError::Other(io::Error::other(why)),
+        })?;
+        let queue: OwnedFd = queue.into();
+        // SAFETY: an OwnedFd owns its descriptor, and always gives the same one.
+        let exit =
+            unsafe { AsyncFd::register_with_interest(queue, Interest::READABLE) }.map_err(io::Error::from)?;
+        Ok(Self { pid, started, exit })
+    }
+
+    fn signal(&self, signal: Signal, name: &'static str) -> Result<&'static str, SignalError> {
+        if process::start_time(self.pid).ok() != Some(self.started) {
+            return Err(SignalError::Gone);
+        }
+        let pid = i32::try_from(self.pid).map_err(|error| SignalError::Other(io::Error::other(error)))?;
+        kill(Pid::from_raw(pid), signal).map_err(refused)?;
+        Ok(name)
+    }
+}
+
+fn refused(errno: Errno) -> SignalError {
+    match errno {
+        Errno::ESRCH => SignalError::Gone,
+        Errno::EPERM => SignalError::NotPermitted,
+        other => SignalError::Other(other.into()),
+    }
+}
+
+impl Handle for ProcessHandle {
+    fn ask(&self) -> Result<&'static str, SignalError> {
+        self.signal(Signal::SIGTERM, "SIGTERM")
+    }
+
+    fn force(&self) -> Result<&'static str, SignalError> {
+        self.signal(Signal::SIGKILL, "SIGKILL")
+    }
+
+    fn poll_exit(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.exit.poll_read_ready(cx))?.retain_ready();
+        Poll::Ready(Ok(()))
+    }
+}

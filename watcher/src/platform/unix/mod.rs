@@ -1,0 +1,34 @@
+//! What Linux and macOS have in common.
+
+pub(crate) mod bind;
+pub(crate) mod signals;
+pub(crate) mod socket;
+pub(crate) mod users;
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
+
+/// `CLOCK_MONOTONIC` in nanoseconds, which is what Linux's kernel events are stamped with.
+pub(crate) fn monotonic_now() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Plays a part that another run of this program has for it: none on these systems.
+pub(crate) fn helper() -> Option<u8> {
+    None
+}
+
+/// A program that is to be known by another title.
+///
+/// # Errors
+/// None on these systems.
+pub(crate) fn titled(program: &Path, title: &str) -> std::io::Result<Command> {
+    use std::os::unix::process::CommandExt;
+    let mut command = Command::new(program);
+    command.arg0(title);
+    Ok(command)
+}

@@ -1,0 +1,43 @@
+//! Binding, to prove that a port is free: bind only, never listen, closed at once.
+
+use std::io;
+use std::os::windows::io::AsRawSocket;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use windows_sys::Win32::Networking::WinSock::{
+    SO_EXCLUSIVEADDRUSE, SOCKET, SOL_SOCKET, WSAEACCES, WSAEADDRINUSE, setsockopt,
+};
+
+use crate::system::{Bind, BindAddress, BindAs};
+
+/// One bind. A server that shares its port with nobody sets `SO_EXCLUSIVEADDRUSE`; with `SO_REUSEADDR`, which means
+/// something else here, it could take a port that another one listens on.
+pub(super) fn try_bind(address: &BindAddress, how: BindAs) -> Bind {
+    match attempt(address, how) {
+        Ok(()) => Bind::Free,
+        // An exclusive owner answers EACCES to binds that would share.
+        Err(error) if matches!(error.raw_os_error(), Some(WSAEADDRINUSE | WSAEACCES)) => Bind::Taken,
+        Err(error) => Bind::Untried(error),
+    }
+}
+
+fn attempt(address: &BindAddress, how: BindAs) -> io::Result<()> {
+    let domain = Domain::for_address(address.address);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    if domain == Domain::IPV6 {
+        socket.set_only_v6(address.v6_only)?;
+    }
+    if how == BindAs::Server {
+        exclusive(&socket)?;
+    }
+    socket.bind(&address.address.into())
+}
+
+fn exclusive(socket: &Socket) -> io::Result<()> {
+    let on = 1i32;
+    let length = i32::try_from(size_of_val(&on)).map_err(io::Error::other)?;
+    let raw = SOCKET::try_from(socket.as_raw_socket()).map_err(io::Error::other)?;
+    // SAFETY: the option is one number, whose place and length are given; the socket is open.
+    let result = unsafe { setsockopt(raw, SOL_SOCKET, SO_EXCLUSIVEADDRUSE, (&raw const on).cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,96 @@
+//! Processes, through sysinfo and their handles.
+
+use std::io;
+use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
+use std::time::{Duration, SystemTime};
+
+use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System, UpdateKind};
+use windows_sys::Win32::Foundation::{ERROR_INVALID_PARAMETER, FILETIME, HANDLE};
+use windows_sys::Win32::System::Threading::{
+    GetProcessTimes, OpenProcess, PROCESS_QUERY_LIMITED_INFORMATION,
+};
+
+use crate::process::{Process, StartTime};
+use crate::system::ProcessError;
+
+/// From 1601, where Windows begins to count, to 1970, in units of 100 ns.
+const EPOCH: u64 = 116_444_736_000_000_000;
+
+/// Reads a process.
+pub(super) fn read(pid: u32) -> Result<Process, ProcessError> {
+    let start_time = start_time(pid)?;
+    let always = UpdateKind::Always;
+    let system =
+        refreshed(pid, ProcessRefreshKind::nothing().with_cmd(always).with_exe(always).with_cwd(always));
+    let process = system.process(Pid::from_u32(pid)).ok_or(ProcessError::Gone)?;
+    let argv: Vec<String> = process.cmd().iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    Ok(Process {
+        pid,
+        start_time,
+        parent: parent(pid),
+        uid: None,
+        comm: process.name().to_string_lossy().into_owned(),
+        argv: (!argv.is_empty()).then_some(argv),
+        exe: process.exe().map(ToOwned::to_owned),
+        cwd: process.cwd().map(ToOwned::to_owned),
+        root: None,
+        unit: None,
+        container: None,
+    })
+}
+
+/// The parent's pid. A parent that began later than its child is another process, to which the pid was given when the
+/// real one had ended.
+pub(super) fn parent(pid: u32) -> Option<u32> {
+    let system = refreshed(pid, ProcessRefreshKind::nothing());
+    let parent = system.process(Pid::from_u32(pid))?.parent()?.as_u32();
+    let (Ok(own), Ok(parents)) = (start_time(pid), start_time(parent)) else { return Some(parent) };
+    (parents.raw <= own.raw).then_some(parent)
+}
+
+/// The program's file name.
+pub(super) fn name(pid: u32) -> Option<String> {
+    let system = refreshed(pid, ProcessRefreshKind::nothing());
+    Some(system.process(Pid::from_u32(pid))?.name().to_string_lossy().into_owned())
+}
+
+fn refreshed(pid: u32, what: ProcessRefreshKind) -> System {
+    let mut system = System::new();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[Pid::from_u32(pid)]), true, what);
+    system
+}
+
+fn start_time(pid: u32) -> Result<StartTime, ProcessError> {
+    // SAFETY: takes numbers and gives a new handle, or null.
+    let handle = unsafe { OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, 0, pid) };
+    if handle.is_null() {
+        let error = io::Error::last_os_error();
+        let gone = error.raw_os_error().map(i32::cast_unsigned) == Some(ERROR_INVALID_PARAMETER);
+        return Err(if gone { ProcessError::Gone } else { ProcessError::Unreadable(error.to_string()) });
+    }
+    // SAFETY: the system has just made this handle for us.
+    let handle = unsafe { OwnedHandle::from_raw_handle(handle) };
+    let zero = FILETIME { dwLowDateTime: 0, dwHighDateTime: 0 };
+    let (mut created, mut exited, mut in_kernel, mut in_user) = (zero, zero, zero, zero);
+    // SAFETY: the handle is open, and each time is written to a variable of ours.
+    let known = unsafe {
+        GetProcessTimes(
+            handle.as_raw_handle() as HANDLE,
+            &raw mut created,
+            &raw mut exited,
+            &raw mut in_kernel,
+            &raw mut in_user,
+        )
+    };
+    if known == 0 {
+        return Err(ProcessError::Unreadable(io::Error::last_os_error().to_string()));
+    }
+    let ticks = |time: FILETIME| u64::from(time.dwHighDateTime) << 32 | u64::from(time.dwLowDateTime);
+    if ticks(exited) != 0 {
+        // It has ended, and somebody holds a handle of it.
+        return Err(ProcessError::Gone);
+    }
+    let raw = ticks(created);
+    let since_1970 = Duration::from_nanos(raw.saturating_sub(EPOCH).saturating_mul(100));
+    Ok(StartTime { raw, wall: SystemTime::UNIX_EPOCH + since_1970 })
+}
