@@ -19,7 +19,7 @@ mod watch;
 
 use std::process::ExitCode;
 
-use gatewatch_tests::{Backend, Needs, Scenario};
+use gatewatch_tests::{Backend, Needs, Run, Scenario};
 
 /// A rule that holds however ports are observed.
 type Rule = (&'static str, &'static [Needs], fn(Backend));
@@ -69,6 +69,10 @@ fn main() -> ExitCode {
                 run: Box::new(run),
             });
         }
+    }
+    if gatewatch_tests::run() != Run::All {
+        scenarios
+            .retain(|scenario| scenario.name.starts_with("poll::") && !scenario.needs.contains(&Needs::Root));
     }
     // The programs are built before the trials run beside each other.
     gatewatch_tests::programs();

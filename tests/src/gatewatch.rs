@@ -93,7 +93,14 @@ impl Gatewatch {
 
     /// A command on a port, observed in one way, answered in JSON.
     pub fn on(backend: Backend, command: &[&str], port: u16) -> Self {
-        Self::new(command).with(&["--backend", backend.name(), "--format", "json", "-p", &port.to_string()])
+        Self::new(command).with(&[
+            "--backend",
+            crate::run().flag(backend),
+            "--format",
+            "json",
+            "-p",
+            &port.to_string(),
+        ])
     }
 
     /// Runs a command with its arguments.

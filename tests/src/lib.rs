@@ -16,6 +16,37 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+/// Which run of the scenarios this is, as `GATEWATCH_TESTS_RUN` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Run {
+    /// All of them, as who runs them.
+    All,
+    /// Those by polling that need no root, as an ordinary user: `user`.
+    User,
+    /// The same as root without the capabilities for BPF, where `auto` has to come down to polling: `without-bpf`.
+    WithoutBpf,
+}
+
+impl Run {
+    /// How a backend is asked for.
+    pub fn flag(self, backend: Backend) -> &'static str {
+        if self == Self::WithoutBpf { "auto" } else { backend.name() }
+    }
+}
+
+/// This run.
+///
+/// # Panics
+/// When the variable says something else.
+pub fn run() -> Run {
+    match std::env::var("GATEWATCH_TESTS_RUN").as_deref() {
+        Err(_) => Run::All,
+        Ok("user") => Run::User,
+        Ok("without-bpf") => Run::WithoutBpf,
+        Ok(other) => panic!("GATEWATCH_TESTS_RUN is {other}"),
+    }
+}
+
 /// Longer than anything takes that works.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -68,6 +68,9 @@ pub struct Line {
     /// For `lost`: how many.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
+    /// For `ready`: what is shorter than this, in microseconds, can be missed. Only where ports are polled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resolution_us: Option<u64>,
 }
 
 impl Line {
@@ -89,6 +92,7 @@ impl Line {
             delay_us: None,
             holders: None,
             count: None,
+            resolution_us: None,
         }
     }
 }
@@ -306,7 +310,8 @@ impl<S: System> Watch<S> {
     }
 
     fn blank(&self, event: What, port: u16) -> Line {
-        Line::blank(event, port, self.observer.backend())
+        let resolution_us = (event == What::Ready).then(|| self.observer.resolution().map(micros)).flatten();
+        Line { resolution_us, ..Line::blank(event, port, self.observer.backend()) }
     }
 }
 

@@ -1,12 +1,14 @@
 //! The project's own tasks. `cargo xtask --help` lists them.
 
 mod bench;
+mod cross;
 mod debian;
 mod ebpf;
 mod run;
 mod test;
 mod toolchain;
 mod vm;
+mod wine;
 
 use clap::{Parser, Subcommand};
 
@@ -37,6 +39,8 @@ enum Task {
         #[arg(long)]
         suite: bool,
     },
+    /// Check macOS, build Windows, and run what was built under Wine
+    CrossCheck,
     /// Measure, each figure beside what it is to be compared with
     Bench {
         /// Only these figures
@@ -54,6 +58,7 @@ fn main() -> anyhow::Result<()> {
         Task::CheckEbpf => ebpf::check(),
         Task::Test => test::run_all(),
         Task::VmTest { kernel, suite } => vm::test(&kernel, suite),
+        Task::CrossCheck => cross::check(),
         Task::Bench { parts } => bench::run_parts(&parts),
         Task::HoldSockets { count } => bench::hold_sockets(count),
     }

@@ -1,10 +1,12 @@
 //! All tests: installs what they need beside Rust, then runs them.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
-use crate::run::{cargo, run, succeeds};
+use crate::run::{cargo, output, run, succeeds, target};
 
 /// Programs that scenarios run, and the Debian package of each.
 const NEEDED: &[(&str, &str)] =
@@ -19,7 +21,53 @@ pub(crate) fn run_all() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         println!("not root: what takes kernel events or other users is skipped, and says so");
     }
-    run(cargo().args(["test", "--workspace", "--locked"]))
+    run(cargo().args(["test", "--workspace", "--locked"]))?;
+    if nix::unistd::geteuid().is_root() { run_with_less() } else { Ok(()) }
+}
+
+/// The scenarios by polling once more, as an ordinary user, and as root without the capabilities for BPF.
+fn run_with_less() -> Result<()> {
+    // Where an ordinary user can read it.
+    let folder = std::env::temp_dir().join(format!("gatewatch-less-{}", std::process::id()));
+    let deps = folder.join("deps");
+    fs::create_dir_all(&deps)?;
+    for (from, to) in [
+        (scenarios(&[])?, deps.join("scenarios")),
+        (target().join("debug/actor"), folder.join("actor")),
+        (target().join("debug/gatewatch"), folder.join("gatewatch")),
+    ] {
+        fs::copy(from, to)?;
+    }
+    let user = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    let without = ["--bounding-set=-bpf,-perfmon,-sys_admin", "--inh-caps=-bpf,-perfmon,-sys_admin"];
+    let result =
+        [("user", &user[..]), ("without-bpf", &without)].into_iter().try_for_each(|(name, options)| {
+            println!(
+                "by polling, {}",
+                if name == "user" { "as an ordinary user" } else { "without CAP_BPF" }
+            );
+            let mut command = Command::new("setpriv");
+            command.args(options).arg("--").arg(deps.join("scenarios")).current_dir(&folder);
+            run(command.env("GATEWATCH_TESTS_RUN", name).env("GATEWATCH_BIN", folder.join("gatewatch")))
+        });
+    fs::remove_dir_all(&folder)?;
+    result
+}
+
+/// The black-box tests' own program, built with these arguments.
+///
+/// # Errors
+/// When it can't be built.
+pub(crate) fn scenarios(arguments: &[&str]) -> Result<PathBuf> {
+    let mut build = cargo();
+    build.args(["test", "--quiet", "--package", "gatewatch-tests", "--no-run", "--message-format=json"]);
+    let messages = output(build.args(arguments))?;
+    let executable = messages.lines().rev().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let is_it = message["target"]["name"] == "scenarios";
+        message["executable"].as_str().filter(|_| is_it).map(PathBuf::from)
+    });
+    executable.context("cargo built no scenarios")
 }
 
 /// Installs the packages of the programs that are missing.

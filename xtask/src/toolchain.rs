@@ -36,7 +36,8 @@ fn folder() -> PathBuf {
     target().join("ebpf-toolchain")
 }
 
-fn debian_root() -> PathBuf {
+/// Where Debian's compiler is unpacked.
+pub(crate) fn debian_root() -> PathBuf {
     folder().join("root")
 }
 

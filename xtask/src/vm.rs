@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::run::{cargo, output, root, run, target};
-use crate::test::install;
+use crate::test::{install, scenarios};
 
 /// What this takes beside Rust.
 const NEEDED: &[(&str, &str)] = &[
@@ -208,7 +208,7 @@ fn payload(folder: &Path, suite: bool) -> Result<PathBuf> {
     let release = target().join("release");
     let mut programs = vec![release.join("gatewatch"), release.join("actor")];
     if suite {
-        programs.push(scenarios()?);
+        programs.push(scenarios(&["--release"])?);
     }
     for program in &programs {
         let name = program.file_name().context("a program has a name")?.to_string_lossy().into_owned();
@@ -225,27 +225,6 @@ fn payload(folder: &Path, suite: bool) -> Result<PathBuf> {
     let archive = folder.join("payload.cpio");
     archive_of(&tree, &archive)?;
     Ok(archive)
-}
-
-/// The black-box tests' own program.
-fn scenarios() -> Result<PathBuf> {
-    let mut build = cargo();
-    build.args([
-        "test",
-        "--quiet",
-        "--release",
-        "--package",
-        "gatewatch-tests",
-        "--no-run",
-        "--message-format=json",
-    ]);
-    let messages = output(&mut build)?;
-    let executable = messages.lines().rev().find_map(|line| {
-        let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        let is_it = message["target"]["name"] == "scenarios";
-        message["executable"].as_str().filter(|_| is_it).map(PathBuf::from)
-    });
-    executable.context("cargo built no scenarios")
 }
 
 /// The C library may be another in the guest: programs bring their own.

@@ -42,9 +42,6 @@ pub use api::CleanRequest;
 pub use openapi::document as openapi_document;
 pub use problem::Problem;
 
-/// Where clients look for the agent when nothing else is said.
-pub const DEFAULT_SOCKET: &str = "/run/gatewatch/agent.sock";
-
 /// How often what is remembered is compared with the kernel, for what no event tells: a descriptor that was inherited
 /// or passed on.
 const RESYNC: Duration = Duration::from_secs(30);
@@ -263,7 +260,7 @@ pub fn socket_path(given: Option<&Path>, config: &Config) -> PathBuf {
         .map(Path::to_owned)
         .or_else(variable)
         .or_else(|| config.agent.socket.clone())
-        .unwrap_or_else(|| DEFAULT_SOCKET.into())
+        .unwrap_or_else(|| host::AGENT_SOCKET.into())
 }
 
 /// Whether the agent could run with this configuration: its users and groups are known here.

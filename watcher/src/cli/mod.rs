@@ -62,7 +62,7 @@ async fn dispatch(command: Command) -> Result<u8, CliError> {
         Command::Agent(agent) => agent::run(&agent).await,
         Command::Doctor(doctor) => doctor::run(&doctor),
         Command::Demo(demo) => demo::run(&demo).await,
-        Command::DemoGateway { port } => demo::gateway(port).await,
+        Command::DemoGateway { port, stubborn, command } => demo::gateway(port, stubborn, &command).await,
         Command::Completions { .. } | Command::Man => Ok(0),
     }
 }
@@ -97,9 +97,26 @@ fn completions(shell: clap_complete::Shell) -> Result<u8, CliError> {
     Ok(0)
 }
 
+/// The page of the program, and after it the synopsis and the options of each command.
 fn man() -> Result<u8, CliError> {
+    let mut program = Arguments::command();
+    program.build();
     let mut page = Vec::new();
-    clap_mangen::Man::new(Arguments::command()).render(&mut page).map_err(CliError::Output)?;
+    clap_mangen::Man::new(program.clone()).render(&mut page).map_err(CliError::Output)?;
+    for command in
+        program.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help")
+    {
+        let title = format!(".SH \"GATEWATCH {}\"\n", command.get_name().to_uppercase());
+        page.extend(title.as_bytes());
+        let man = clap_mangen::Man::new(command.clone());
+        let mut part = Vec::new();
+        man.render_description_section(&mut part)
+            .and_then(|()| man.render_synopsis_section(&mut part))
+            .and_then(|()| man.render_options_section(&mut part))
+            .map_err(CliError::Output)?;
+        // Sections of a section.
+        page.extend(String::from_utf8_lossy(&part).replace(".SH ", ".SS ").as_bytes());
+    }
     io::stdout().write_all(&page).map_err(CliError::Output)?;
     Ok(0)
 }

@@ -107,7 +107,12 @@ pub(super) fn text(paint: Paint, line: &Line) -> String {
     let event = paint.paint(colour, &format!("{event:<8}"));
     let mut out = format!("{}  {event}  {address:<22}", paint.paint(Colour::Faint, time));
     match (line.event, &line.comm, line.pid) {
-        (What::Ready, ..) => out.push_str("  nothing later is missed"),
+        (What::Ready, ..) => match line.resolution_us {
+            None => out.push_str("  nothing later is missed"),
+            Some(resolution) => {
+                let _ = write!(out, "  what is shorter than {} can be missed", style::micros(resolution));
+            }
+        },
         (What::Lost, ..) => {
             let _ = write!(
                 out,

@@ -99,6 +99,11 @@ pub trait Observer: Send {
     /// [`ObserveError::Stream`] when no more events will come.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Observation, ObserveError>>;
 
+    /// What is shorter than this can be missed; `None` where nothing is.
+    fn resolution(&self) -> Option<std::time::Duration> {
+        None
+    }
+
     /// Watches these ports instead of those that it was made for.
     ///
     /// # Errors

@@ -14,14 +14,6 @@ pub(crate) struct Hook {
     pub(crate) failure: Option<String>,
 }
 
-impl Hook {
-    /// What is lost without it, as a sentence; `None` when it is attached.
-    pub(crate) fn loss(&self) -> Option<String> {
-        let Self { name, gives, failure } = self;
-        failure.as_ref().map(|why| format!("no {gives}: {name} can't be attached ({why})"))
-    }
-}
-
 /// Why a path is no network namespace.
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {

@@ -13,6 +13,13 @@ use crate::observe::{
     Backend, Event, EventKind, Holder, Observation, ObserveError, Observer, Socket, SocketState,
 };
 
+/// For how long after a change others are expected.
+const EXPECTING: Duration = Duration::from_secs(1);
+/// How many times as often is looked then.
+const FASTER: u32 = 10;
+/// But not more often than this.
+const FASTEST: Duration = Duration::from_millis(2);
+
 /// Reads the system's socket table.
 pub(crate) trait SocketTable: Send {
     /// The listeners, without their holders where leaving them out is cheaper.
@@ -34,19 +41,22 @@ pub(crate) struct PollObserver<T> {
     ports: Vec<u16>,
     pace: Duration,
     ticks: Option<Interval>,
+    /// Until when changes are expected, one having just been seen.
+    fast_until: Option<Instant>,
     known: Vec<Socket>,
     pending: VecDeque<Event>,
     start: Instant,
 }
 
 impl<T: SocketTable> PollObserver<T> {
-    /// Looks at the ports every `pace`.
+    /// Looks at the ports every `pace`, all of them in one reading of the table; more often just after a change.
     pub(crate) fn new(table: T, ports: &[u16], pace: Duration) -> Self {
         Self {
             table,
             ports: ports.to_vec(),
             pace,
             ticks: None,
+            fast_until: None,
             known: Vec::new(),
             pending: VecDeque::new(),
             start: Instant::now(),
@@ -70,7 +80,14 @@ impl<T: SocketTable> PollObserver<T> {
             self.pending.push_back(self.event(EventKind::Listen, new));
         }
         self.known = now;
+        self.fast_until = Instant::now().checked_add(EXPECTING);
         Ok(())
+    }
+
+    /// The time to the next look: a change seldom comes alone, so after one the looks are closer together for a while.
+    fn pace_now(&self) -> Duration {
+        let expecting = self.fast_until.is_some_and(|until| Instant::now() < until);
+        if expecting { (self.pace / FASTER).max(FASTEST.min(self.pace)) } else { self.pace }
     }
 
     fn event(&self, kind: EventKind, socket: &Socket) -> Event {
@@ -118,7 +135,15 @@ impl<T: SocketTable> Observer for PollObserver<T> {
             });
             ready!(ticks.poll_tick(cx));
             self.look()?;
+            let pace = self.pace_now();
+            if let Some(ticks) = &mut self.ticks {
+                ticks.reset_after(pace);
+            }
         }
+    }
+
+    fn resolution(&self) -> Option<Duration> {
+        Some(self.pace)
     }
 
     fn set_ports(&mut self, ports: &[u16]) -> Result<(), ObserveError> {

@@ -29,6 +29,9 @@ use crate::platform::{Hook, NetnsError};
 use crate::process::Process;
 use crate::system::{Bind, BindAddress, BindAs, Handle, ProcessError, SignalError, System};
 
+/// Where clients look for the agent when nothing else is said.
+pub(crate) const AGENT_SOCKET: &str = "/run/gatewatch/agent.sock";
+
 /// Whether the kernel tells of events.
 pub(crate) const HAS_EVENTS: bool = true;
 

@@ -69,10 +69,13 @@ pub(super) fn read(pid: u32, tid: u32) -> Result<Process, ProcessError> {
     })
 }
 
-/// The parent's pid.
+/// The parent's pid: the second field after the name, which ends at the last `)`. All ancestors are walked for each
+/// answer, and the forty fields that follow are nothing to them.
 pub(super) fn parent(pid: u32) -> Option<u32> {
-    let stat = stat(Path::new(&format!("/proc/{pid}"))).ok()?;
-    u32::try_from(stat.ppid).ok().filter(|&parent| parent != 0)
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let after_name = stat.rsplit(|&byte| byte == b')').next()?;
+    let parent = std::str::from_utf8(after_name).ok()?.split_whitespace().nth(1)?;
+    parent.parse().ok().filter(|&parent| parent != 0)
 }
 
 /// Whether a descriptor of the process, the one given or any, leads to the socket.

@@ -3,8 +3,9 @@
 use std::ffi::CString;
 use std::io;
 
+use nix::libc;
 use nix::sys::socket::{getsockopt, sockopt};
-use nix::unistd::{Gid, Uid, User, getgrouplist};
+use nix::unistd::{Uid, User};
 use tokio::net::UnixStream;
 
 use super::{Host, process};
@@ -32,7 +33,7 @@ impl Peer {
         let credentials = stream.peer_cred()?;
         let pid = u32::try_from(getsockopt(stream, sockopt::LocalPeerPid)?).unwrap_or(0);
         let uid = credentials.uid();
-        let mut groups = groups_of(Uid::from_raw(uid), Gid::from_raw(credentials.gid()));
+        let mut groups = groups_of(uid, credentials.gid());
         groups.push(credentials.gid());
         Ok(Self { pid, uid, groups, started: process::start_time(pid).ok() })
     }
@@ -56,9 +57,15 @@ impl Peer {
     }
 }
 
-/// The groups that the user database gives to the user.
-fn groups_of(uid: Uid, gid: Gid) -> Vec<u32> {
-    let name = User::from_uid(uid).ok().flatten().and_then(|user| CString::new(user.name).ok());
-    let groups = name.and_then(|name| getgrouplist(&name, gid).ok()).unwrap_or_default();
-    groups.into_iter().map(Gid::as_raw).collect()
+/// The groups that the user database gives to the user (getgrouplist(3)).
+fn groups_of(uid: u32, gid: u32) -> Vec<u32> {
+    const MOST: usize = 256;
+    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    let Some(name) = user.and_then(|user| CString::new(user.name).ok()) else { return Vec::new() };
+    let mut groups: [libc::c_int; MOST] = [0; MOST];
+    let mut count = libc::c_int::try_from(MOST).unwrap_or(0);
+    // SAFETY: at most `count` groups are written, and their number into `count`.
+    unsafe { libc::getgrouplist(name.as_ptr(), gid.cast_signed(), groups.as_mut_ptr(), &raw mut count) };
+    let count = usize::try_from(count).unwrap_or(0).min(MOST);
+    groups[..count].iter().map(|group| group.cast_unsigned()).collect()
 }

@@ -12,9 +12,12 @@ pub(crate) mod socket;
 pub(crate) mod users;
 
 use std::io;
+use std::os::windows::process::CommandExt;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+
+use windows_sys::Win32::System::Threading::CREATE_NO_WINDOW;
 
 pub(crate) use self::close::helper;
 use crate::observe::{Holder, Interest, ObserveError, Observer, Socket};
@@ -22,6 +25,9 @@ use crate::platform::poll::{self, PollObserver, SystemTable};
 use crate::platform::{Hook, NetnsError};
 use crate::process::Process;
 use crate::system::{Bind, BindAddress, BindAs, Handle, ProcessError, SignalError, System};
+
+/// Where clients look for the agent when nothing else is said.
+pub(crate) const AGENT_SOCKET: &str = "gatewatch-agent.sock";
 
 /// Whether the kernel tells of events.
 pub(crate) const HAS_EVENTS: bool = false;
@@ -115,5 +121,8 @@ pub(crate) fn kernel() -> String {
 pub(crate) fn titled(program: &Path, title: &str) -> io::Result<std::process::Command> {
     let copy = std::env::temp_dir().join(format!("{title}.exe"));
     std::fs::copy(program, &copy)?;
-    Ok(std::process::Command::new(copy))
+    let mut command = std::process::Command::new(copy);
+    // A console of its own: a Ctrl-C in ours would end us as well.
+    command.creation_flags(CREATE_NO_WINDOW);
+    Ok(command)
 }

@@ -20,6 +20,14 @@ use crate::platform::Hook;
 const HOLDERS: (&str, &str) = ("iter/task_file", "all holders of a socket, in one pass");
 const NO_BTF: &str = "the kernel has no type information (CONFIG_DEBUG_INFO_BTF)";
 
+impl Hook {
+    /// What is lost without it, as a sentence; `None` when it is attached.
+    pub(crate) fn loss(&self) -> Option<String> {
+        let Self { name, gives, failure } = self;
+        failure.as_ref().map(|why| format!("no {gives}: {name} can't be attached ({why})"))
+    }
+}
+
 /// The attached hooks. Dropping them detaches all.
 pub(super) struct Hooks {
     states: Vec<Hook>,
