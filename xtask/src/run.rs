@@ -54,6 +54,23 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// Builds the release programs, gatewatch and the tests' actor, and gives the folder that they are in.
+///
+/// # Errors
+/// When they can't be built.
+pub(crate) fn build_release() -> Result<PathBuf> {
+    run(cargo().args([
+        "build",
+        "--quiet",
+        "--release",
+        "--package",
+        "gatewatch",
+        "--package",
+        "gatewatch-tests",
+    ]))?;
+    Ok(target().join("release"))
+}
+
 fn name(command: &Command) -> String {
     command.get_program().to_string_lossy().into_owned()
 }

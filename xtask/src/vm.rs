@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::run::{cargo, output, root, run, target};
+use crate::run::{build_release, output, root, run, target};
 use crate::test::{install, scenarios};
 
 /// What this takes beside Rust.
@@ -192,20 +192,11 @@ fn numbers(name: &str) -> Vec<u32> {
 
 /// The programs, the units and the scenario, as a ramdisk.
 fn payload(folder: &Path, suite: bool) -> Result<PathBuf> {
-    run(cargo().args([
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "gatewatch",
-        "--package",
-        "gatewatch-tests",
-    ]))?;
+    let release = build_release()?;
     let tree = folder.join("payload");
     let _ = fs::remove_dir_all(&tree);
     let place = tree.join("opt/gatewatch");
     fs::create_dir_all(&place)?;
-    let release = target().join("release");
     let mut programs = vec![release.join("gatewatch"), release.join("actor")];
     if suite {
         programs.push(scenarios(&["--release"])?);

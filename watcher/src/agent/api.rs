@@ -11,16 +11,16 @@ use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tracing::{info, warn};
 use utoipa::ToSchema;
 
 use super::events::{Framing, Subscription};
 use super::problem::Problem;
+use super::query::{CleanRequest, Query};
 use super::view::View;
 use super::{Agent, limits, metrics as counters, openapi};
 use crate::clean::{Request, clean};
-use crate::end::Timeouts;
 use crate::exclude::Exclusions;
 use crate::observe::Backend;
 use crate::owner::owners;
@@ -125,27 +125,6 @@ pub(super) async fn owners_of(
     }))
 }
 
-/// What a clean may be asked for; all of it is optional. What may be ended is not the caller's to say.
-#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CleanRequest {
-    /// The longest wait after SIGTERM.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub term_timeout_ms: Option<u64>,
-    /// The longest wait after SIGKILL.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kill_timeout_ms: Option<u64>,
-    /// The longest wait for the port.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub free_timeout_ms: Option<u64>,
-    /// Never these, nor their ancestors.
-    #[serde(default)]
-    pub protect: Vec<u32>,
-    /// Signal nobody.
-    #[serde(default)]
-    pub dry_run: bool,
-}
-
 /// End the stale owners of a port in the caller's network namespace
 #[utoipa::path(post, path = "/v1/ports/{port}/clean", params(("port" = u16, Path)),
     request_body(content = Option<CleanRequest>),
@@ -177,7 +156,7 @@ pub(super) async fn clean_port(
         )));
     }
     watched(&agent, &port).map_err(refuse)?;
-    let wanted = parse_clean(&body).map_err(refuse)?;
+    let wanted = CleanRequest::parse(&body).map_err(refuse)?;
     if !wanted.protect.is_empty() && !peer.shares_pids() {
         return Err(refuse(Problem::bad_request(
             "the pids to protect are of another pid namespace than the agent's",
@@ -196,7 +175,7 @@ pub(super) async fn clean_port(
         port: number,
         rules: rules(&settings.config, number).map_err(refuse)?,
         exclusions,
-        timeouts: timeouts(&wanted),
+        timeouts: wanted.timeouts(),
         dry_run: wanted.dry_run,
         pace: PACE,
     };
@@ -409,54 +388,4 @@ fn exclusions(agent: &Agent, peer: &Peer, protect: &[u32]) -> Exclusions {
     let mut exclusions = Exclusions::new(&agent.host, std::process::id(), protect, false);
     exclusions.add_requester(&agent.host, peer.pid);
     exclusions
-}
-
-fn parse_clean(body: &[u8]) -> Result<CleanRequest, Problem> {
-    if body.iter().all(u8::is_ascii_whitespace) {
-        return Ok(CleanRequest::default());
-    }
-    serde_json::from_slice(body)
-        .map_err(|error| Problem::bad_request(format!("the body: {error}"), "/v1/openapi.json describes it"))
-}
-
-fn timeouts(wanted: &CleanRequest) -> Timeouts {
-    let usual = Timeouts::default();
-    let limit = |milliseconds: Option<u64>, usual: Duration| {
-        milliseconds.map_or(usual, Duration::from_millis).min(limits::LONGEST_WAIT)
-    };
-    Timeouts {
-        term: limit(wanted.term_timeout_ms, usual.term),
-        kill: limit(wanted.kill_timeout_ms, usual.kill),
-        free: limit(wanted.free_timeout_ms, usual.free),
-    }
-}
-
-/// The parameters of a request. A name that it does not know is refused rather than overlooked.
-struct Query(Vec<(String, String)>);
-
-impl Query {
-    fn parse(text: Option<&str>, known: &[&str]) -> Result<Self, Problem> {
-        let pairs: Vec<(String, String)> =
-            form_urlencoded::parse(text.unwrap_or_default().as_bytes()).into_owned().collect();
-        match pairs.iter().find(|(name, _)| !known.contains(&name.as_str())) {
-            Some((name, _)) => Err(Problem::bad_request(
-                format!("the parameter {name:?} is not known"),
-                format!("there are {}", known.join(", ")),
-            )),
-            None => Ok(Self(pairs)),
-        }
-    }
-
-    fn all(&self, name: &'static str) -> impl Iterator<Item = &str> {
-        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
-    }
-
-    fn get(&self, name: &'static str) -> Option<&str> {
-        self.all(name).next()
-    }
-
-    fn number(&self, name: &'static str) -> Result<Option<u32>, Problem> {
-        let wrong = |_| Problem::bad_request(format!("{name} is no number"), "a whole number, 0 or more");
-        self.get(name).map(str::parse).transpose().map_err(wrong)
-    }
 }

@@ -13,6 +13,7 @@ mod limits;
 mod metrics;
 mod openapi;
 mod problem;
+mod query;
 mod serve;
 mod view;
 
@@ -38,9 +39,9 @@ use crate::port;
 use crate::system::System;
 use crate::watch::Watch;
 
-pub use api::CleanRequest;
 pub use openapi::document as openapi_document;
 pub use problem::Problem;
+pub use query::CleanRequest;
 
 /// How often what is remembered is compared with the kernel, for what no event tells: a descriptor that was inherited
 /// or passed on.

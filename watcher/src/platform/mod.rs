@@ -1,6 +1,8 @@
 //! What differs from system to system, one folder each. Everything above this folder is the same on all.
 
 mod common;
+#[cfg(not(target_os = "linux"))]
+mod elsewhere;
 #[cfg(target_os = "linux")]
 pub mod linux;
 #[cfg(target_os = "macos")]

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::run::{cargo, run, target};
+use crate::run::build_release;
 
 pub(crate) use load::hold_sockets;
 
@@ -67,16 +67,7 @@ struct Programs {
 
 impl Programs {
     fn build() -> Result<Self> {
-        run(cargo().args([
-            "build",
-            "--quiet",
-            "--release",
-            "--package",
-            "gatewatch",
-            "--package",
-            "gatewatch-tests",
-        ]))?;
-        let folder = target().join("release");
+        let folder = build_release()?;
         Ok(Self { gatewatch: folder.join("gatewatch"), actor: folder.join("actor") })
     }
 

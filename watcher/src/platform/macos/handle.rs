@@ -17,7 +17,7 @@ use crate::process::StartTime;
 use crate::system::{Handle, ProcessError, SignalError};
 
 /// A process that can be ended.
-pub(super) struct ProcessHandle {
+pub(in crate::platform) struct ProcessHandle {
     pid: u32,
     started: StartTime,
     /// Readable once the process has ended (`EVFILT_PROC`, kqueue(2)).
@@ -25,7 +25,7 @@ pub(super) struct ProcessHandle {
 }
 
 impl ProcessHandle {
-    pub(super) fn open(pid: u32) -> Result<Self, SignalError> {
+    pub(in crate::platform) fn open(pid: u32) -> Result<Self, SignalError> {
         let queue = Kqueue::new().map_err(|error| SignalError::Other(error.into()))?;
         let ident = usize::try_from(pid).map_err(|error| SignalError::Other(io::Error::other(error)))?;
         let exit = KEvent::new(ident, EventFilter::EVFILT_PROC, EvFlags::EV_ADD, FilterFlag::NOTE_EXIT, 0, 0);

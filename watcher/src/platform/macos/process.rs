@@ -5,30 +5,25 @@ use std::mem::MaybeUninit;
 use std::time::{Duration, SystemTime};
 
 use nix::libc;
-use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System, UpdateKind};
 
+use crate::platform::elsewhere;
 use crate::process::{Process, StartTime};
 use crate::system::ProcessError;
 
 /// Reads a process. Its arguments come from `KERN_PROCARGS2` (through sysinfo): the kernel's own name of a gateway is
 /// that of its runtime.
-pub(super) fn read(pid: u32) -> Result<Process, ProcessError> {
+pub(in crate::platform) fn read(pid: u32) -> Result<Process, ProcessError> {
     let info = info(pid)?;
-    let always = UpdateKind::Always;
-    let what = ProcessRefreshKind::nothing().with_cmd(always).with_exe(always).with_cwd(always);
-    let mut system = System::new();
-    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[Pid::from_u32(pid)]), true, what);
-    let process = system.process(Pid::from_u32(pid)).ok_or(ProcessError::Gone)?;
-    let argv: Vec<String> = process.cmd().iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let told = elsewhere::ask(pid, true).ok_or(ProcessError::Gone)?;
     Ok(Process {
         pid,
         start_time: started(&info),
         parent: Some(info.pbi_ppid).filter(|&parent| parent != 0),
         uid: Some(info.pbi_ruid),
-        comm: text(&info.pbi_comm),
-        argv: (!argv.is_empty()).then_some(argv),
-        exe: process.exe().map(ToOwned::to_owned),
-        cwd: process.cwd().map(ToOwned::to_owned),
+        comm: told.name,
+        argv: told.argv,
+        exe: told.exe,
+        cwd: told.cwd,
         root: None,
         unit: None,
         container: None,
@@ -36,24 +31,19 @@ pub(super) fn read(pid: u32) -> Result<Process, ProcessError> {
 }
 
 /// The parent's pid. Another user's process may not be looked into by all calls, so sysinfo is asked as well.
-pub(super) fn parent(pid: u32) -> Option<u32> {
+pub(in crate::platform) fn parent(pid: u32) -> Option<u32> {
     let known = info(pid).ok().map(|info| info.pbi_ppid);
-    let parent = known.or_else(|| {
-        let mut system = System::new();
-        let what = ProcessRefreshKind::nothing();
-        system.refresh_processes_specifics(ProcessesToUpdate::Some(&[Pid::from_u32(pid)]), true, what);
-        system.process(Pid::from_u32(pid))?.parent().map(Pid::as_u32)
-    });
+    let parent = known.or_else(|| elsewhere::ask(pid, false)?.parent);
     parent.filter(|&parent| parent != 0)
 }
 
 /// The kernel's short name.
-pub(super) fn name(pid: u32) -> Option<String> {
+pub(in crate::platform) fn name(pid: u32) -> Option<String> {
     info(pid).ok().map(|info| text(&info.pbi_comm))
 }
 
 /// When a process began.
-pub(super) fn start_time(pid: u32) -> Result<StartTime, ProcessError> {
+pub(in crate::platform) fn start_time(pid: u32) -> Result<StartTime, ProcessError> {
     info(pid).map(|info| started(&info))
 }
 

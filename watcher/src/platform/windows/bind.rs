@@ -12,7 +12,7 @@ use crate::system::{Bind, BindAddress, BindAs};
 
 /// One bind. A server that shares its port with nobody sets `SO_EXCLUSIVEADDRUSE`; with `SO_REUSEADDR`, which means
 /// something else here, it could take a port that another one listens on.
-pub(super) fn try_bind(address: &BindAddress, how: BindAs) -> Bind {
+pub(in crate::platform) fn try_bind(address: &BindAddress, how: BindAs) -> Bind {
     match attempt(address, how) {
         Ok(()) => Bind::Free,
         // An exclusive owner answers EACCES to binds that would share.

@@ -19,14 +19,14 @@ use crate::system::{Handle, SignalError};
 const FORCED: u32 = 1;
 
 /// A process that can be ended.
-pub(super) struct ProcessHandle {
+pub(in crate::platform) struct ProcessHandle {
     pid: u32,
     handle: Arc<OwnedHandle>,
     exit: Option<oneshot::Receiver<io::Result<()>>>,
 }
 
 impl ProcessHandle {
-    pub(super) fn open(pid: u32) -> Result<Self, SignalError> {
+    pub(in crate::platform) fn open(pid: u32) -> Result<Self, SignalError> {
         let rights = PROCESS_TERMINATE | PROCESS_SYNCHRONIZE | PROCESS_QUERY_LIMITED_INFORMATION;
         // SAFETY: takes numbers and gives a new handle, or null.
         let handle = unsafe { OpenProcess(rights, 0, pid) };

@@ -4,12 +4,12 @@ use std::io;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::time::{Duration, SystemTime};
 
-use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System, UpdateKind};
 use windows_sys::Win32::Foundation::{ERROR_INVALID_PARAMETER, FILETIME, HANDLE};
 use windows_sys::Win32::System::Threading::{
     GetProcessTimes, OpenProcess, PROCESS_QUERY_LIMITED_INFORMATION,
 };
 
+use crate::platform::elsewhere;
 use crate::process::{Process, StartTime};
 use crate::system::ProcessError;
 
@@ -17,22 +17,18 @@ use crate::system::ProcessError;
 const EPOCH: u64 = 116_444_736_000_000_000;
 
 /// Reads a process.
-pub(super) fn read(pid: u32) -> Result<Process, ProcessError> {
+pub(in crate::platform) fn read(pid: u32) -> Result<Process, ProcessError> {
     let start_time = start_time(pid)?;
-    let always = UpdateKind::Always;
-    let system =
-        refreshed(pid, ProcessRefreshKind::nothing().with_cmd(always).with_exe(always).with_cwd(always));
-    let process = system.process(Pid::from_u32(pid)).ok_or(ProcessError::Gone)?;
-    let argv: Vec<String> = process.cmd().iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let told = elsewhere::ask(pid, true).ok_or(ProcessError::Gone)?;
     Ok(Process {
         pid,
         start_time,
         parent: parent(pid),
         uid: None,
-        comm: process.name().to_string_lossy().into_owned(),
-        argv: (!argv.is_empty()).then_some(argv),
-        exe: process.exe().map(ToOwned::to_owned),
-        cwd: process.cwd().map(ToOwned::to_owned),
+        comm: told.name,
+        argv: told.argv,
+        exe: told.exe,
+        cwd: told.cwd,
         root: None,
         unit: None,
         container: None,
@@ -41,23 +37,15 @@ pub(super) fn read(pid: u32) -> Result<Process, ProcessError> {
 
 /// The parent's pid. A parent that began later than its child is another process, to which the pid was given when the
 /// real one had ended.
-pub(super) fn parent(pid: u32) -> Option<u32> {
-    let system = refreshed(pid, ProcessRefreshKind::nothing());
-    let parent = system.process(Pid::from_u32(pid))?.parent()?.as_u32();
+pub(in crate::platform) fn parent(pid: u32) -> Option<u32> {
+    let parent = elsewhere::ask(pid, false)?.parent?;
     let (Ok(own), Ok(parents)) = (start_time(pid), start_time(parent)) else { return Some(parent) };
     (parents.raw <= own.raw).then_some(parent)
 }
 
 /// The program's file name.
-pub(super) fn name(pid: u32) -> Option<String> {
-    let system = refreshed(pid, ProcessRefreshKind::nothing());
-    Some(system.process(Pid::from_u32(pid))?.name().to_string_lossy().into_owned())
-}
-
-fn refreshed(pid: u32, what: ProcessRefreshKind) -> System {
-    let mut system = System::new();
-    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[Pid::from_u32(pid)]), true, what);
-    system
+pub(in crate::platform) fn name(pid: u32) -> Option<String> {
+    elsewhere::ask(pid, false).map(|told| told.name)
 }
 
 fn start_time(pid: u32) -> Result<StartTime, ProcessError> {
