@@ -29,6 +29,7 @@ pub(crate) const RULES: &[OnceRule] = &[
     ("bad_requests_are_refused_with_the_mend", ROOT, bad_requests),
     ("cleans_without_end_are_refused", ROOT, rate),
     ("a_slow_client_holds_up_nobody", ROOT, slow_client),
+    ("looking_afresh_swallows_no_event", ROOT, fresh_looks),
     ("wait_comes_true", ROOT, wait),
     ("events_go_on_from_a_cursor", ROOT, cursor),
     ("a_cursor_of_the_past_is_told_what_is_gone", ROOT, old_cursor),
@@ -299,6 +300,35 @@ fn slow_client() {
     }
     assert_eq!(agent.get("/healthz").status, 200);
     drop(stuck);
+}
+
+fn fresh_looks() {
+    const ROUNDS: usize = 400;
+    let port = unused_port();
+    let agent = Agent::watching(&[(port, "")]);
+    let mut events = agent.events(&format!("port={port}"));
+    events.up_to("ready");
+    // when the port changes hands again and again, while somebody asks for its owners, which no event tells whole
+    let path = format!("/v1/ports/{port}");
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                assert_eq!(agent.get(&path).status, 200);
+            }
+        });
+        let owner = Part::other().on_port(port).with(&["--churn", &ROUNDS.to_string()]).start();
+        // then each bind, listen and release is told, in its order
+        for _ in 0..ROUNDS {
+            for event in ["bind", "listen", "release", "free"] {
+                assert_eq!(events.line()["event"], event);
+            }
+        }
+        assert_eq!(events.line()["event"], "bind");
+        assert_eq!(events.line()["event"], "listen");
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(owner);
+    });
 }
 
 fn wait() {

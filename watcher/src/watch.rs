@@ -1,6 +1,6 @@
 //! Watch: what happens to ports, told as it happens.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::task::{Context, Poll, ready};
 use std::time::{Instant, SystemTime};
 
@@ -149,16 +149,22 @@ impl<S: System> Watch<S> {
             if let Some(line) = self.ready.pop_front() {
                 return Poll::Ready(Ok(line));
             }
-            match ready!(self.observer.poll_next(cx))? {
-                Observation::Event(event) => self.take_in(&event),
-                Observation::Lost(count) => {
-                    let mut line = self.blank(What::Lost, self.first_port());
-                    line.count = Some(count);
-                    self.ready.push_back(line);
-                    self.load()?;
-                }
+            let observation = ready!(self.observer.poll_next(cx))?;
+            self.observed(observation)?;
+        }
+    }
+
+    fn observed(&mut self, observation: Observation) -> Result<(), ObserveError> {
+        match observation {
+            Observation::Event(event) => self.take_in(&event),
+            Observation::Lost(count) => {
+                let mut line = self.blank(What::Lost, self.first_port());
+                line.count = Some(count);
+                self.ready.push_back(line);
+                self.load()?;
             }
         }
+        Ok(())
     }
 
     /// Leaves out the lines of the beginning.
@@ -186,15 +192,26 @@ impl<S: System> Watch<S> {
         held.chain([self.blank(What::Ready, ports.first().copied().unwrap_or_default())]).collect()
     }
 
-    /// Looks afresh, and corrects what is remembered, without a word about it.
+    /// Looks afresh, and corrects what is remembered: holders that no event told of. Whatever an event does tell of
+    /// becomes a line all the same, so the events up to the look are taken in before it counts.
     ///
     /// # Errors
     /// When the sockets can't be read.
-    pub fn refresh(&mut self) -> Result<(), ObserveError> {
+    pub fn refresh(&mut self, cx: &mut Context<'_>) -> Result<(), ObserveError> {
         for port in self.ports.clone() {
             let since = Instant::now();
-            let sockets = self.observer.snapshot(port)?;
-            self.table.load(port, sockets, since);
+            let snapshot = self.observer.snapshot(port)?;
+            let mut released = HashSet::new();
+            while let Poll::Ready(observation) = self.observer.poll_next(cx) {
+                let observation = observation?;
+                if let Observation::Event(event) = &observation
+                    && event.kind == EventKind::Release
+                {
+                    released.extend(event.cookie);
+                }
+                self.observed(observation)?;
+            }
+            self.table.correct(port, snapshot, since, &released);
         }
         Ok(())
     }
@@ -203,10 +220,11 @@ impl<S: System> Watch<S> {
     ///
     /// # Errors
     /// When they can't be watched, or read.
-    pub fn set_ports(&mut self, ports: &[u16]) -> Result<(), ObserveError> {
+    pub fn set_ports(&mut self, ports: &[u16], cx: &mut Context<'_>) -> Result<(), ObserveError> {
         self.observer.set_ports(ports)?;
         ports.clone_into(&mut self.ports);
-        self.refresh()
+        self.table.keep(ports);
+        self.refresh(cx)
     }
 
     fn first_port(&self) -> u16 {
@@ -290,7 +308,7 @@ impl<S: System> Watch<S> {
     }
 
     fn owner_of(&self, event: &Event) -> Option<(u32, Option<String>)> {
-        let socket = self.table.sockets().iter().find(|socket| {
+        let socket = self.table.sockets().find(|socket| {
             socket.address == event.address && (event.cookie.is_none() || socket.cookie == event.cookie)
         })?;
         let holder = socket.holders.first()?;

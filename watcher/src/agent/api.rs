@@ -221,6 +221,9 @@ pub(super) async fn wait_for(
     let longest = u32::try_from(limits::LONGEST_WAIT.as_millis()).unwrap_or(u32::MAX);
     let timeout = query.number("timeout_ms")?.unwrap_or(longest).min(longest);
     let host = peer.host().map_err(|error| unknown_caller(&error.to_string()))?;
+    if !peer.is_running() {
+        return Err(unknown_caller("it has ended, or lives in a pid namespace that can't be seen from here"));
+    }
     let limits = Limits { timeout: Some(Duration::from_millis(timeout.into())), pace: PACE };
     let mut view = View::new(Arc::clone(&agent), host.netns());
     let outcome = match query.get("until") {

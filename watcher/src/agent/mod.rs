@@ -179,24 +179,34 @@ impl Agent {
     /// Takes in the events that have arrived, without waiting for more. The task that does wait stays the one that is
     /// woken: a descriptor remembers only the last one that asked.
     fn take_in_events(&self) {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let _ = self.poll_lines(&mut Context::from_waker(&waiting));
+        let _ = self.poll_lines(&mut Context::from_waker(&self.waiting()));
+    }
+
+    fn waiting(&self) -> Waker {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asks the kernel for what no event tells, and takes in what has happened by then.
+    fn refresh(&self) -> Result<(), ObserveError> {
+        self.metrics.refreshed();
+        let waiting = self.waiting();
+        let refreshed = self.watch().refresh(&mut Context::from_waker(&waiting));
+        self.take_in_events();
+        refreshed
     }
 
     /// The sockets that own a port, from memory. Where what is remembered turns out to be out of date, since a holder
     /// has gone or no longer holds, the kernel is asked.
     fn sockets(&self, port: u16) -> Result<Vec<Socket>, ObserveError> {
         self.take_in_events();
-        let mut watch = self.watch();
-        let sound = watch.sockets(port).all(|socket| {
+        let sound = self.watch().sockets(port).all(|socket| {
             !socket.holders.is_empty()
                 && socket.holders.iter().all(|holder| self.host.holds(holder, socket).unwrap_or(false))
         });
         if !sound {
-            self.metrics.refreshed();
-            watch.refresh()?;
+            self.refresh()?;
         }
-        Ok(watch.sockets(port).cloned().collect())
+        Ok(self.watch().sockets(port).cloned().collect())
     }
 
     /// The lock of a port that is being cleaned.
@@ -214,8 +224,7 @@ impl Agent {
     }
 
     fn resync(&self) {
-        self.metrics.refreshed();
-        if let Err(error) = self.watch().refresh() {
+        if let Err(error) = self.refresh() {
             warn!(%error, "the sockets can't be read again");
         }
     }
@@ -226,7 +235,8 @@ impl Agent {
         match loaded {
             Ok(settings) => {
                 let ports = settings.ports();
-                if let Err(error) = self.watch().set_ports(&ports) {
+                let waiting = self.waiting();
+                if let Err(error) = self.watch().set_ports(&ports, &mut Context::from_waker(&waiting)) {
                     warn!(%error, "the new configuration's ports can't be watched");
                 }
                 *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);

@@ -1,5 +1,6 @@
 //! The sockets of the watched ports, kept current by events: a snapshot joined to the stream.
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use super::{Event, EventKind, Socket, SocketState};
@@ -15,10 +16,17 @@ pub enum Change {
     NewsAndFree,
 }
 
+/// A socket, and since when it is known to be as it is.
+#[derive(Debug)]
+struct Known {
+    socket: Socket,
+    since: Instant,
+}
+
 /// The sockets that own the watched ports.
 #[derive(Debug, Default)]
 pub struct Table {
-    sockets: Vec<Socket>,
+    known: Vec<Known>,
     /// When the newest snapshot was begun. What happened before it is in it.
     since: Option<Instant>,
 }
@@ -26,20 +34,44 @@ pub struct Table {
 impl Table {
     /// Replaces what is known of a port by a snapshot that was begun at `since`.
     pub fn load(&mut self, port: u16, snapshot: Vec<Socket>, since: Instant) {
-        self.sockets.retain(|socket| socket.address.port() != port);
-        self.sockets.extend(snapshot.into_iter().filter(Socket::owns_port));
+        self.known.retain(|known| known.socket.address.port() != port);
+        let owning = snapshot.into_iter().filter(Socket::owns_port);
+        self.known.extend(owning.map(|socket| Known { socket, since }));
         self.since = Some(since);
+    }
+
+    /// Corrects what is known of a port by a snapshot that was begun at `since`, without making news of it: events up to
+    /// its end have been taken in before. `released` are the cookies of sockets that went while it was read.
+    pub fn correct(&mut self, port: u16, snapshot: Vec<Socket>, since: Instant, released: &HashSet<u64>) {
+        let is_there = |known: &Known| snapshot.iter().any(|socket| socket.id() == known.socket.id());
+        // What an event has told of since then is newer than the snapshot.
+        self.known
+            .retain(|known| known.socket.address.port() != port || known.since >= since || is_there(known));
+        let is_gone = |socket: &Socket| socket.cookie.is_some_and(|cookie| released.contains(&cookie));
+        for socket in snapshot.into_iter().filter(|socket| socket.owns_port() && !is_gone(socket)) {
+            match self.known.iter_mut().find(|known| known.socket.id() == socket.id()) {
+                Some(known) => {
+                    let state = if known.since >= since { known.socket.state } else { socket.state };
+                    known.socket = Socket { state, ..socket };
+                }
+                None => self.known.push(Known { socket, since }),
+            }
+        }
+    }
+
+    /// Forgets the ports that are not among these.
+    pub fn keep(&mut self, ports: &[u16]) {
+        self.known.retain(|known| ports.contains(&known.socket.address.port()));
     }
 
     /// The sockets that own the port.
     pub fn on_port(&self, port: u16) -> impl Iterator<Item = &Socket> {
-        self.sockets.iter().filter(move |socket| socket.address.port() == port)
+        self.sockets().filter(move |socket| socket.address.port() == port)
     }
 
     /// The sockets that own a watched port.
-    #[must_use]
-    pub fn sockets(&self) -> &[Socket] {
-        &self.sockets
+    pub fn sockets(&self) -> impl Iterator<Item = &Socket> {
+        self.known.iter().map(|known| &known.socket)
     }
 
     /// Takes in an event.
@@ -50,10 +82,10 @@ impl Table {
             (EventKind::Conflict, _) if before_snapshot => Change::Known,
             (EventKind::Conflict, _) => Change::News,
             (EventKind::Bind, Some(_)) => Change::Known,
-            (EventKind::Listen, Some(at)) => self.set_state(at, SocketState::Listen),
-            (EventKind::Unlisten, Some(at)) => self.set_state(at, SocketState::Bound),
+            (EventKind::Listen, Some(at)) => self.set_state(at, SocketState::Listen, event.at),
+            (EventKind::Unlisten, Some(at)) => self.set_state(at, SocketState::Bound, event.at),
             (EventKind::Release, Some(at)) => {
-                self.sockets.swap_remove(at);
+                self.known.swap_remove(at);
                 if self.on_port(event.address.port()).next().is_none() {
                     Change::NewsAndFree
                 } else {
@@ -70,15 +102,17 @@ impl Table {
         }
     }
 
-    fn set_state(&mut self, at: usize, state: SocketState) -> Change {
-        let changed = self.sockets[at].state != state;
-        self.sockets[at].state = state;
+    fn set_state(&mut self, at: usize, state: SocketState, since: Instant) -> Change {
+        let known = &mut self.known[at];
+        let changed = known.socket.state != state;
+        known.socket.state = state;
+        known.since = since;
         if changed { Change::News } else { Change::Known }
     }
 
     fn insert(&mut self, event: &Event, state: SocketState) -> Change {
         let holders = event.pid.map(|pid| super::Holder { pid, tid: pid, fd: None }).into_iter().collect();
-        self.sockets.push(Socket {
+        let socket = Socket {
             address: event.address,
             state,
             cookie: event.cookie,
@@ -88,16 +122,16 @@ impl Table {
             uid: event.uid,
             multipath: false,
             holders,
-        });
+        };
+        self.known.push(Known { socket, since: event.at });
         Change::News
     }
 
     /// By cookie; where one side has none, by address.
     fn find(&self, event: &Event) -> Option<usize> {
-        let by_cookie =
-            event.cookie.and_then(|cookie| self.sockets.iter().position(|s| s.cookie == Some(cookie)));
+        let by_cookie = event.cookie.and_then(|cookie| self.sockets().position(|s| s.cookie == Some(cookie)));
         by_cookie.or_else(|| {
-            self.sockets.iter().position(|socket| {
+            self.sockets().position(|socket| {
                 (socket.cookie.is_none() || event.cookie.is_none())
                     && socket.address == event.address
                     && (socket.netns == event.netns || socket.netns.is_none() || event.netns.is_none())
