@@ -317,15 +317,9 @@ fn fresh_looks() {
                 assert_eq!(agent.get(&path).status, 200);
             }
         });
-        for _ in 0..ROUNDS {
-            let begun = std::time::Instant::now();
-            let listener = std::net::TcpListener::bind(("127.0.0.1", port)).unwrap();
-            // Long enough for a query to find it, and for the next one to fall into its end.
-            while begun.elapsed() < std::time::Duration::from_micros(700) {
-                std::hint::spin_loop();
-            }
-            drop(listener);
-        }
+        // Long enough for a query to find the socket, and for the next one to fall into its end.
+        let rounds = ROUNDS.to_string();
+        Part::other().on_port(port).with(&["--churn", &rounds, "--churn-for", "700"]).start();
         over.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     // then each bind, listen and release is told, in its order

@@ -85,6 +85,9 @@ struct Part {
     /// Bind and close again so many times before being ready
     #[arg(long, default_value_t = 0)]
     churn: u32,
+    /// Hold the port for so many microseconds each time
+    #[arg(long, default_value_t = 0)]
+    churn_for: u64,
     /// Try to bind once more after being ready, and say how that went
     #[arg(long)]
     try_again: bool,
@@ -119,7 +122,12 @@ fn main() {
         supervise(&part, &term);
     }
     for _ in 0..part.churn {
-        drop(open_all(&part));
+        let begun = std::time::Instant::now();
+        let sockets = open_all(&part);
+        while begun.elapsed() < Duration::from_micros(part.churn_for) {
+            std::hint::spin_loop();
+        }
+        drop(sockets);
     }
     let mut sockets = open_all(&part);
     let address = sockets.first().map(|socket| address_of(socket.as_raw_fd()));
