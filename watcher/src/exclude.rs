@@ -39,7 +39,7 @@ impl Relation {
 }
 
 /// The pids that are never ended.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Exclusions {
     pids: HashMap<u32, Relation>,
     include_init: bool,
@@ -51,11 +51,16 @@ impl Exclusions {
     #[must_use]
     pub fn new(system: &dyn System, own: u32, protected: &[u32], include_init: bool) -> Self {
         let mut exclusions = Self { pids: HashMap::new(), include_init };
-        for &pid in protected {
-            exclusions.add_line(system, pid, Relation::Protected, Relation::Protected);
-        }
+        exclusions.protect(system, protected);
         exclusions.add_line(system, own, Relation::Myself, Relation::Ancestor);
         exclusions
+    }
+
+    /// Excludes these as well, with all their ancestors.
+    pub fn protect(&mut self, system: &dyn System, protected: &[u32]) {
+        for &pid in protected {
+            self.add_line(system, pid, Relation::Protected, Relation::Protected);
+        }
     }
 
     /// Excludes the one who asked the agent, with all its ancestors.

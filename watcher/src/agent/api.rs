@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use axum::Json;
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Extension, Path, RawQuery, State};
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
@@ -134,7 +135,7 @@ pub(super) async fn clean_port(
     State(agent): State<Arc<Agent>>,
     peer: Caller,
     Path(port): Path<String>,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<CleanReport>, Problem> {
     let (pid, uid) = (peer.pid, peer.uid);
     let refuse = |problem: Problem| {
@@ -156,6 +157,10 @@ pub(super) async fn clean_port(
         )));
     }
     watched(&agent, &port).map_err(refuse)?;
+    let unread = |error: BytesRejection| {
+        Problem::new(error.status(), error.body_text(), format!("send {} bytes at most", limits::BODY))
+    };
+    let body = body.map_err(|error| refuse(unread(error)))?;
     let wanted = CleanRequest::parse(&body).map_err(refuse)?;
     if !wanted.protect.is_empty() && !peer.shares_pids() {
         return Err(refuse(Problem::bad_request(
@@ -388,7 +393,8 @@ fn rules(config: &crate::config::Config, port: u16) -> Result<crate::identify::R
 
 /// The agent and its ancestors, the caller and its own, and who is protected.
 fn exclusions(agent: &Agent, peer: &Peer, protect: &[u32]) -> Exclusions {
-    let mut exclusions = Exclusions::new(&agent.host, std::process::id(), protect, false);
+    let mut exclusions = agent.exclusions.clone();
+    exclusions.protect(&agent.host, protect);
     exclusions.add_requester(&agent.host, peer.pid);
     exclusions
 }

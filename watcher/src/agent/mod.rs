@@ -33,6 +33,7 @@ use self::history::History;
 use self::limits::{Buckets, CLEANS, READS, Room};
 use self::metrics::Metrics;
 use crate::config::{Config, ConfigError};
+use crate::exclude::Exclusions;
 use crate::observe::{Backend, ObserveError, Observer, Socket};
 use crate::platform::host::{self, Host, privileges, service};
 use crate::port;
@@ -101,6 +102,8 @@ pub(crate) struct Agent {
     history: History,
     /// The task that waits for events.
     waiting: Mutex<Waker>,
+    /// The agent and its ancestors. Those can only become fewer.
+    exclusions: Exclusions,
     /// Why the backend is less than it could be.
     losses: Vec<String>,
     backend: Backend,
@@ -131,10 +134,10 @@ impl Agent {
         let run = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Ok(Self {
             watch: Mutex::new(Watch::begin(host.clone(), observer, &ports)?.without_beginning()),
-            host,
             settings: Mutex::new(Arc::new(settings)),
             history: History::new(u64::try_from(run.as_micros()).unwrap_or(0)),
             waiting: Mutex::new(Waker::noop().clone()),
+            exclusions: Exclusions::new(&host, std::process::id(), &[], false),
             losses,
             backend,
             metrics: Metrics::default(),
@@ -145,6 +148,7 @@ impl Agent {
             ending: Notify::new(),
             is_ending: AtomicBool::new(false),
             started: Instant::now(),
+            host,
         })
     }
 
