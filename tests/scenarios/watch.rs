@@ -66,7 +66,10 @@ fn listen_release_free(backend: Backend) {
     let listen = watch.up_to("listen").pop().unwrap();
     assert_eq!(listen["pid"], owner.pid());
     owner.ask_to_end();
-    assert_eq!(events(&watch.up_to("free")), ["release", "free"]);
+    let ends = watch.up_to("free");
+    assert_eq!(events(&ends), ["release", "free"]);
+    // and it is named, though it has ended by the time that it can be looked at
+    assert_eq!((&ends[0]["pid"], &ends[0]["comm"]), (&owner.pid().into(), &"actor".into()));
 }
 
 fn the_last_of_two_makes_it_free(backend: Backend) {

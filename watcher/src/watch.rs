@@ -287,7 +287,7 @@ impl<S: System> Watch<S> {
             monotonic_ns: Some(event.monotonic_ns),
             pid: event.pid,
             uid: event.uid,
-            comm: Some(event.comm.clone()),
+            comm: Some(event.comm.clone()).filter(|comm| !comm.is_empty()),
             address: Some(event.address.to_string()),
             netns: event.netns,
             socket: event.cookie.map(cookie),

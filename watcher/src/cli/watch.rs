@@ -123,6 +123,9 @@ pub(super) fn text(paint: Paint, line: &Line) -> String {
         (_, Some(comm), Some(pid)) => {
             let _ = write!(out, "  {} (pid {pid})", style::printable(comm));
         }
+        (_, None, Some(pid)) => {
+            let _ = write!(out, "  pid {pid}");
+        }
         (What::Free, ..) => {}
         _ => {
             let _ = write!(out, "  an unseen process");

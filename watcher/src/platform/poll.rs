@@ -2,7 +2,7 @@
 //! privileges, but it is slower and sees less: no binds, no conflicts, no socket that is bound and does not listen,
 //! and of other users' listeners only that they are there.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -44,6 +44,8 @@ pub(crate) struct PollObserver<T> {
     /// Until when changes are expected, one having just been seen.
     fast_until: Option<Instant>,
     known: Vec<Socket>,
+    /// The names of their holders: when a release is seen, its process has mostly ended.
+    names: HashMap<u32, String>,
     pending: VecDeque<Event>,
     start: Instant,
 }
@@ -58,6 +60,7 @@ impl<T: SocketTable> PollObserver<T> {
             ticks: None,
             fast_until: None,
             known: Vec::new(),
+            names: HashMap::new(),
             pending: VecDeque::new(),
             start: Instant::now(),
         }
@@ -73,6 +76,7 @@ impl<T: SocketTable> PollObserver<T> {
         }
         // Holders cost a walk over all processes, so they are asked for only when something has changed.
         now = self.table.owned_listeners().map_err(failed)?.into_iter().filter(watched).collect();
+        self.remember_names(&now);
         for gone in self.known.iter().filter(|socket| !contains(&now, socket)) {
             self.pending.push_back(self.event(EventKind::Release, gone));
         }
@@ -82,6 +86,19 @@ impl<T: SocketTable> PollObserver<T> {
         self.known = now;
         self.fast_until = Instant::now().checked_add(EXPECTING);
         Ok(())
+    }
+
+    fn remember_names(&mut self, now: &[Socket]) {
+        let pids = |sockets: &[Socket]| -> HashSet<u32> {
+            sockets.iter().flat_map(|socket| &socket.holders).map(|holder| holder.pid).collect()
+        };
+        let (now, before) = (pids(now), pids(&self.known));
+        self.names.retain(|pid, _| now.contains(pid) || before.contains(pid));
+        for pid in now {
+            if let Some(name) = self.table.name_of(pid) {
+                self.names.insert(pid, name);
+            }
+        }
     }
 
     /// The time to the next look: a change seldom comes alone, so after one the looks are closer together for a while.
@@ -101,7 +118,7 @@ impl<T: SocketTable> PollObserver<T> {
             delay: None,
             pid,
             uid: socket.uid,
-            comm: pid.and_then(|pid| self.table.name_of(pid)).unwrap_or_default(),
+            comm: pid.and_then(|pid| self.names.get(&pid).cloned()).unwrap_or_default(),
             cookie: None,
             netns: socket.netns,
         }
@@ -116,6 +133,7 @@ impl<T: SocketTable> Observer for PollObserver<T> {
     fn snapshot(&mut self, port: u16) -> Result<Vec<Socket>, ObserveError> {
         let all = self.table.owned_listeners().map_err(|why| ObserveError::Snapshot { port, why })?;
         let sockets: Vec<Socket> = all.into_iter().filter(|socket| socket.address.port() == port).collect();
+        self.remember_names(&sockets);
         // Later looks tell what changed since this one.
         self.known.retain(|socket| socket.address.port() != port);
         self.known.extend(sockets.iter().cloned());
