@@ -247,19 +247,20 @@ fn boot(folder: &Path, kernel: &Kernel, initrd: &Path) -> Result<()> {
     let mut qemu = qemu.stdin(Stdio::null()).spawn().context("QEMU can't be started")?;
     let mut lines = BufReader::new(fs::File::open(&said)?);
     loop {
+        // Before the lines are read, so that those which came before the end are.
         let ended = qemu.try_wait()?.is_some();
+        let over = fs::read_to_string(&status)?.contains('\n');
         let mut line = String::new();
         while lines.read_line(&mut line)? > 0 {
             print!("{}", line.replace('\r', ""));
             line.clear();
         }
-        if ended {
-            break;
-        }
-        // The guest's end takes long, or for ever, and there is no disk of its own to wait for.
-        if fs::read_to_string(&status)?.contains('\n') {
+        if over && !ended {
+            // The guest's own end takes long, or for ever, and it has no disk to be written to.
             qemu.kill()?;
             qemu.wait()?;
+        }
+        if over || ended {
             break;
         }
         if begun.elapsed() > LONGEST {
