@@ -75,6 +75,12 @@ fn nobody_new(backend: Backend) {
     let answer = restart(backend, unused_port(), &["--listen-timeout", "2s"], &words("true"));
     assert_eq!((answer.status, answer.outcome().as_str()), (7, "timed_out"), "{answer:?}");
     assert_eq!(answer.json()["command"]["status"], 0);
+    // and people are told what did not come, rather than that the port is held
+    let port = unused_port().to_string();
+    let text =
+        Gatewatch::plain(&["restart", "--backend", backend.name(), "-p", &port, "--listen-timeout", "1ms"]);
+    assert_eq!(text.status, 7, "{text:?}");
+    assert!(text.out.contains(&format!("nobody new listens on port {port} yet")), "{text:?}");
 }
 
 fn held_by_other(backend: Backend) {

@@ -184,6 +184,10 @@ fn text(report: &RestartReport) -> String {
             style::printable(owner.comm.as_deref().unwrap_or("an unseen process")),
             owner.pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string())
         ),
+        // The port was clean; it is the new owner that did not come.
+        (Outcome::TimedOut, None) if cleaned.released.is_some() || command.is_some() => {
+            format!("nobody new listens on port {} yet: time ran out", cleaned.port)
+        }
         _ => clean::headline(cleaned),
     };
     let mut out = paint.paint(if good { Colour::Good } else { Colour::Bad }, &headline);
