@@ -43,6 +43,7 @@ pub(crate) const RULES: &[OnceRule] = &[
     ("a_second_agent_does_not_take_the_socket", ROOT, second),
     ("a_leftover_socket_is_replaced", ROOT, leftover),
     ("it_takes_the_service_managers_socket", ROOT, managed),
+    ("an_ordinary_users_own_agent_serves_that_user", &[Needs::Root], own_agent),
     ("a_bad_configuration_is_refused", &[], bad_configuration),
     ("only_says_that_no_agent_answers", &[], absent),
 ];
@@ -535,6 +536,18 @@ fn managed() {
     managed.notice("READY=1");
     managed.signal(Signal::SIGTERM);
     managed.notice("STOPPING=1");
+}
+
+fn own_agent() {
+    let gateway = Part::gateway().on_port(unused_port()).as_nobody().start();
+    let roots = Part::gateway().on_port(unused_port()).start();
+    let agent = Agent::as_nobody_with(&config(&[(gateway.port(), ""), (roots.port(), "")]));
+    let answer = agent.ask(&["clean"], gateway.port()).as_nobody().run();
+    crate::clean::assert_cleaned(&answer, &gateway);
+    // but it can do no more than the user could
+    let answer = agent.ask(&["clean"], roots.port()).as_nobody().run();
+    assert_ne!(answer.status, 0, "{answer:?}");
+    assert!(roots.is_alive());
 }
 
 fn bad_configuration() {

@@ -48,6 +48,20 @@ impl Agent {
         agent
     }
 
+    /// As [`Self::with`], run by nobody.
+    ///
+    /// # Panics
+    /// When it can't be.
+    pub fn as_nobody_with(config: &str) -> Self {
+        let folder = folder();
+        fs::write(folder.path().join("config.toml"), config).unwrap();
+        std::os::unix::fs::chown(folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        let child = command(folder.path()).uid(NOBODY).gid(NOBODY).spawn().unwrap();
+        let agent = Self { child, folder };
+        agent.wait_until_armed();
+        agent
+    }
+
     /// Waits until it answers.
     ///
     /// # Panics
@@ -192,11 +206,16 @@ fn folder() -> TempDir {
 }
 
 fn spawn(folder: &Path) -> Child {
+    command(folder).spawn().unwrap()
+}
+
+fn command(folder: &Path) -> Command {
     let log = fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
     let mut command = Command::new(programs().join("gatewatch"));
     command.arg("agent").arg("--config").arg(folder.join("config.toml"));
     command.arg("--socket").arg(folder.join("agent.sock"));
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    command
 }
 
 /// Only this thread: the kernel knows credentials by thread, and the C library's calls would change all.

@@ -1,6 +1,11 @@
 //! Users and groups by their names, as the host's databases have them (nsswitch.conf(5)).
 
-use nix::unistd::{Group, User};
+use nix::unistd::{Group, User, geteuid};
+
+/// The user whom this program acts as.
+pub(crate) fn own() -> u32 {
+    geteuid().as_raw()
+}
 
 /// A user's number.
 pub(crate) fn user(name: &str) -> Option<u32> {
