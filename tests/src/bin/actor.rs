@@ -207,7 +207,13 @@ fn open_all(part: &Part) -> Vec<OwnedFd> {
         if address.port() == 0 {
             address.set_port(port);
         }
-        let socket = open(part, address).unwrap_or_else(|error| panic!("{address} can't be opened: {error}"));
+        let mut opened = open(part, address);
+        // The kernel's iterator over descriptors holds each for a moment while it looks at it: a listener that is closed
+        // in that moment goes only when the iterator has passed on.
+        while part.churn_for > 0 && opened.as_ref().is_err_and(|error| *error == Errno::EADDRINUSE) {
+            opened = open(part, address);
+        }
+        let socket = opened.unwrap_or_else(|error| panic!("{address} can't be opened: {error}"));
         port = address_of(socket.as_raw_fd()).port();
         sockets.push(socket);
     }
