@@ -100,8 +100,14 @@ impl Part {
     /// # Panics
     /// When it can't even be run.
     pub fn starts(mut self) -> bool {
-        let output = self.command.stdin(Stdio::null()).output().unwrap();
-        output.stdout.starts_with(b"ready ")
+        // Its standard input stays open meanwhile: an actor whose input ends is gone before it has tried anything.
+        let mut child = self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let _open = child.stdin.take();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let _ = child.kill();
+        let _ = child.wait();
+        line.starts_with("ready ")
     }
 
     /// Raises the curtain, and waits until the actor is what it is to be.
