@@ -15,18 +15,18 @@ use super::{CliError, clean, unit};
 use crate::clock;
 use crate::end::Action;
 use crate::exclude::Relation;
-use crate::observe::Interest;
 use crate::outcome::Outcome;
 use crate::report::CleanReport;
 use crate::restart::{CommandReport, Restart, RestartReport, Step};
-use crate::watch::{Watch, What};
+use crate::watch::What;
 
 pub(super) async fn run(args: &RestartArgs) -> Result<u8, CliError> {
     let setup = Setup::new(&args.clean.observing)?;
     let port = setup.port(&args.clean.port);
     let command = command_line(args);
     let mut restart = Restart::default();
-    let mut source = source(&setup, args, port).await?;
+    let cannot = clean::not_for_agent(&args.clean);
+    let mut source = Source::new(&setup, &args.clean.observing, cannot, &[port]).await?;
     loop {
         let (line, _) = source.next().await?;
         match line.event {
@@ -62,18 +62,6 @@ fn command_line(args: &RestartArgs) -> Vec<String> {
         }
         _ => args.command.clone(),
     }
-}
-
-/// What happens to the port, in the agent's words or in our own.
-async fn source<'a>(setup: &'a Setup, args: &RestartArgs, port: u16) -> Result<Source<'a>, CliError> {
-    if let Some(agent) = setup.agent(&args.clean.observing, clean::not_for_agent(&args.clean)).await? {
-        let answer = Source::of_agent(agent, &[port], &setup.host).await;
-        if let Some(source) = Setup::answered(&args.clean.observing, answer)? {
-            return Ok(source);
-        }
-    }
-    let observer = setup.observer(&[port], Interest::Everything)?;
-    Ok(Source::Own(Box::new(Watch::begin(&setup.host, observer, &[port])?)))
 }
 
 /// Whether the command can be run: the port can be bound, or only the unit's own main process holds it, which systemd

@@ -6,7 +6,7 @@ use std::future::pending;
 use tokio::time::sleep;
 
 use super::CliError;
-use super::args::{Format, WatchArgs};
+use super::args::{Format, Observing, WatchArgs};
 use super::setup::Setup;
 use super::style::{self, Colour, Paint};
 use crate::agent::client::{Client, ClientError, Lines};
@@ -20,7 +20,7 @@ pub(super) async fn run(args: &WatchArgs) -> Result<u8, CliError> {
     let ports = setup.ports(&args.ports);
     let failed = |error| CliError::Io { what: "signals can't be received", error };
     let mut signals = Signals::new().map_err(failed)?;
-    let mut source = Source::new(&setup, args, &ports).await?;
+    let mut source = Source::new(&setup, &args.observing, None, &ports).await?;
     let paint = Paint::stdout();
     let over = async {
         match args.lasting {
@@ -55,10 +55,16 @@ pub(super) enum Source<'a> {
 }
 
 impl<'a> Source<'a> {
-    async fn new(setup: &'a Setup, args: &WatchArgs, ports: &[u16]) -> Result<Self, CliError> {
-        if let Some(agent) = setup.agent(&args.observing, None).await? {
+    /// What happens to the ports, in the agent's words or in our own; `cannot` as for [`Setup::agent`].
+    pub(super) async fn new(
+        setup: &'a Setup,
+        observing: &Observing,
+        cannot: Option<&'static str>,
+        ports: &[u16],
+    ) -> Result<Self, CliError> {
+        if let Some(agent) = setup.agent(observing, cannot).await? {
             let answer = Self::of_agent(agent, ports, &setup.host).await;
-            if let Some(source) = Setup::answered(&args.observing, answer)? {
+            if let Some(source) = Setup::answered(observing, answer)? {
                 return Ok(source);
             }
         }
@@ -67,7 +73,7 @@ impl<'a> Source<'a> {
     }
 
     /// What the agent sees of the ports in our network namespace.
-    pub(super) async fn of_agent(agent: Client, ports: &[u16], host: &Host) -> Result<Self, ClientError> {
+    async fn of_agent(agent: Client, ports: &[u16], host: &Host) -> Result<Self, ClientError> {
         let ports: String = ports.iter().map(|port| format!("port={port}&")).collect();
         let lines = agent.lines(&format!("/v1/events?{ports}netns={}", host.netns())).await?;
         Ok(Self::Agent(Box::new(lines)))
