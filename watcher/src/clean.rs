@@ -4,7 +4,6 @@
 //! [observe](crate::observe) who holds the port, [identify](crate::identify) and [exclude](crate::exclude) to choose
 //! whom to end, [end](crate::end) them, and [prove](crate::prove) that the port can be bound.
 
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use crate::end::{Action, Ended, Timeouts, end};
@@ -15,6 +14,7 @@ use crate::outcome::Outcome;
 use crate::owner::{Owner, owners};
 use crate::process::Identity;
 use crate::prove::{self, Means, Verdict};
+use crate::stale::Stale;
 use crate::system::{BindAddress, System};
 
 /// What to clean, and how.
@@ -109,8 +109,8 @@ struct Case<'a> {
     system: &'a dyn System,
     request: &'a Request,
     begun: Instant,
-    /// The sockets of the first look.
-    stale: HashSet<SocketId>,
+    /// What held the port at the first look.
+    stale: Stale,
     /// Where to bind for the proof.
     addresses: Vec<BindAddress>,
     /// Who was dealt with.
@@ -135,7 +135,7 @@ impl<'a> Case<'a> {
             system,
             request,
             begun,
-            stale: sockets.iter().filter(|socket| socket.owns_port()).map(Socket::id).collect(),
+            stale: Stale::default(),
             addresses: prove::addresses(&sockets, request.port),
             ended: Vec::new(),
             left: Vec::new(),
@@ -146,6 +146,7 @@ impl<'a> Case<'a> {
         // A connection from the port matters only if the bind fails: see `take_in`.
         let owning: Vec<Socket> = sockets.into_iter().filter(Socket::owns_port).collect();
         case.take_in(&owning);
+        case.stale = Stale::new(&owning, &case.left);
         Ok(case)
     }
 
@@ -206,7 +207,7 @@ impl<'a> Case<'a> {
     fn is_new(&self, owner: &Owner) -> bool {
         owner.process.is_some()
             && owner.owns_port()
-            && owner.held.iter().all(|held| !self.stale.contains(&held.socket.id()))
+            && !owner.holds_stale(&self.stale)
             && !self.ended.iter().any(|ended| ended.owner.same_process(owner))
     }
 
@@ -228,7 +229,7 @@ impl<'a> Case<'a> {
         let mut released =
             Released { means, after: first_signal.unwrap_or(self.begun).elapsed(), plain_bind };
         // The kernel stamps the moment at which it took each stale socket's port back.
-        let mut waiting = self.stale.clone();
+        let mut waiting = self.stale.sockets().clone();
         for observation in observe::drain(observer)? {
             if let Observation::Event(event) = observation
                 && event.kind == EventKind::Release

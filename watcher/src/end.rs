@@ -1,6 +1,5 @@
 //! End: ask a process to go, then force it, and know when it has gone.
 
-use std::collections::HashSet;
 use std::future::poll_fn;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -10,9 +9,9 @@ use tracing::{debug, info};
 use utoipa::ToSchema;
 
 use crate::identify::Rules;
-use crate::observe::SocketId;
 use crate::owner::Owner;
 use crate::process::Identity;
+use crate::stale::Stale;
 use crate::system::{Handle, ProcessError, SignalError, System};
 
 /// The longest waits. The program goes on the moment that the last process is gone.
@@ -84,7 +83,7 @@ impl Ended {
 pub async fn end(
     system: &dyn System,
     rules: &Rules,
-    stale: &HashSet<SocketId>,
+    stale: &Stale,
     targets: Vec<Owner>,
     timeouts: &Timeouts,
 ) -> Vec<Ended> {
@@ -131,12 +130,7 @@ impl Running {
 
 /// Opens the process, makes sure that it is still the one that was looked at, and asks it to end. In that order: a
 /// handle that is open keeps meaning this process, so what is compared after it is true of what is signalled.
-fn ask(
-    system: &dyn System,
-    rules: &Rules,
-    stale: &HashSet<SocketId>,
-    mut target: Owner,
-) -> Result<Running, Box<Ended>> {
+fn ask(system: &dyn System, rules: &Rules, stale: &Stale, mut target: Owner) -> Result<Running, Box<Ended>> {
     let untouched = |owner, action| Err(Box::new(Ended::untouched(owner, action)));
     let Some(pid) = target.pid else { return untouched(target, Action::Spared) };
     let handle = match system.open(pid) {
@@ -162,7 +156,7 @@ fn ask(
     }
 }
 
-fn force(system: &dyn System, rules: &Rules, stale: &HashSet<SocketId>, target: &mut Running) {
+fn force(system: &dyn System, rules: &Rules, stale: &Stale, target: &mut Running) {
     match look_again(system, rules, stale, &target.owner) {
         Still::Stale => match target.handle.force() {
             Ok(means) => {
@@ -199,7 +193,7 @@ enum Still {
     Other(String),
 }
 
-fn look_again(system: &dyn System, rules: &Rules, stale: &HashSet<SocketId>, target: &Owner) -> Still {
+fn look_again(system: &dyn System, rules: &Rules, stale: &Stale, target: &Owner) -> Still {
     let Some(before) = &target.process else { return Still::Other("it was never seen".to_owned()) };
     let tid =
         target.held.iter().find_map(|held| held.holder.as_ref()).map_or(before.pid, |holder| holder.tid);
@@ -216,8 +210,7 @@ fn look_again(system: &dyn System, rules: &Rules, stale: &HashSet<SocketId>, tar
         return Still::Other(judgement.why);
     }
     let mut doubt = None;
-    for held in target.held.iter().filter(|held| stale.contains(&held.socket.id()) && held.socket.owns_port())
-    {
+    for held in target.held.iter().filter(|held| stale.is_held(held, before)) {
         let Some(holder) = &held.holder else { continue };
         match system.holds(holder, &held.socket) {
             Ok(true) => return Still::Stale,

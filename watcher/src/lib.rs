@@ -19,6 +19,7 @@ pub mod process;
 pub mod prove;
 pub mod report;
 pub mod restart;
+pub mod stale;
 pub mod system;
 pub mod wait;
 pub mod watch;

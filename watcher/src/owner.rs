@@ -7,6 +7,7 @@ use crate::exclude::{Exclusions, Relation};
 use crate::identify::Rules;
 use crate::observe::{Holder, Socket, SocketId, SocketState};
 use crate::process::{Identity, Process};
+use crate::stale::Stale;
 use crate::system::{ProcessError, System};
 
 /// A process that holds a port, or the fact that somebody unseen does.
@@ -38,13 +39,16 @@ pub struct Held {
 }
 
 impl Owner {
-    /// Whether the process may be ended: it matches, nothing excludes it, and one of the `stale` sockets is its.
+    /// Whether the process may be ended: it matches, nothing excludes it, and one of the stale sockets is its.
     #[must_use]
-    pub fn is_target(&self, stale: &HashSet<SocketId>) -> bool {
-        self.identity == Identity::Match
-            && self.relation.is_none()
-            && self.process.is_some()
-            && self.held.iter().any(|held| held.socket.owns_port() && stale.contains(&held.socket.id()))
+    pub fn is_target(&self, stale: &Stale) -> bool {
+        self.identity == Identity::Match && self.relation.is_none() && self.holds_stale(stale)
+    }
+
+    /// Whether one of the stale sockets is its.
+    #[must_use]
+    pub fn holds_stale(&self, stale: &Stale) -> bool {
+        self.process.as_ref().is_some_and(|process| self.held.iter().any(|held| stale.is_held(held, process)))
     }
 
     /// Whether it holds the port for itself rather than being connected from it.

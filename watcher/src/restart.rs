@@ -111,7 +111,7 @@ pub struct Restart {
 impl Restart {
     /// Notes a socket that held the port before anything was done.
     pub fn held_before(&mut self, line: &Line) {
-        self.old.extend(line.socket.clone());
+        self.old.insert(socket(line));
     }
 
     /// Notes what the cleaning did.
@@ -131,9 +131,11 @@ impl Restart {
         }
     }
 
-    /// Notes the command's start.
+    /// Notes the command's start. What failed before was not its doing.
     pub fn command_started(&mut self, at: u64, pid: Option<u32>) {
         self.command_started = true;
+        self.failures = 0;
+        self.why = None;
         self.steps.push((at, Step::CommandStarted, pid));
     }
 
@@ -163,10 +165,10 @@ impl Restart {
     /// Takes in what happened to the port; the outcome, once it is decided.
     pub fn take_in(&mut self, line: &Line) -> Option<Outcome> {
         let at = line.monotonic_ns.unwrap_or_default();
-        let is_new = line.socket.as_ref().is_none_or(|socket| !self.old.contains(socket));
+        let is_new = !self.old.contains(&socket(line));
         match line.event {
             What::Bind | What::Listen if is_new => {
-                self.new.extend(line.socket.clone());
+                self.new.insert(socket(line));
                 let step = if line.event == What::Bind { Step::Bind } else { Step::Listen };
                 self.steps.push((at, step, line.pid));
                 if line.event == What::Listen && self.listening.is_none() {
@@ -175,11 +177,16 @@ impl Restart {
                     return Some(Outcome::Restarted);
                 }
             }
-            What::Held if is_new => self.new.extend(line.socket.clone()),
-            What::Release if !is_new => self.released = self.released.max(Some(at)),
+            What::Held if is_new => {
+                self.new.insert(socket(line));
+            }
+            What::Release if !is_new => {
+                self.old.remove(&socket(line));
+                self.released = self.released.max(Some(at));
+            }
             What::Release => {
                 self.steps.push((at, Step::Lost, line.pid));
-                self.new.retain(|socket| Some(socket) != line.socket.as_ref());
+                self.new.remove(&socket(line));
                 if self.listening.is_some() && self.new.is_empty() {
                     self.listening = None;
                     self.why = Some("the new owner ended again".to_owned());
@@ -198,7 +205,8 @@ impl Restart {
 
     fn failed(&mut self, why: &str) -> Option<Outcome> {
         self.failures += 1;
-        self.why = Some(format!("{why}, {} times", self.failures));
+        let times = if self.failures == 1 { "once".to_owned() } else { format!("{} times", self.failures) };
+        self.why = Some(format!("{why}, {times}"));
         (self.failures >= FAILURES).then_some(Outcome::Crashed)
     }
 
@@ -229,6 +237,14 @@ impl Restart {
             why: if outcome == Outcome::Restarted { None } else { self.why },
         }
     }
+}
+
+/// What tells a line's socket from others: its cookie, or, where ports are polled, its address and its holder.
+fn socket(line: &Line) -> String {
+    line.socket.clone().unwrap_or_else(|| {
+        let holder = line.pid.map(|pid| pid.to_string()).unwrap_or_default();
+        format!("{} {holder}", line.address.as_deref().unwrap_or_default())
+    })
 }
 
 #[cfg(test)]
@@ -262,6 +278,39 @@ mod tests {
         let mut restart = Restart::default();
         restart.take_in(&line(What::Bind, "0x2", 1));
         assert!(restart.is_respawned());
+    }
+
+    #[test]
+    fn what_fails_before_the_command_is_not_counted_against_it() {
+        let mut restart = Restart::default();
+        for socket in ["0x1", "0x2"] {
+            restart.take_in(&line(What::Bind, socket, 1));
+            restart.take_in(&line(What::Release, socket, 2));
+        }
+        restart.command_started(3, None);
+        restart.take_in(&line(What::Bind, "0x3", 4));
+        assert_eq!(restart.take_in(&line(What::Release, "0x3", 5)), None);
+        assert_eq!(
+            restart.why.as_deref(),
+            Some("a new process took the port and ended before it listened, once")
+        );
+    }
+
+    #[test]
+    fn where_ports_are_polled_an_old_owner_is_known_by_address_and_pid() {
+        let polled = |event, pid, at| Line {
+            socket: None,
+            address: Some("127.0.0.1:80".to_owned()),
+            pid: Some(pid),
+            ..line(event, "", at)
+        };
+        let mut restart = Restart::default();
+        restart.held_before(&polled(What::Held, 7, 0));
+        // The old one's release is no new process's failure.
+        assert_eq!(restart.take_in(&polled(What::Release, 7, 1)), None);
+        assert_eq!(restart.failures, 0);
+        restart.command_started(2, None);
+        assert_eq!(restart.take_in(&polled(What::Listen, 8, 3)), Some(Outcome::Restarted));
     }
 
     #[test]

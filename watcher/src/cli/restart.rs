@@ -95,7 +95,9 @@ async fn follow(
     }
     let deadline = Instant::now() + args.listen_timeout;
     let mut child = None;
-    if outcome != Some(Outcome::Restarted) && !argv.is_empty() {
+    if !restart.is_listening() && !argv.is_empty() {
+        // A supervisor's process that has come and gone by now decides nothing.
+        outcome = None;
         let started = start(&argv)?;
         restart.command_started(clock::monotonic_ns(Instant::now()), started.id());
         child = Some(started);

@@ -36,8 +36,8 @@ pub enum SocketId {
     Cookie(u64),
     /// The inode. It can be used again once the socket is gone.
     Inode(u64),
-    /// Only its address is known.
-    Address(SocketAddr),
+    /// Only its address is known, and the first process that holds it. Both can come again.
+    Address(SocketAddr, Option<u32>),
 }
 
 /// A socket that holds a port.
@@ -70,7 +70,7 @@ impl Socket {
         match (self.cookie, self.inode) {
             (Some(cookie), _) => SocketId::Cookie(cookie),
             (None, Some(inode)) => SocketId::Inode(inode),
-            (None, None) => SocketId::Address(self.address),
+            (None, None) => SocketId::Address(self.address, self.holders.first().map(|holder| holder.pid)),
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use netstat2::{AddressFamilyFlags, ProtocolFlags, ProtocolSocketInfo, SocketInfo, TcpState};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
+use crate::clock;
 use crate::observe::{
     Backend, Event, EventKind, Holder, Observation, ObserveError, Observer, Socket, SocketState,
 };
@@ -47,7 +48,6 @@ pub(crate) struct PollObserver<T> {
     /// The names of their holders: when a release is seen, its process has mostly ended.
     names: HashMap<u32, String>,
     pending: VecDeque<Event>,
-    start: Instant,
 }
 
 impl<T: SocketTable> PollObserver<T> {
@@ -62,7 +62,6 @@ impl<T: SocketTable> PollObserver<T> {
             known: Vec::new(),
             names: HashMap::new(),
             pending: VecDeque::new(),
-            start: Instant::now(),
         }
     }
 
@@ -109,11 +108,12 @@ impl<T: SocketTable> PollObserver<T> {
 
     fn event(&self, kind: EventKind, socket: &Socket) -> Event {
         let pid = socket.holders.first().map(|holder| holder.pid);
+        let at = Instant::now();
         Event {
             kind,
             address: socket.address,
-            monotonic_ns: u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX),
-            at: Instant::now(),
+            monotonic_ns: clock::monotonic_ns(at),
+            at,
             time: SystemTime::now(),
             delay: None,
             pid,
