@@ -21,6 +21,14 @@ pub enum Change {
 struct Known {
     socket: Socket,
     since: Instant,
+    /// The last look did not find it, and no event has told of its end.
+    missing: bool,
+}
+
+impl Known {
+    fn new(socket: Socket, since: Instant) -> Self {
+        Self { socket, since, missing: false }
+    }
 }
 
 /// The sockets that own the watched ports.
@@ -36,17 +44,25 @@ impl Table {
     pub fn load(&mut self, port: u16, snapshot: Vec<Socket>, since: Instant) {
         self.known.retain(|known| known.socket.address.port() != port);
         let owning = snapshot.into_iter().filter(Socket::owns_port);
-        self.known.extend(owning.map(|socket| Known { socket, since }));
+        self.known.extend(owning.map(|socket| Known::new(socket, since)));
         self.since = Some(since);
     }
 
     /// Corrects what is known of a port by a snapshot that was begun at `since`, without making news of it: events up to
     /// its end have been taken in before. `released` are the cookies of sockets that went while it was read.
+    ///
+    /// A descriptor is gone before its socket is: what one look does not find may be about to end, and its release, which
+    /// is news, still to come. Only what the next look does not find either is forgotten.
     pub fn correct(&mut self, port: u16, snapshot: Vec<Socket>, since: Instant, released: &HashSet<u64>) {
         let is_there = |known: &Known| snapshot.iter().any(|socket| socket.id() == known.socket.id());
-        // What an event has told of since then is newer than the snapshot.
-        self.known
-            .retain(|known| known.socket.address.port() != port || known.since >= since || is_there(known));
+        self.known.retain_mut(|known| {
+            // What an event has told of since then is newer than the snapshot.
+            let concerns = known.socket.address.port() == port && known.since < since;
+            let missing = concerns && !is_there(known);
+            let twice = missing && known.missing;
+            known.missing = missing;
+            !twice
+        });
         let is_gone = |socket: &Socket| socket.cookie.is_some_and(|cookie| released.contains(&cookie));
         for socket in snapshot.into_iter().filter(|socket| socket.owns_port() && !is_gone(socket)) {
             match self.known.iter_mut().find(|known| known.socket.id() == socket.id()) {
@@ -54,7 +70,7 @@ impl Table {
                     let state = if known.since >= since { known.socket.state } else { socket.state };
                     known.socket = Socket { state, ..socket };
                 }
-                None => self.known.push(Known { socket, since }),
+                None => self.known.push(Known::new(socket, since)),
             }
         }
     }
@@ -123,7 +139,7 @@ impl Table {
             multipath: false,
             holders,
         };
-        self.known.push(Known { socket, since: event.at });
+        self.known.push(Known::new(socket, event.at));
         Change::News
     }
 
@@ -137,5 +153,68 @@ impl Table {
                     && (socket.netns == event.netns || socket.netns.is_none() || event.netns.is_none())
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    fn listener(cookie: u64) -> Socket {
+        Socket {
+            address: ([127, 0, 0, 1], 80).into(),
+            state: SocketState::Listen,
+            cookie: Some(cookie),
+            inode: None,
+            netns: None,
+            v6_only: None,
+            uid: None,
+            multipath: false,
+            holders: Vec::new(),
+        }
+    }
+
+    fn release(cookie: u64) -> Event {
+        Event {
+            kind: EventKind::Release,
+            address: ([127, 0, 0, 1], 80).into(),
+            monotonic_ns: 0,
+            at: Instant::now(),
+            time: SystemTime::UNIX_EPOCH,
+            delay: None,
+            pid: None,
+            uid: None,
+            comm: String::new(),
+            cookie: Some(cookie),
+            netns: None,
+        }
+    }
+
+    fn look(table: &mut Table, sockets: Vec<Socket>) {
+        table.correct(80, sockets, Instant::now(), &HashSet::new());
+    }
+
+    #[test]
+    fn a_release_is_news_though_a_look_came_between_descriptor_and_socket() {
+        let mut table = Table::default();
+        table.load(80, vec![listener(1)], Instant::now());
+        look(&mut table, Vec::new());
+        assert_eq!(table.apply(&release(1)), Change::NewsAndFree);
+    }
+
+    #[test]
+    fn what_two_looks_do_not_find_is_forgotten() {
+        let mut table = Table::default();
+        table.load(80, vec![listener(1), listener(2)], Instant::now());
+        look(&mut table, vec![listener(2)]);
+        look(&mut table, vec![listener(2)]);
+        assert_eq!(table.on_port(80).count(), 1);
+        // and what is found again begins anew
+        look(&mut table, Vec::new());
+        look(&mut table, vec![listener(2)]);
+        look(&mut table, Vec::new());
+        assert_eq!(table.on_port(80).count(), 1);
     }
 }

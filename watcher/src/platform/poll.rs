@@ -76,15 +76,21 @@ impl<T: SocketTable> PollObserver<T> {
         // Holders cost a walk over all processes, so they are asked for only when something has changed.
         now = self.table.owned_listeners().map_err(failed)?.into_iter().filter(watched).collect();
         self.remember_names(&now);
-        for gone in self.known.iter().filter(|socket| !contains(&now, socket)) {
-            self.pending.push_back(self.event(EventKind::Release, gone));
-        }
-        for new in now.iter().filter(|socket| !contains(&self.known, socket)) {
-            self.pending.push_back(self.event(EventKind::Listen, new));
-        }
+        let before = std::mem::take(&mut self.known);
+        self.tell(&before, &now);
         self.known = now;
         self.fast_until = Instant::now().checked_add(EXPECTING);
         Ok(())
+    }
+
+    /// Makes events of what is in one look and not in the other.
+    fn tell(&mut self, before: &[Socket], now: &[Socket]) {
+        for gone in before.iter().filter(|socket| !contains(now, socket)) {
+            self.pending.push_back(self.event(EventKind::Release, gone));
+        }
+        for new in now.iter().filter(|socket| !contains(before, socket)) {
+            self.pending.push_back(self.event(EventKind::Listen, new));
+        }
     }
 
     fn remember_names(&mut self, now: &[Socket]) {
@@ -134,8 +140,10 @@ impl<T: SocketTable> Observer for PollObserver<T> {
         let all = self.table.owned_listeners().map_err(|why| ObserveError::Snapshot { port, why })?;
         let sockets: Vec<Socket> = all.into_iter().filter(|socket| socket.address.port() == port).collect();
         self.remember_names(&sockets);
-        // Later looks tell what changed since this one.
-        self.known.retain(|socket| socket.address.port() != port);
+        // What has changed since the last look is told all the same.
+        let (before, others) = self.known.drain(..).partition(|socket| socket.address.port() == port);
+        self.known = others;
+        self.tell(&before, &sockets);
         self.known.extend(sockets.iter().cloned());
         Ok(sockets)
     }
