@@ -88,16 +88,16 @@ pub async fn clean(
                 case.look_again(observer)?;
             }
         }
-        if case.is_held() {
+        if case.is_held() && !case.is_leaving() {
             break case.outcome();
         }
-        // Nobody is known to hold the port any more.
+        // Nobody is known to hold the port any more, or nobody but one who goes.
         match prove::look(system, observer, request.port, &case.addresses)? {
             Verdict::Free { means, plain } => break case.proved(observer, means, plain)?,
             Verdict::Hidden => break Outcome::Unknown,
             Verdict::Held(sockets) => case.take_in(&sockets),
         }
-        if case.left.is_empty() && !case.wait(observer).await? {
+        if (case.left.is_empty() || case.is_leaving()) && !case.wait(observer).await? {
             break case.outcome();
         }
     };
@@ -174,6 +174,19 @@ impl<'a> Case<'a> {
     /// Whether somebody who is not going to be ended holds the port.
     fn is_held(&self) -> bool {
         !self.left.is_empty()
+    }
+
+    /// Whether what holds the port is only what is left of those that were ended: a process is seen to have ended before
+    /// the system has taken back all that it had, and by then nobody holds its sockets.
+    fn is_leaving(&self) -> bool {
+        let was_ended = |address| {
+            let killed = self.ended.iter().filter(|ended| ended.action == Action::Killed);
+            killed.flat_map(|ended| &ended.owner.held).any(|held| held.socket.address == address)
+        };
+        !self.left.is_empty()
+            && self.left.iter().all(|owner| {
+                owner.pid.is_none() && owner.held.iter().all(|held| was_ended(held.socket.address))
+            })
     }
 
     /// The outcome that those who are left make, by the order of the contract.
