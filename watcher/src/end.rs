@@ -12,7 +12,7 @@ use crate::identify::Rules;
 use crate::owner::Owner;
 use crate::process::Identity;
 use crate::stale::Stale;
-use crate::system::{Handle, ProcessError, SignalError, System};
+use crate::system::{Asked, Handle, ProcessError, SignalError, System};
 
 /// The longest waits. The program goes on the moment that the last process is gone.
 #[derive(Debug, Clone, Copy)]
@@ -79,7 +79,7 @@ impl Ended {
 }
 
 /// Ends the targets: asks all, waits at most `timeouts.term` for all to go, then forces those that are left and
-/// still hold one of the `stale` sockets.
+/// still hold one of the `stale` sockets. Those that can't be asked are forced at once.
 pub async fn end(
     system: &dyn System,
     rules: &Rules,
@@ -95,8 +95,13 @@ pub async fn end(
             Err(untouched) => ended.push(*untouched),
         }
     }
+    // For an answer to a request that could not be made, nobody waits.
+    for target in running.iter_mut().filter(|target| target.means.is_none()) {
+        force(system, rules, stale, target);
+    }
     wait_for_exits(&mut running, timeouts.term).await;
-    for target in running.iter_mut().filter(|target| target.gone_at.is_none()) {
+    let left = |target: &&mut Running| target.gone_at.is_none() && target.forced_at.is_none();
+    for target in running.iter_mut().filter(left) {
         force(system, rules, stale, target);
     }
     wait_for_exits(&mut running, timeouts.kill).await;
@@ -108,18 +113,24 @@ pub async fn end(
 struct Running {
     owner: Owner,
     handle: Box<dyn Handle>,
-    means: &'static str,
+    /// The last means that was used; none yet where it can't be asked.
+    means: Option<&'static str>,
     signalled_at: Instant,
     forced_at: Option<Instant>,
     gone_at: Option<Instant>,
+    /// What was done with it, for as long as no means was used.
+    untouched: Action,
 }
 
 impl Running {
     fn finish(self) -> Ended {
+        if self.means.is_none() {
+            return Ended::untouched(self.owner, self.untouched);
+        }
         let gone = self.gone_at.is_some();
         Ended {
             action: if gone { Action::Killed } else { Action::Survived },
-            ended_by: gone.then_some(self.means),
+            ended_by: self.means.filter(|_| gone),
             ended_after: self.gone_at.map(|at| at - self.signalled_at),
             signalled_at: Some(self.signalled_at),
             forced_at: self.forced_at,
@@ -148,28 +159,56 @@ fn ask(system: &dyn System, rules: &Rules, stale: &Stale, mut target: Owner) -> 
     }
     let signalled_at = Instant::now();
     match handle.ask() {
-        Ok(means) => {
+        Ok(asked) => {
+            let means = match asked {
+                Asked::By(means) => Some(means),
+                Asked::Unreachable => None,
+            };
             info!(pid, means, "asked to end");
-            Ok(Running { owner: target, handle, means, signalled_at, forced_at: None, gone_at: None })
+            Ok(Running {
+                owner: target,
+                handle,
+                means,
+                signalled_at,
+                forced_at: None,
+                gone_at: None,
+                untouched: Action::Gone,
+            })
         }
         Err(error) => untouched(target, refused(&error)),
     }
 }
 
 fn force(system: &dyn System, rules: &Rules, stale: &Stale, target: &mut Running) {
-    match look_again(system, rules, stale, &target.owner) {
-        Still::Stale => match target.handle.force() {
-            Ok(means) => {
-                info!(pid = target.owner.pid, means, "ended by force");
-                target.means = means;
-                target.forced_at = Some(Instant::now());
+    let pid = target.owner.pid;
+    target.untouched = match look_again(system, rules, stale, &target.owner) {
+        Still::Stale => {
+            let at = Instant::now();
+            match target.handle.force() {
+                Ok(means) => {
+                    info!(pid, means, "ended by force");
+                    if target.means.replace(means).is_none() {
+                        target.signalled_at = at;
+                    }
+                    target.forced_at = Some(at);
+                    return;
+                }
+                Err(error) => {
+                    debug!(pid, %error, "could not be forced");
+                    refused(&error)
+                }
             }
-            Err(error) => debug!(pid = target.owner.pid, %error, "could not be forced"),
-        },
+        }
         // Gone from the port, or by itself in this very moment: it may finish its work.
-        Still::Gone => debug!(pid = target.owner.pid, "let go of the port: not forced"),
-        Still::Other(why) => debug!(pid = target.owner.pid, why, "changed: not forced"),
-    }
+        Still::Gone => {
+            debug!(pid, "let go of the port: not forced");
+            Action::Gone
+        }
+        Still::Other(why) => {
+            debug!(pid, why, "changed: not forced");
+            Action::Spared
+        }
+    };
 }
 
 fn refused(error: &SignalError) -> Action {

@@ -119,7 +119,10 @@ impl Restart {
         for ended in &report.owners {
             let pid = ended.owner.pid;
             let Some(signalled) = ended.signalled_ns else { continue };
-            self.steps.push((signalled, Step::Sigterm, pid));
+            // Who can't be asked is forced at once.
+            if ended.forced_ns != Some(signalled) {
+                self.steps.push((signalled, Step::Sigterm, pid));
+            }
             self.steps.extend(ended.forced_ns.map(|at| (at, Step::Sigkill, pid)));
             self.steps
                 .extend(ended.ended_after_us.map(|after| (signalled + after * 1000, Step::Exited, pid)));
@@ -218,7 +221,8 @@ impl Restart {
         outcome: Outcome,
         command: Option<CommandReport>,
     ) -> RestartReport {
-        let signalled = |(_, step, _): &&(u64, Step, Option<u32>)| *step == Step::Sigterm;
+        let signalled =
+            |(_, step, _): &&(u64, Step, Option<u32>)| matches!(step, Step::Sigterm | Step::Sigkill);
         let base = self.steps.iter().filter(signalled).map(|(at, ..)| *at).min();
         let base = base.or_else(|| self.steps.iter().map(|(at, ..)| *at).min()).unwrap_or_default();
         self.steps.extend(self.released.map(|at| (at, Step::Released, None)));

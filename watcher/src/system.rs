@@ -70,11 +70,11 @@ pub enum ProcessError {
 
 /// A process that can be ended. Dropping it does nothing to the process.
 pub trait Handle: Send {
-    /// Asks it to end, and says by which means (`SIGTERM`, `close`).
+    /// Asks it to end.
     ///
     /// # Errors
     /// [`SignalError`].
-    fn ask(&self) -> Result<&'static str, SignalError>;
+    fn ask(&self) -> Result<Asked, SignalError>;
 
     /// Ends it by force, and says by which means (`SIGKILL`, `terminate`).
     ///
@@ -84,6 +84,15 @@ pub trait Handle: Send {
 
     /// Ready once the process has ended, whether or not its parent has taken note.
     fn poll_exit(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+/// What became of a request to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// It was made by this means (`SIGTERM`, `close`), and time should be given for it.
+    By(&'static str),
+    /// Nothing reaches this process, or nothing that would not reach others as well: only force is left.
+    Unreachable,
 }
 
 /// Why a process could not be signalled.

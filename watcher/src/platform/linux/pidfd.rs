@@ -9,7 +9,7 @@ use nix::libc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::system::{Handle, SignalError};
+use crate::system::{Asked, Handle, SignalError};
 
 /// A process, held by its pidfd.
 pub(super) struct PidFd(AsyncFd<OwnedFd>);
@@ -51,8 +51,8 @@ fn refused(errno: Errno) -> SignalError {
 }
 
 impl Handle for PidFd {
-    fn ask(&self) -> Result<&'static str, SignalError> {
-        self.signal(libc::SIGTERM, "SIGTERM")
+    fn ask(&self) -> Result<Asked, SignalError> {
+        self.signal(libc::SIGTERM, "SIGTERM").map(Asked::By)
     }
 
     fn force(&self) -> Result<&'static str, SignalError> {

@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::process;
 use crate::process::StartTime;
-use crate::system::{Handle, ProcessError, SignalError};
+use crate::system::{Asked, Handle, ProcessError, SignalError};
 
 /// A process that can be ended.
 pub(in crate::platform) struct ProcessHandle {
@@ -61,8 +61,8 @@ fn refused(errno: Errno) -> SignalError {
 }
 
 impl Handle for ProcessHandle {
-    fn ask(&self) -> Result<&'static str, SignalError> {
-        self.signal(Signal::SIGTERM, "SIGTERM")
+    fn ask(&self) -> Result<Asked, SignalError> {
+        self.signal(Signal::SIGTERM, "SIGTERM").map(Asked::By)
     }
 
     fn force(&self) -> Result<&'static str, SignalError> {

@@ -13,7 +13,7 @@ use windows_sys::Win32::System::Threading::{
 };
 
 use super::close;
-use crate::system::{Handle, SignalError};
+use crate::system::{Asked, Handle, SignalError};
 
 /// The exit status of a process that is ended by force, as taskkill gives it.
 const FORCED: u32 = 1;
@@ -48,10 +48,9 @@ fn refused(error: io::Error) -> SignalError {
 }
 
 impl Handle for ProcessHandle {
-    /// A close of its windows, and a Ctrl-C to its console. Where neither reaches it, force has to follow.
-    fn ask(&self) -> Result<&'static str, SignalError> {
-        close::ask(self.pid)?;
-        Ok("close")
+    /// A close of its windows, and a Ctrl-C to its console, if that is its alone.
+    fn ask(&self) -> Result<Asked, SignalError> {
+        Ok(if close::ask(self.pid)? { Asked::By("close") } else { Asked::Unreachable })
     }
 
     fn force(&self) -> Result<&'static str, SignalError> {
