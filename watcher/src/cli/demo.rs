@@ -66,6 +66,10 @@ pub(super) async fn run(args: &DemoArgs) -> Result<u8, CliError> {
     let cleaned = clean(&host, observer.as_mut(), &request).await?;
     super::print(&indent(&super::clean::text(&CleanReport::from(&cleaned))))?;
 
+    if cleaned.outcome != Outcome::Cleaned {
+        return Ok(cleaned.outcome.status().max(1));
+    }
+
     step("4. What the watch saw of it")?;
     loop {
         let line = watch.next().await?;
@@ -91,7 +95,7 @@ pub(super) async fn run(args: &DemoArgs) -> Result<u8, CliError> {
             "\n   As root, the kernel itself tells of each bind, listen and release, within microseconds.\n",
         )?;
     }
-    Ok(if cleaned.outcome == Outcome::Cleaned { 0 } else { cleaned.outcome.status().max(1) })
+    Ok(0)
 }
 
 /// The gateway: listens, and ends when asked to, or with its child.

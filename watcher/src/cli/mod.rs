@@ -29,6 +29,7 @@ pub fn run() -> ExitCode {
     if let Some(status) = host::helper() {
         return ExitCode::from(status);
     }
+    host::keep_handles();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return refuse(&error),

@@ -24,7 +24,7 @@ pub(crate) use self::netns::Netns;
 use crate::observe::{Holder, Interest, ObserveError, Observer, Socket};
 use crate::platform::poll::PollObserver;
 use crate::platform::unix::bind;
-pub(crate) use crate::platform::unix::{helper, monotonic_now, signals, socket, titled, users};
+pub(crate) use crate::platform::unix::{helper, keep_handles, monotonic_now, signals, socket, titled, users};
 use crate::platform::{Hook, NetnsError};
 use crate::process::Process;
 use crate::system::{Bind, BindAddress, BindAs, Handle, ProcessError, SignalError, System};

@@ -10,7 +10,7 @@ use super::unix::bind;
 use crate::system::{Bind, BindAddress, BindAs};
 
 pub(crate) use super::elsewhere::{HAS_EVENTS, Host, kernel, privileges, service};
-pub(crate) use super::unix::{helper, monotonic_now, signals, socket, titled, users};
+pub(crate) use super::unix::{helper, keep_handles, monotonic_now, signals, socket, titled, users};
 
 /// Where clients look for the agent when nothing else is said.
 pub(crate) const AGENT_SOCKET: &str = "/var/run/gatewatch/agent.sock";

@@ -22,6 +22,9 @@ pub(crate) fn helper() -> Option<u8> {
     None
 }
 
+/// A child here is given the descriptors that it is told of, and no others.
+pub(crate) fn keep_handles() {}
+
 /// A program that is to be known by another title.
 ///
 /// # Errors
