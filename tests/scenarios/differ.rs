@@ -6,6 +6,12 @@
 //! | a listener that was shut down and is kept | the same | the same |
 //! | a connection from the port that blocks it | `held_by_other`, with the process | `unknown` |
 //! | bind and conflict events | seen | not seen |
+//!
+//! What Windows answers otherwise than Unix:
+//!
+//! | case | on Unix | on Windows |
+//! |---|---|---|
+//! | a connection in `TIME_WAIT` | keeps servers without `SO_REUSEADDR` out | keeps nobody out |
 
 use gatewatch_tests::Backend;
 
@@ -15,4 +21,9 @@ pub(crate) fn of_a_socket_that_does_not_listen(backend: Backend, seen: &'static 
         Backend::Ebpf => seen,
         Backend::Poll => "unknown",
     }
+}
+
+/// Whether a server that sets no option can bind beside a connection in `TIME_WAIT`.
+pub(crate) fn plain_bind_beside_a_lingering_connection() -> bool {
+    gatewatch_tests::ASKED != "SIGTERM"
 }

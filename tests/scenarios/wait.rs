@@ -8,13 +8,12 @@ pub(crate) const RULES: &[Rule] = &[
     ("a_free_port_is_free_at_once", &[], a_free_port_is_free_at_once),
     ("free_comes_when_the_owner_lets_go", &[], free_comes_when_the_owner_lets_go),
     ("free_does_not_come_while_the_port_is_held", &[], free_does_not_come),
-    ("free_does_not_come_while_a_child_holds_the_socket", &[], free_with_heir),
     ("listening_comes_when_somebody_listens", &[], listening_comes),
     ("listening_is_there_at_once", &[], listening_is_there_at_once),
     ("listening_does_not_come_for_a_bound_socket", &[], listening_does_not_come),
 ];
 
-fn wait(backend: Backend, state: &str, port: u16) -> Gatewatch {
+pub(crate) fn wait(backend: Backend, state: &str, port: u16) -> Gatewatch {
     Gatewatch::on(backend, &["wait", state], port)
 }
 
@@ -26,10 +25,10 @@ fn a_free_port_is_free_at_once(backend: Backend) {
 }
 
 fn free_comes_when_the_owner_lets_go(backend: Backend) {
-    let owner = Part::other().on_port(unused_port()).start();
+    let mut owner = Part::other().on_port(unused_port()).start();
     let mut waiting = wait(backend, "free", owner.port()).spawn();
     assert!(waiting.goes_on());
-    owner.ask_to_end();
+    owner.end();
     let answer = waiting.finish();
     assert_eq!((answer.status, answer.outcome().as_str()), (0, "free"));
     assert!(owner.is_gone());
@@ -41,12 +40,6 @@ fn free_does_not_come(backend: Backend) {
     let answer = wait(backend, "free", owner.port()).with(&["--timeout", "100ms"]).run();
     assert_eq!((answer.status, answer.outcome().as_str()), (7, "timed_out"));
     assert!(owner.is_alive());
-}
-
-fn free_with_heir(backend: Backend) {
-    let owner = Part::other().on_port(unused_port()).with(&["--heir", "some-tool"]).start();
-    let answer = wait(backend, "free", owner.port()).with(&["--timeout", "100ms"]).run();
-    assert_eq!(answer.status, 7);
 }
 
 fn listening_comes(backend: Backend) {

@@ -2,29 +2,25 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::os::fd::{FromRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Duration;
 
-use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
 
-use crate::{PATIENCE, programs};
+use crate::PATIENCE;
+use crate::platform::{self, Life};
 
 /// What an actor is to play.
 pub struct Part {
-    command: Command,
+    pub(crate) command: Command,
 }
 
 impl Part {
-    /// An owner with this as its first argument.
+    /// An owner that goes by this name: its first argument, or its program's file.
     pub fn named(name: &str) -> Self {
-        let mut command = Command::new(programs().join("actor"));
-        command.arg0(name);
-        Self { command }
+        Self { command: platform::named(name) }
     }
 
     /// An owner that is a gateway by its title.
@@ -58,63 +54,26 @@ impl Part {
         self
     }
 
-    /// As an ordinary user.
-    pub fn as_nobody(mut self) -> Self {
-        self.command.uid(65_534).gid(65_534);
-        self
-    }
-
-    /// In a network namespace of its own, whose loopback is up.
-    pub fn in_own_network(mut self) -> Self {
-        // SAFETY: between fork and exec only system calls are made.
-        unsafe {
-            self.command.pre_exec(|| {
-                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET)?;
-                Ok(())
-            });
-        }
-        self
-    }
-
-    /// Raises the curtain in a pid namespace of its own, where it is PID 1. Its pid here is that of the outer namespace.
-    ///
-    /// # Panics
-    /// When it ends before it is ready.
-    pub fn start_as_init(self) -> Actor {
-        let name = "openclaw-gateway";
-        let mut outer = Command::new("unshare");
-        outer.args(["--pid", "--fork", "--mount-proc", "--kill-child", "bash", "-c"]);
-        outer.arg(format!("exec -a {name} \"$0\" \"$@\"")).arg(self.command.get_program());
-        outer.args(self.command.get_args());
-        let mut actor = Self { command: outer }.start();
-        let outer = actor.started_pid();
-        let children = std::fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).unwrap();
-        let pid = children.trim().parse().unwrap();
-        actor.pids = vec![pid];
-        actor.handles = vec![open(pid)];
-        actor
-    }
-
-    /// Raises the curtain, and says whether the actor could become what it is to be.
-    ///
-    /// # Panics
-    /// When it can't even be run.
-    pub fn starts(mut self) -> bool {
-        // Its standard input stays open meanwhile: an actor whose input ends is gone before it has tried anything.
-        let mut child = self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let _open = child.stdin.take();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let _ = child.kill();
-        let _ = child.wait();
-        line.starts_with("ready ")
+    /// That runs a command as its child once it is ready.
+    pub fn running(self, command: &[String]) -> Self {
+        let mut part = self.with(&["--"]);
+        part.command.args(command);
+        part
     }
 
     /// Raises the curtain, and waits until the actor is what it is to be.
     ///
     /// # Panics
     /// When it ends before that.
-    pub fn start(mut self) -> Actor {
+    pub fn start(self) -> Actor {
+        self.try_to_start().expect("the actor is not ready")
+    }
+
+    /// As [`Self::start`]; `None` where the actor could not become what it is to be.
+    ///
+    /// # Panics
+    /// When it can't even be run.
+    pub fn try_to_start(mut self) -> Option<Actor> {
         self.command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = self.command.spawn().unwrap();
         let stdin = child.stdin.take();
@@ -128,12 +87,17 @@ impl Part {
             }
         });
         let line = lines.recv_timeout(PATIENCE).unwrap_or_default();
-        let ready = line.strip_prefix("ready ").unwrap_or_else(|| panic!("the actor is not ready: {line:?}"));
+        let Some(ready) = line.strip_prefix("ready ") else {
+            let _ = child.kill();
+            let _ = child.wait();
+            return None;
+        };
         let ready: Value = serde_json::from_str(ready).unwrap();
         let pids: Vec<u32> = ready["pids"].as_array().unwrap().iter().map(number).collect();
         let address = ready["address"].as_str().map(|address| address.parse().unwrap());
-        let handles = pids.iter().map(|&pid| open(pid)).collect();
-        Actor { child, stdin, lines, pids, address, handles }
+        let lives = pids.iter().map(|&pid| Life::of(pid)).collect();
+        let program = self.command.get_program().into();
+        Some(Actor { program, child, stdin, lines, pids, address, lives })
     }
 }
 
@@ -141,23 +105,16 @@ fn number(value: &Value) -> u32 {
     value.as_u64().and_then(|number| number.try_into().ok()).unwrap()
 }
 
-fn open(pid: u32) -> OwnedFd {
-    // SAFETY: pidfd_open(2) takes two numbers and gives a new descriptor.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    let fd = i32::try_from(nix::errno::Errno::result(fd).unwrap()).unwrap();
-    // SAFETY: the kernel has just made this descriptor for us.
-    unsafe { OwnedFd::from_raw_fd(fd) }
-}
-
 /// An actor on the stage. It ends when this is dropped.
 pub struct Actor {
+    program: PathBuf,
     child: Child,
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
     /// The processes that hold its sockets.
     pub pids: Vec<u32>,
     address: Option<SocketAddr>,
-    handles: Vec<OwnedFd>,
+    lives: Vec<Life>,
 }
 
 impl Actor {
@@ -169,6 +126,19 @@ impl Actor {
     /// The process that was started: the supervisor, where there is one.
     pub fn started_pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its program.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// The name of its program's file.
+    ///
+    /// # Panics
+    /// When it has none.
+    pub fn file_name(&self) -> String {
+        self.program.file_name().unwrap().to_str().unwrap().to_owned()
     }
 
     /// Its first address.
@@ -210,11 +180,7 @@ impl Actor {
 
     /// Whether each of the holders lives. A zombie does not.
     pub fn alive(&self) -> Vec<bool> {
-        let ended = |fd: &OwnedFd| {
-            let mut fds = [PollFd::new(std::os::fd::AsFd::as_fd(fd), PollFlags::POLLIN)];
-            poll(&mut fds, PollTimeout::ZERO).unwrap() > 0
-        };
-        self.handles.iter().map(|fd| !ended(fd)).collect()
+        self.lives.iter().map(|life| !life.ends_within(Duration::ZERO)).collect()
     }
 
     /// Whether all live.
@@ -227,15 +193,16 @@ impl Actor {
         self.alive().into_iter().all(|alive| !alive)
     }
 
-    /// Asks the first holder to end.
-    pub fn ask_to_end(&self) {
-        let pid = nix::unistd::Pid::from_raw(self.pid().try_into().unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    /// It ends by itself, in its own time.
+    pub fn end(&mut self) {
+        drop(self.stdin.take());
     }
 
-    /// Its network namespace.
-    pub fn netns(&self) -> String {
-        format!("/proc/{}/ns/net", self.pid())
+    /// The holders are these instead.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "pids mean the same to all elsewhere"))]
+    pub(crate) fn replace_holders(&mut self, pids: Vec<u32>) {
+        self.lives = pids.iter().map(|&pid| Life::of(pid)).collect();
+        self.pids = pids;
     }
 }
 

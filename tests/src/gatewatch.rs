@@ -1,13 +1,15 @@
 //! The real gatewatch, run as a script would run it.
 
-use std::io::{BufRead, BufReader, Read};
-use std::os::unix::process::CommandExt as _;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::{PATIENCE, programs};
+use crate::platform::{self, Life};
+use crate::{PATIENCE, program};
 
 /// How gatewatch is to observe, and as whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +32,7 @@ impl Backend {
 
 /// A call of gatewatch.
 pub struct Gatewatch {
-    command: Command,
+    pub(crate) command: Command,
 }
 
 /// What gatewatch answered.
@@ -81,7 +83,8 @@ impl Answer {
 impl Gatewatch {
     /// A command with its arguments, nothing else set.
     pub fn new(arguments: &[&str]) -> Self {
-        let mut command = Command::new(programs().join("gatewatch"));
+        let mut command = Command::new(program("gatewatch"));
+        platform::interruptible(&mut command);
         command.args(arguments);
         for variable in ["OPENCLAW_GATEWAY_PORT", "GATEWATCH_SOCKET", "GATEWATCH_WITHOUT", "NO_COLOR"] {
             command.env_remove(variable);
@@ -120,35 +123,6 @@ impl Gatewatch {
         self
     }
 
-    /// As an ordinary user.
-    pub fn as_nobody(mut self) -> Self {
-        self.command.uid(65_534).gid(65_534);
-        self
-    }
-
-    /// Within the pid namespace of a process, though not as a descendant of it.
-    pub fn inside(self, pid: u32) -> Self {
-        let mut command = Command::new("nsenter");
-        command.args(["--pid", "--mount", "--target", &pid.to_string(), "--"]).args(self.words());
-        Self { command }
-    }
-
-    /// Within the network namespace of a process.
-    pub fn in_network_of(self, pid: u32) -> Self {
-        let mut command = Command::new("nsenter");
-        command.args(["--net", "--target", &pid.to_string(), "--"]).args(self.words());
-        Self { command }
-    }
-
-    /// Without a capability, though as root.
-    pub fn without_capability(self, name: &str) -> Self {
-        let mut command = Command::new("setpriv");
-        command
-            .args([&format!("--bounding-set=-{name}"), &format!("--inh-caps=-{name}"), "--"])
-            .args(self.words());
-        Self { command }
-    }
-
     /// The whole command line, to be run by something else.
     pub fn words(&self) -> Vec<String> {
         let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
@@ -165,10 +139,10 @@ impl Gatewatch {
 
     /// Starts it.
     pub fn spawn(mut self) -> Running {
-        self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = self.command.spawn().unwrap();
-        let out = read_all(child.stdout.take().unwrap());
-        let err = read_all(child.stderr.take().unwrap());
+        // Files, since what gatewatch starts may share them, and a pipe would then go on after gatewatch's end.
+        let [out, err] = [(); 2].map(|()| tempfile::tempfile().unwrap());
+        self.command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());
+        let child = self.command.spawn().unwrap();
         Running { child, out, err }
     }
 
@@ -203,8 +177,8 @@ impl Gatewatch {
 /// A command under way.
 pub struct Running {
     child: Child,
-    out: Receiver<String>,
-    err: Receiver<String>,
+    out: File,
+    err: File,
 }
 
 impl Running {
@@ -214,8 +188,8 @@ impl Running {
     }
 
     /// Its pid.
-    pub fn pid(&self) -> i32 {
-        self.child.id().try_into().unwrap()
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Waits for its end.
@@ -223,23 +197,21 @@ impl Running {
     /// # Panics
     /// When it does not end.
     pub fn finish(mut self) -> Answer {
-        let Ok(out) = self.out.recv_timeout(PATIENCE) else {
+        if !Life::of(self.child.id()).ends_within(PATIENCE) {
             let _ = self.child.kill();
             panic!("gatewatch does not end");
-        };
+        }
         let status = self.child.wait().unwrap().code().unwrap_or(-1);
-        Answer { status, out, err: self.err.recv().unwrap() }
+        Answer { status, out: text(self.out), err: text(self.err) }
     }
 }
 
-fn read_all(mut from: impl Read + Send + 'static) -> Receiver<String> {
-    let (tell, all) = channel();
-    std::thread::spawn(move || {
-        let mut text = String::new();
-        let _ = from.read_to_string(&mut text);
-        let _ = tell.send(text);
-    });
-    all
+/// All that was written to a file.
+fn text(mut file: File) -> String {
+    let mut text = String::new();
+    file.rewind().unwrap();
+    file.read_to_string(&mut text).unwrap();
+    text
 }
 
 /// A watch under way.
@@ -281,8 +253,33 @@ impl Watch {
     }
 
     /// Its pid.
-    pub fn pid(&self) -> i32 {
-        self.child.id().try_into().unwrap()
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Interrupts it as a person at its terminal would.
+    pub fn interrupt(&self) {
+        platform::interrupt(&self.child);
+    }
+
+    /// Nobody reads it any more.
+    pub fn stop_reading(&mut self) {
+        let (_, nothing) = channel();
+        self.lines = nothing;
+    }
+
+    /// Whether it has ended by now, or does within this time.
+    pub fn ends_within(&self, time: Duration) -> bool {
+        Life::of(self.child.id()).ends_within(time)
+    }
+
+    /// Waits for its end; its exit status.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn end(&mut self) -> i32 {
+        assert!(self.ends_within(PATIENCE), "the watch does not end");
+        self.child.wait().unwrap().code().unwrap_or(-1)
     }
 }
 

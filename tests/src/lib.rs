@@ -2,18 +2,25 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on must fail, and say where")]
 
 mod actor;
+#[cfg(target_os = "linux")]
 mod agent;
 mod gatewatch;
 mod needs;
+mod platform;
 
 pub use actor::{Actor, Part, node_package};
+#[cfg(target_os = "linux")]
 pub use agent::{Agent, Events, Managed, Reply, config};
-pub use gatewatch::{Answer, Backend, Gatewatch, Watch};
+pub use gatewatch::{Answer, Backend, Gatewatch, Running, Watch};
 pub use needs::{Needs, Scenario, have};
+#[cfg(target_os = "linux")]
+pub use platform::send;
+pub use platform::{ASKED, BACKENDS, FORCED, FORWARDER, Life, user};
 
+use std::env::consts::EXE_SUFFIX;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 /// Which run of the scenarios this is, as `GATEWATCH_TESTS_RUN` says.
@@ -74,11 +81,26 @@ pub fn programs() -> &'static PathBuf {
         // A checkout may lie where another user can't read it.
         let public = std::env::temp_dir().join(format!("gatewatch-tests-{}", std::process::id()));
         std::fs::create_dir_all(&public).unwrap();
-        std::fs::copy(gatewatch.unwrap_or_else(|| built.join("gatewatch")), public.join("gatewatch"))
-            .unwrap();
-        std::fs::copy(built.join("actor"), public.join("actor")).unwrap();
+        for (name, from) in [("gatewatch", gatewatch), ("actor", None)] {
+            let name = format!("{name}{EXE_SUFFIX}");
+            std::fs::copy(from.unwrap_or_else(|| built.join(&name)), public.join(&name)).unwrap();
+        }
         public
     })
+}
+
+/// One of the programs: gatewatch, or the actor by whatever name.
+///
+/// # Panics
+/// When it can't be given the name.
+pub fn program(name: &str) -> PathBuf {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock();
+    let path = programs().join(format!("{name}{EXE_SUFFIX}"));
+    if !path.exists() {
+        platform::name_again(&programs().join(format!("actor{EXE_SUFFIX}")), &path).unwrap();
+    }
+    path
 }
 
 /// Removes what [`programs`] made.

@@ -1,11 +1,12 @@
 //! What a scenario needs of the machine. One that can't run is skipped, and says why; in CI that is a failure.
 
+use std::env::consts::EXE_SUFFIX;
 use std::path::Path;
 use std::sync::OnceLock;
 
 use libtest_mimic::{Failed, Trial};
 
-use crate::Gatewatch;
+use crate::{Gatewatch, platform};
 
 /// What a scenario needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub enum Needs {
     Bpf,
     /// Node, to be a real gateway.
     Node,
+    /// A system that says whose a listener over IPv6 is.
+    Ipv6Owners,
 }
 
 /// Whether it is there; if not, why.
@@ -26,9 +29,9 @@ pub enum Needs {
 /// What is missing.
 pub fn have(needs: Needs) -> Result<(), String> {
     static BPF: OnceLock<bool> = OnceLock::new();
-    let root = nix::unistd::geteuid().is_root();
+    let root = platform::is_root();
     match needs {
-        Needs::Nothing => Ok(()),
+        Needs::Nothing | Needs::Ipv6Owners => Ok(()),
         Needs::Root if root => Ok(()),
         Needs::Root => Err("needs root".to_owned()),
         Needs::Bpf if !root => Err("needs root".to_owned()),
@@ -42,7 +45,8 @@ pub fn have(needs: Needs) -> Result<(), String> {
         }
         Needs::Node => {
             let found = std::env::var_os("PATH").is_some_and(|path| {
-                std::env::split_paths(&path).any(|folder| Path::new(&folder).join("node").exists())
+                std::env::split_paths(&path)
+                    .any(|folder| Path::new(&folder).join(format!("node{EXE_SUFFIX}")).exists())
             });
             if found { Ok(()) } else { Err("needs node".to_owned()) }
         }
@@ -60,6 +64,11 @@ pub struct Scenario {
 }
 
 impl Scenario {
+    /// Why this system, whatever is installed on it, can't show the rule; `None` where it can.
+    pub fn cannot_be_shown(&self) -> Option<&'static str> {
+        self.needs.iter().find_map(|&needs| platform::cannot(needs))
+    }
+
     /// A trial that runs it, is ignored where something is missing, or fails for that in CI.
     pub fn into_trial(self) -> Trial {
         let missing = self.needs.into_iter().find_map(|needs| have(needs).err());

@@ -2,8 +2,9 @@
 
 use gatewatch_tests::{Backend, Gatewatch, Needs, Part, can_bind, unused_port};
 
-use crate::Rule;
+use crate::bad_input::assert_refused;
 use crate::clean::clean;
+use crate::{OnceRule, Rule};
 
 pub(crate) const RULES: &[Rule] = &[
     ("another_namespaces_gateway_is_not_seen_from_here", &[Needs::Root], not_seen_from_here),
@@ -11,6 +12,8 @@ pub(crate) const RULES: &[Rule] = &[
     ("a_watch_in_a_namespace_sees_that_one_alone", &[Needs::Root], watched_in_its_own),
     ("from_a_pid_namespace_pids_are_those_seen_there", &[Needs::Root], pids_of_the_namespace),
 ];
+
+pub(crate) const ONCE_RULES: &[OnceRule] = &[("a_bad_namespace_is_status_2", &[], bad_namespace)];
 
 fn not_seen_from_here(backend: Backend) {
     let port = unused_port();
@@ -57,4 +60,10 @@ fn pids_of_the_namespace(backend: Backend) {
     let answer = Gatewatch::on(backend, &["clean"], outside.port()).inside(gateway.pid()).run();
     assert_eq!((answer.status, answer.outcome().as_str()), (5, "unknown"), "{answer:?}");
     assert!(outside.is_alive());
+}
+
+fn bad_namespace() {
+    for path in ["/no/such/namespace", "/etc/passwd", "/proc/self/ns/pid"] {
+        assert_refused(&["clean", "--netns", path], path);
+    }
 }

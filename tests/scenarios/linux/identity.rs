@@ -1,0 +1,42 @@
+//! Names that a process has beside its command line's, and files that are no more.
+
+use std::process::Command;
+
+use gatewatch_tests::{Backend, Part, program, unused_port};
+
+use crate::Rule;
+use crate::clean::{assert_cleaned, clean};
+use crate::identity::assert_left_alone;
+
+pub(crate) const RULES: &[Rule] = &[
+    ("a_title_with_a_hundred_nuls_is_a_gateway", &[], a_title_with_nuls_is_a_gateway),
+    ("a_name_alone_is_no_gateway", &[], a_name_alone_is_no_gateway),
+    ("a_removed_executable_still_matches_its_path", &[], removed_executable),
+];
+
+fn a_title_with_nuls_is_a_gateway(backend: Backend) {
+    // A long argument makes the room that the title's NULs fill.
+    let room = "x".repeat(200);
+    let gateway = Part::named(&room).on_port(unused_port()).with(&["--title", "openclaw-gateway"]).start();
+    let answer = clean(backend, gateway.port(), &[]);
+    assert_cleaned(&answer, &gateway);
+    let owner = answer.owner(gateway.pid());
+    assert_eq!(owner["argv"], serde_json::json!(["openclaw-gateway"]));
+    assert_eq!(owner["comm"], "openclaw-gatewa");
+}
+
+fn a_name_alone_is_no_gateway(backend: Backend) {
+    let owner = Part::named("node").on_port(unused_port()).with_comm("openclaw-gatewa").start();
+    assert_left_alone(backend, &owner, &[]);
+}
+
+fn removed_executable(backend: Backend) {
+    let folder = tempfile::tempdir().unwrap();
+    let exe = folder.path().join("my server");
+    // A link, since a copy could be busy.
+    std::fs::hard_link(program("actor"), &exe).unwrap();
+    let owner = Part::program(Command::new(&exe)).on_port(unused_port()).start();
+    std::fs::remove_file(&exe).unwrap();
+    let answer = clean(backend, owner.port(), &["--match-exe", exe.to_str().unwrap()]);
+    assert_cleaned(&answer, &owner);
+}

@@ -1,0 +1,101 @@
+//! `restart` by kernel events, and through the agent.
+
+use gatewatch_tests::{Agent, Backend, Gatewatch, Needs, Part, program, unused_port};
+use serde_json::Value;
+
+use crate::OnceRule;
+use crate::restart::{end, gateway_command, restart};
+
+pub(crate) const EBPF_RULES: &[OnceRule] = &[
+    ("the_timeline_is_the_kernels", &[Needs::Bpf], timeline),
+    ("a_supervisor_is_recognised_and_not_fought", &[Needs::Bpf], supervisor),
+    ("a_supervisors_new_process_can_be_adopted", &[Needs::Bpf], adopted),
+    ("binds_that_fail_again_and_again_are_a_crash_loop", &[Needs::Bpf], conflicts),
+    ("through_the_agent_for_an_ordinary_user", &[Needs::Bpf], through_the_agent),
+];
+
+fn timeline() {
+    let old = Part::gateway().on_port(unused_port()).start();
+    let answer = restart(Backend::Ebpf, old.port(), &[], &gateway_command(old.port(), "60000"));
+    let json = answer.json();
+    let steps: Vec<&Value> = json["timeline"].as_array().unwrap().iter().collect();
+    let at = |step: &str| {
+        let found = steps.iter().find(|at| at["step"] == step);
+        assert!(found.is_some(), "no {step}: {json}");
+        found.and_then(|at| at["at_us"].as_i64()).unwrap()
+    };
+    assert_eq!(at("sigterm"), 0);
+    for (earlier, later) in [
+        ("sigterm", "released"),
+        ("sigterm", "exited"),
+        ("released", "command_started"),
+        ("command_started", "bind"),
+        ("bind", "listen"),
+    ] {
+        assert!(at(earlier) <= at(later), "{earlier} before {later}: {json}");
+    }
+    assert_eq!(json["downtime_us"].as_i64().unwrap(), at("listen") - at("released"), "{json}");
+    end(Backend::Ebpf, old.port());
+}
+
+/// An owner whose supervisor puts another in its place at once.
+fn supervised() -> gatewatch_tests::Actor {
+    Part::gateway().on_port(unused_port()).with(&["--respawn", "--on-term", "drain:1"]).start()
+}
+
+fn supervisor() {
+    let gateway = supervised();
+    let folder = tempfile::tempdir().unwrap();
+    let mark = folder.path().join("ran");
+    let script = format!("exec > /dev/null 2>&1; touch {}; sleep 60", mark.display());
+    let answer = restart(Backend::Ebpf, gateway.port(), &[], &["sh", "-c", &script].map(str::to_owned));
+    // The supervisor's process is either there before the command, which is then not run, or the one that is waited
+    // for; it is never ended.
+    assert_eq!(answer.killed(), [u64::from(gateway.pid())], "{answer:?}");
+    if answer.outcome() == "respawned" {
+        assert_eq!((answer.status, mark.exists()), (8, false));
+    } else {
+        assert_eq!((answer.status, answer.outcome().as_str()), (0, "restarted"), "{answer:?}");
+    }
+}
+
+fn adopted() {
+    for arguments in [&["--adopt"][..], &[]] {
+        let gateway = supervised();
+        let answer = restart(Backend::Ebpf, gateway.port(), arguments, &[]);
+        if arguments.is_empty() && answer.outcome() == "respawned" {
+            continue;
+        }
+        assert_eq!((answer.status, answer.outcome().as_str()), (0, "restarted"), "{answer:?}");
+        assert_eq!(answer.json()["new_owner"]["comm"], "actor");
+    }
+}
+
+fn conflicts() {
+    let port = unused_port();
+    // given a command whose own two servers are in each other's way
+    let actor = program("actor");
+    let first = format!("sleep 60 | {} --on 127.0.0.1:{port} --bound --no-reuse", actor.display());
+    let again = format!("{} --on 127.0.0.1:{port} < <(sleep 5)", actor.display());
+    let script =
+        format!("exec > /dev/null 2>&1; {first} & sleep 0.1; for i in 1 2 3 4; do {again}; done; sleep 60");
+    let answer = restart(Backend::Ebpf, port, &[], &["bash", "-c", &script].map(str::to_owned));
+    assert_eq!((answer.status, answer.outcome().as_str()), (1, "crashed"), "{answer:?}");
+    assert!(answer.json()["why"].as_str().unwrap().contains("could not take the port"), "{answer:?}");
+    assert_eq!(Gatewatch::on(Backend::Ebpf, &["clean", "--identity", "any"], port).run().status, 0);
+}
+
+fn through_the_agent() {
+    let old = Part::gateway().on_port(unused_port()).start();
+    let more = "clean = { users = [\"nobody\"] }";
+    let config = format!("[agent]\ngroup = \"65534\"\n{}", gatewatch_tests::config(&[(old.port(), more)]));
+    let agent = Agent::with(&config);
+    let command = gateway_command(old.port(), "60000");
+    let command: Vec<&str> = command.iter().map(String::as_str).collect();
+    let answer = agent.ask(&["restart"], old.port()).with(&["--"]).with(&command).as_nobody().run();
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "restarted"), "{answer:?}");
+    assert_eq!(answer.json()["backend"], "agent");
+    assert_eq!(answer.json()["new_owner"]["uid"], 65_534);
+    assert!(old.is_gone());
+    end(Backend::Ebpf, old.port());
+}

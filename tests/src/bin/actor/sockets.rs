@@ -1,0 +1,68 @@
+//! The sockets that an actor holds a port by.
+
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::{Part, platform};
+
+/// Sockets that hold nothing.
+pub(crate) fn spare(count: usize) -> Vec<Socket> {
+    (0..count).map(|_| Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap()).collect()
+}
+
+/// Opens one for each address.
+pub(crate) fn open_all(part: &Part) -> Vec<Socket> {
+    let mut port = 0;
+    let mut sockets = Vec::new();
+    for address in &part.addresses {
+        let mut address = *address;
+        if address.port() == 0 {
+            address.set_port(port);
+        }
+        let mut opened = open(part, address);
+        // The kernel's iterator over descriptors holds each for a moment while it looks at it: a listener that is closed
+        // in that moment goes only when the iterator has passed on.
+        while part.churn_for > 0
+            && opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+        {
+            opened = open(part, address);
+        }
+        let socket = opened.unwrap_or_else(|error| panic!("{address} can't be opened: {error}"));
+        port = address_of(&socket).port();
+        sockets.push(socket);
+    }
+    sockets
+}
+
+/// Opens one.
+pub(crate) fn open(part: &Part, address: SocketAddr) -> io::Result<Socket> {
+    let socket =
+        Socket::new(Domain::for_address(address), Type::STREAM, Some(platform::protocol(&part.own)))?;
+    platform::reuse(part, &socket)?;
+    socket.bind(&address.into())?;
+    if let Some(to) = part.connect {
+        socket.connect(&to.into())?;
+    } else if !part.bound {
+        socket.listen(4096)?;
+        // Wine leaves a listener that was never asked anything with no process in its socket table.
+        let _ = if address.is_ipv4() { socket.ttl_v4() } else { socket.unicast_hops_v6() };
+    }
+    platform::after_listen(part, &socket)?;
+    Ok(socket)
+}
+
+/// Where it is bound.
+pub(crate) fn address_of(socket: &Socket) -> SocketAddr {
+    socket.local_addr().unwrap().as_socket().unwrap()
+}
+
+/// Accepts a connection, and closes this side of it before the client does.
+pub(crate) fn close_first(listener: &Socket) {
+    let (accepted, _) = listener.accept().unwrap();
+    let mut connection = TcpStream::from(accepted);
+    connection.shutdown(Shutdown::Write).unwrap();
+    // Until the client has closed its side too, this one is not in TIME_WAIT.
+    io::copy(&mut connection, &mut io::sink()).unwrap();
+}

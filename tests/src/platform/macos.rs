@@ -1,0 +1,44 @@
+//! macOS.
+
+use std::time::Duration;
+
+use nix::sys::event::{EvFlags, EventFilter, FilterFlag, KEvent, Kqueue};
+
+pub use super::unix::{ASKED, FORCED, FORWARDER, user};
+pub(crate) use super::unix::{interrupt, interruptible, is_root, name_again, named};
+use crate::{Backend, Needs};
+
+/// How ports can be observed.
+pub const BACKENDS: &[Backend] = &[Backend::Poll];
+
+/// Goes on meaning a process when its pid is used again.
+pub struct Life(Kqueue);
+
+impl Life {
+    /// Takes hold of it.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn of(pid: u32) -> Self {
+        let queue = Kqueue::new().unwrap();
+        let ident = pid.try_into().unwrap();
+        let exit = KEvent::new(ident, EventFilter::EVFILT_PROC, EvFlags::EV_ADD, FilterFlag::NOTE_EXIT, 0, 0);
+        queue.kevent(&[exit], &mut [], None).unwrap();
+        Self(queue)
+    }
+
+    /// Whether it has ended by now, or does within this time. A zombie has ended.
+    ///
+    /// # Panics
+    /// When that can't be told.
+    pub fn ends_within(&self, time: Duration) -> bool {
+        let time = nix::sys::time::TimeSpec::from_duration(time);
+        let exit = KEvent::new(0, EventFilter::EVFILT_PROC, EvFlags::empty(), FilterFlag::empty(), 0, 0);
+        self.0.kevent(&[], &mut [exit], Some(*time.as_ref())).unwrap() > 0
+    }
+}
+
+/// What this system can't show, and why.
+pub(crate) fn cannot(_needs: Needs) -> Option<&'static str> {
+    None
+}
