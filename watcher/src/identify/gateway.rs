@@ -341,10 +341,14 @@ mod tests {
         let folder = package("openclaw");
         let link = folder.path().join("bin-openclaw");
         std::fs::create_dir(&link).unwrap();
-        std::os::unix::fs::symlink("../openclaw.mjs", link.join("openclaw")).unwrap();
-        let path = link.join("openclaw").display().to_string();
-        assert_eq!(verdict(&["node", &path, "gateway"]), Identity::Match);
-        assert_eq!(verdict(&["node", &path, "doctor"]), Identity::Other);
+        for target in ["../openclaw.mjs", "./../openclaw.mjs"] {
+            let path = link.join("openclaw");
+            let _ = std::fs::remove_file(&path);
+            std::os::unix::fs::symlink(target, &path).unwrap();
+            let path = path.display().to_string();
+            assert_eq!(verdict(&["node", &path, "gateway"]), Identity::Match);
+            assert_eq!(verdict(&["node", &path, "doctor"]), Identity::Other);
+        }
     }
 
     #[cfg(unix)]

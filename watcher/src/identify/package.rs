@@ -37,12 +37,12 @@ pub(super) fn resolve(root: Option<&Path>, script: &Path) -> Result<PathBuf, Str
                 continue;
             }
             Some(Component::Normal(_)) => resolved.push(&part),
-            // A drive of Windows, or the root.
-            Some(_) => {
-                resolved = part;
+            // The root, which leaves a drive of Windows before it as it is, or that drive.
+            Some(Component::RootDir | Component::Prefix(_)) => {
+                resolved.push(&part);
                 continue;
             }
-            None => continue,
+            Some(Component::CurDir) | None => continue,
         }
         let place = inside(root, &resolved);
         let kind = fs::symlink_metadata(&place).map_err(|error| error.to_string())?;
