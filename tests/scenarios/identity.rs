@@ -13,7 +13,6 @@ pub(crate) const RULES: &[Rule] = &[
     ("another_process_is_left_alone", &[], another_process_is_left_alone),
     ("openclaw_in_a_name_or_an_argument_is_no_gateway", &[], look_alikes_are_left_alone),
     ("a_node_gateway_is_known_by_its_script_and_package", &[Needs::Node], node_gateway),
-    ("a_titled_node_gateway_is_known_by_its_title", &[Needs::Node], titled_node_gateway),
     ("the_same_script_of_another_package_is_left_alone", &[Needs::Node], node_of_another_package),
     ("a_gateway_whose_package_is_gone_is_left_alone", &[Needs::Node], node_without_its_package),
     ("a_relative_script_is_found_from_the_working_directory", &[Needs::Node], relative_script),
@@ -44,7 +43,7 @@ fn look_alikes_are_left_alone(backend: Backend) {
     }
 }
 
-fn node(folder: &std::path::Path, script: &str, port: u16) -> Command {
+pub(crate) fn node(folder: &std::path::Path, script: &str, port: u16) -> Command {
     let mut command = Command::new("node");
     command.current_dir(folder).args([script, "gateway", "--port", &port.to_string()]);
     command
@@ -56,16 +55,6 @@ fn node_gateway(backend: Backend) {
     let script = folder.path().join("dist/index.js").display().to_string();
     let gateway = Part::program(node(folder.path(), &script, unused_port())).start();
     assert_cleaned(&clean(backend, gateway.port(), &[]), &gateway);
-}
-
-fn titled_node_gateway(backend: Backend) {
-    let folder = tempfile::tempdir().unwrap();
-    node_package("some-app", folder.path());
-    let gateway =
-        Part::program(node(folder.path(), "dist/index.js", unused_port())).with(&["--titled"]).start();
-    let answer = clean(backend, gateway.port(), &[]);
-    assert_cleaned(&answer, &gateway);
-    assert_eq!(answer.owner(gateway.pid())["comm"], "openclaw-gatewa");
 }
 
 fn node_of_another_package(backend: Backend) {

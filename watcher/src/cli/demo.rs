@@ -98,23 +98,15 @@ pub(super) async fn run(args: &DemoArgs) -> Result<u8, CliError> {
     Ok(0)
 }
 
-/// The gateway: listens, and ends when asked to, or with its child.
-pub(super) async fn gateway(port: u16, stubborn: bool, command: &[String]) -> Result<u8, CliError> {
+/// The gateway: listens, and ends when asked to.
+pub(super) async fn gateway(port: u16) -> Result<u8, CliError> {
     let failed = |error| CliError::Io { what: "the demo's gateway can't listen", error };
     let mut signals = host::signals::Signals::new().map_err(failed)?;
     let listener = TcpListener::bind(("127.0.0.1", port)).await.map_err(failed)?;
     // Wine leaves a listener that was never asked anything with no process in its socket table.
     listener.ttl().map_err(failed)?;
-    if let Some((program, arguments)) = command.split_first() {
-        let status = Command::new(program).args(arguments).status().await.map_err(failed)?;
-        return Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1));
-    }
-    loop {
-        signals.next().await;
-        if !stubborn {
-            return Ok(0);
-        }
-    }
+    signals.next().await;
+    Ok(0)
 }
 
 fn start_gateway(port: u16) -> Result<Child, CliError> {

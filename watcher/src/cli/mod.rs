@@ -63,7 +63,7 @@ async fn dispatch(command: Command) -> Result<u8, CliError> {
         Command::Agent(agent) => agent::run(&agent).await,
         Command::Doctor(doctor) => doctor::run(&doctor),
         Command::Demo(demo) => demo::run(&demo).await,
-        Command::DemoGateway { port, stubborn, command } => demo::gateway(port, stubborn, &command).await,
+        Command::DemoGateway { port } => demo::gateway(port).await,
         Command::Completions { .. } | Command::Man => Ok(0),
     }
 }
