@@ -77,18 +77,20 @@ pub fn look(
             }
         }
         Bind::Free => {
-            if let Bind::Free = bind_all(system, addresses, BindAs::Plain) {
-                return Ok(Verdict::Free { means: Means::Bind, plain: Some(true) });
+            let plain = matches!(bind_all(system, addresses, BindAs::Plain), Bind::Free);
+            let free = Verdict::Free { means: Means::Bind, plain: Some(plain) };
+            if plain && system.bind_meets_every_listener() {
+                return Ok(free);
             }
             // Sockets that are bound and do not listen let a server with SO_REUSEADDR bind beside them. One of them
             // may be a new owner just before its listen().
             let sockets = observer.snapshot(port)?;
             if sockets.iter().any(Socket::owns_port) {
                 Ok(Verdict::Held(sockets))
-            } else if observer.may_hide_bound(port)? {
+            } else if !plain && observer.may_hide_bound(port)? {
                 Ok(Verdict::Hidden)
             } else {
-                Ok(Verdict::Free { means: Means::Bind, plain: Some(false) })
+                Ok(free)
             }
         }
     }
@@ -108,4 +110,60 @@ fn bind_all(system: &dyn System, addresses: &[BindAddress], how: BindAs) -> Bind
         }
     }
     answer.unwrap_or_else(|| Bind::Untried(std::io::Error::other("no address to bind")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll};
+
+    use super::*;
+    use crate::observe::{Backend, Observation, SocketState};
+    use crate::system::fake::FakeSystem;
+
+    /// A socket table that does not change.
+    struct Still(Vec<Socket>);
+
+    impl Observer for Still {
+        fn backend(&self) -> Backend {
+            Backend::Poll
+        }
+
+        fn snapshot(&mut self, _port: u16) -> Result<Vec<Socket>, ObserveError> {
+            Ok(self.0.clone())
+        }
+
+        fn poll_next(&mut self, _cx: &mut Context<'_>) -> Poll<Result<Observation, ObserveError>> {
+            Poll::Pending
+        }
+
+        fn set_ports(&mut self, _ports: &[u16]) -> Result<(), ObserveError> {
+            Ok(())
+        }
+
+        fn may_hide_bound(&mut self, _port: u16) -> Result<bool, ObserveError> {
+            Ok(false)
+        }
+    }
+
+    #[test]
+    fn a_bind_is_no_proof_beside_a_listener_that_it_does_not_meet() {
+        // given a system whose binds succeed beside a listener on all addresses
+        let system = FakeSystem::with_binds_that_succeed();
+        let listener = Socket {
+            address: ([0, 0, 0, 0], 80).into(),
+            state: SocketState::Listen,
+            cookie: None,
+            inode: None,
+            netns: None,
+            v6_only: None,
+            uid: None,
+            multipath: false,
+            holders: Vec::new(),
+        };
+        let here = [BindAddress { address: ([127, 0, 0, 1], 80).into(), v6_only: true }];
+        let verdict = |sockets| look(&system, &mut Still(sockets), 80, &here).unwrap();
+        // then the port is free only when the table has none
+        assert!(matches!(verdict(vec![listener]), Verdict::Held(_)));
+        assert!(matches!(verdict(Vec::new()), Verdict::Free { plain: Some(true), .. }));
+    }
 }

@@ -33,6 +33,10 @@ pub trait System: Send + Sync {
 
     /// Binds once, and gives the port back at once; never listens.
     fn try_bind(&self, address: &BindAddress, how: BindAs) -> Bind;
+
+    /// Whether a listener on any address that includes the bound one makes the bind fail. Linux sees to that; on macOS and
+    /// Windows a bind to one address succeeds beside a listener on all of them.
+    fn bind_meets_every_listener(&self) -> bool;
 }
 
 impl<S: System + ?Sized> System for &S {
@@ -54,6 +58,10 @@ impl<S: System + ?Sized> System for &S {
 
     fn try_bind(&self, address: &BindAddress, how: BindAs) -> Bind {
         (**self).try_bind(address, how)
+    }
+
+    fn bind_meets_every_listener(&self) -> bool {
+        (**self).bind_meets_every_listener()
     }
 }
 
@@ -150,11 +158,17 @@ pub(crate) mod fake {
     #[derive(Default)]
     pub(crate) struct FakeSystem {
         parents: HashMap<u32, u32>,
+        binds_succeed: bool,
     }
 
     impl FakeSystem {
         pub(crate) fn with_parents(parents: impl IntoIterator<Item = (u32, u32)>) -> Self {
-            Self { parents: parents.into_iter().collect() }
+            Self { parents: parents.into_iter().collect(), binds_succeed: false }
+        }
+
+        /// On which every bind succeeds, whoever listens.
+        pub(crate) fn with_binds_that_succeed() -> Self {
+            Self { parents: HashMap::new(), binds_succeed: true }
         }
     }
 
@@ -176,7 +190,11 @@ pub(crate) mod fake {
         }
 
         fn try_bind(&self, _address: &BindAddress, _how: BindAs) -> Bind {
-            Bind::Taken
+            if self.binds_succeed { Bind::Free } else { Bind::Taken }
+        }
+
+        fn bind_meets_every_listener(&self) -> bool {
+            !self.binds_succeed
         }
     }
 }

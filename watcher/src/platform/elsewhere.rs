@@ -85,6 +85,10 @@ impl System for Host {
     fn try_bind(&self, address: &BindAddress, how: BindAs) -> Bind {
         try_bind(address, how)
     }
+
+    fn bind_meets_every_listener(&self) -> bool {
+        false
+    }
 }
 
 /// The system's name and version.
