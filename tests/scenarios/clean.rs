@@ -42,7 +42,7 @@ pub(crate) fn assert_cleaned(answer: &Answer, actor: &Actor) {
 
 fn a_gateway_that_obeys_is_asked_to_end(backend: Backend) {
     let gateway = Part::gateway().on_port(unused_port()).start();
-    let answer = clean(backend, gateway.port(), &[]);
+    let answer = clean(backend, gateway.port(), &["--term-timeout", "15s"]);
     assert_cleaned(&answer, &gateway);
     let owner = answer.owner(gateway.pid());
     assert_eq!(owner["action"], "killed");

@@ -78,7 +78,11 @@ fn a_time_ends_the_watch(backend: Backend) {
 
 fn interrupt(backend: Backend) {
     let mut watch = watch(backend, unused_port());
-    watch.interrupt();
+    // Wine was seen to lose a key that was pressed on a busy machine; a person presses it again.
+    gatewatch_tests::until("an interrupt ends the watch", || {
+        watch.interrupt();
+        watch.ends_within(Duration::from_secs(3))
+    });
     assert_eq!(watch.end(), 0);
 }
 
