@@ -151,7 +151,8 @@ impl Gatewatch {
     /// # Panics
     /// When it is not.
     pub fn watch(mut self) -> Watch {
-        self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let err = tempfile::tempfile().unwrap();
+        self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(err.try_clone().unwrap());
         let mut child = self.command.spawn().unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
         let (tell, lines) = channel();
@@ -163,7 +164,7 @@ impl Gatewatch {
                 }
             }
         });
-        let mut watch = Watch { child, lines, held: Vec::new() };
+        let mut watch = Watch { child, lines, err, held: Vec::new() };
         loop {
             let line = watch.line();
             if line["event"] == "ready" {
@@ -202,12 +203,12 @@ impl Running {
             panic!("gatewatch does not end");
         }
         let status = self.child.wait().unwrap().code().unwrap_or(-1);
-        Answer { status, out: text(self.out), err: text(self.err) }
+        Answer { status, out: text(&self.out), err: text(&self.err) }
     }
 }
 
 /// All that was written to a file.
-fn text(mut file: File) -> String {
+fn text(mut file: &File) -> String {
     let mut text = String::new();
     file.rewind().unwrap();
     file.read_to_string(&mut text).unwrap();
@@ -218,6 +219,7 @@ fn text(mut file: File) -> String {
 pub struct Watch {
     child: Child,
     lines: Receiver<Value>,
+    err: File,
     /// The lines before `ready`.
     pub held: Vec<Value>,
 }
@@ -280,6 +282,15 @@ impl Watch {
     pub fn end(&mut self) -> i32 {
         assert!(self.ends_within(PATIENCE), "the watch does not end");
         self.child.wait().unwrap().code().unwrap_or(-1)
+    }
+
+    /// Waits for its end; what it wrote to standard error.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn err(mut self) -> String {
+        self.end();
+        text(&self.err)
     }
 }
 

@@ -258,21 +258,12 @@ fn missing_hook() {
 
 fn diagnostics() {
     let port = unused_port();
-    let mut running =
-        Gatewatch::new(&["-vv", "watch", "--format", "json", "-p", &port.to_string(), "--count", "1"])
-            .spawn();
-    assert!(running.goes_on());
-    let stopped = running.pid();
-    gatewatch_tests::until("the watch is armed", || {
-        std::fs::read_to_string(format!("/proc/{stopped}/wchan")).is_ok_and(|at| at.contains("ep_poll"))
-            || std::fs::read_to_string(format!("/proc/{stopped}/stat"))
-                .is_ok_and(|stat| stat.contains(") S "))
-    });
-    send(stopped, Signal::SIGSTOP);
+    let watch = Gatewatch::on(Backend::Ebpf, &["-vv", "watch", "--count", "1"], port).watch();
+    send(watch.pid(), Signal::SIGSTOP);
     let _owner = Part::other().on_port(port).with(&["--churn", "3000"]).start();
-    send(stopped, Signal::SIGCONT);
-    let answer = running.finish();
-    assert!(answer.err.contains("the event ring is full"), "{}", &answer.err[..answer.err.len().min(3000)]);
+    send(watch.pid(), Signal::SIGCONT);
+    let said = watch.err();
+    assert!(said.contains("the event ring is full"), "{}", &said[..said.len().min(3000)]);
 }
 
 fn short_lived() {
