@@ -1,20 +1,65 @@
 //! Moments on the program's own clock, as numbers that events of other processes can be compared with.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use crate::platform::host;
 
+/// One moment by both: `Instant` is the system's monotonic clock without its numbers.
+///
+/// It is taken once, so that all conversions agree, and keep the order of what they convert: a thread may be put aside
+/// between two readings, for longer than what is measured lasts.
+static ANCHOR: LazyLock<(Instant, u64)> = LazyLock::new(|| {
+    let readings = (0..16).map(|_| {
+        let before = Instant::now();
+        let number = host::monotonic_now();
+        (before.elapsed(), before, number)
+    });
+    let (apart, before, number) = readings.min().expect("there are some");
+    (before + apart / 2, number)
+});
+
 /// A moment in nanoseconds of the system's monotonic clock, the one that kernel events are stamped with.
 #[must_use]
 pub fn monotonic_ns(at: Instant) -> u64 {
-    let now = host::monotonic_now();
-    let behind = Instant::now().saturating_duration_since(at);
-    now.saturating_sub(u64::try_from(behind.as_nanos()).unwrap_or(u64::MAX))
+    let (anchor, number) = *ANCHOR;
+    let nanoseconds = |apart: Duration| u64::try_from(apart.as_nanos()).unwrap_or(u64::MAX);
+    match at.checked_duration_since(anchor) {
+        Some(later) => number.saturating_add(nanoseconds(later)),
+        None => number.saturating_sub(nanoseconds(anchor - at)),
+    }
 }
 
-/// The moment that a number of the monotonic clock means.
+/// The moment that a number of the monotonic clock means; `None` for one that `Instant` can't hold.
 #[must_use]
 pub fn at(monotonic_ns: u64) -> Option<Instant> {
-    let behind = host::monotonic_now().saturating_sub(monotonic_ns);
-    Instant::now().checked_sub(Duration::from_nanos(behind))
+    let (anchor, number) = *ANCHOR;
+    if monotonic_ns >= number {
+        anchor.checked_add(Duration::from_nanos(monotonic_ns - number))
+    } else {
+        anchor.checked_sub(Duration::from_nanos(number - monotonic_ns))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_and_its_number_are_each_others() {
+        let (before, after) = (Instant::now(), Instant::now() + Duration::from_secs(1));
+        for moment in [before, after] {
+            assert_eq!(at(monotonic_ns(moment)), Some(moment));
+        }
+    }
+
+    #[test]
+    fn the_systems_number_lies_between_two_moments() {
+        // given the anchor's own error, of nanoseconds
+        let slack = Duration::from_micros(100);
+        let before = monotonic_ns(Instant::now() - slack);
+        let number = host::monotonic_now();
+        let after = monotonic_ns(Instant::now() + slack);
+        assert!(before <= number && number <= after, "{before} {number} {after}");
+    }
 }

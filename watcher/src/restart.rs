@@ -227,11 +227,15 @@ impl Restart {
         let base = base.or_else(|| self.steps.iter().map(|(at, ..)| *at).min()).unwrap_or_default();
         self.steps.extend(self.released.map(|at| (at, Step::Released, None)));
         self.steps.sort_by_key(|(at, ..)| *at);
-        let since = |at: u64| i64::try_from(at).unwrap_or(i64::MAX) - i64::try_from(base).unwrap_or(0);
-        let timeline =
-            self.steps.iter().map(|&(at, step, pid)| At { at_us: since(at) / 1000, step, pid }).collect();
-        let downtime =
-            self.released.zip(self.listening.as_ref()).map(|(from, (to, _))| to.saturating_sub(from) / 1000);
+        let since = |at: u64| {
+            (i64::try_from(at).unwrap_or(i64::MAX) - i64::try_from(base).unwrap_or(0)).div_euclid(1000)
+        };
+        let timeline = self.steps.iter().map(|&(at, step, pid)| At { at_us: since(at), step, pid }).collect();
+        // What the timeline's numbers give, to the last digit.
+        let downtime = self
+            .released
+            .zip(self.listening.as_ref())
+            .map(|(from, (to, _))| u64::try_from(since(*to) - since(from)).unwrap_or(0));
         RestartReport {
             cleaned: CleanReport { outcome, ..cleaned },
             command,
@@ -275,6 +279,29 @@ mod tests {
         assert!(!restart.is_respawned());
         assert_eq!(restart.take_in(&line(What::Listen, "0x2", 9_000)), Some(Outcome::Restarted));
         assert_eq!(restart.take_in(&line(What::Release, "0x2", 10_000)), Some(Outcome::Crashed));
+    }
+
+    #[test]
+    fn the_downtime_is_what_the_timelines_numbers_give() {
+        // given moments whose parts of a microsecond would round apart
+        let mut restart = Restart::default();
+        restart.held_before(&line(What::Held, "0x1", 0));
+        restart.command_started(100, None);
+        restart.take_in(&line(What::Release, "0x1", 1_900));
+        restart.take_in(&line(What::Listen, "0x2", 3_100));
+        let cleaned = CleanReport {
+            port: 80,
+            outcome: Outcome::Cleaned,
+            backend: Backend::Ebpf,
+            killed: Vec::new(),
+            owners: Vec::new(),
+            released: None,
+            elapsed_us: 0,
+        };
+        let report = restart.report(cleaned, Outcome::Restarted, None);
+        let at = |step| report.timeline.iter().find(|at| at.step == step).unwrap().at_us;
+        let difference = at(Step::Listen) - at(Step::Released);
+        assert_eq!(report.downtime_us, u64::try_from(difference).ok());
     }
 
     #[test]

@@ -98,8 +98,10 @@ async fn follow(
     if !restart.is_listening() && !argv.is_empty() {
         // A supervisor's process that has come and gone by now decides nothing.
         outcome = None;
+        // Before the start: its process can be further by the time that this one goes on.
+        let at = clock::monotonic_ns(Instant::now());
         let started = start(&argv)?;
-        restart.command_started(clock::monotonic_ns(Instant::now()), started.id());
+        restart.command_started(at, started.id());
         child = Some(started);
     }
     let mut status = None;

@@ -17,20 +17,26 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
+use nix::time::ClockId;
 use watcher_common::OWN_MARK;
 
 use self::ebpf::Reach;
 pub(crate) use self::netns::Netns;
 use crate::observe::{Holder, Interest, ObserveError, Observer, Socket};
 use crate::platform::poll::PollObserver;
-use crate::platform::unix::bind;
-pub(crate) use crate::platform::unix::{helper, keep_handles, monotonic_now, signals, socket, titled, users};
+use crate::platform::unix::{bind, clock_now};
+pub(crate) use crate::platform::unix::{helper, keep_handles, signals, socket, titled, users};
 use crate::platform::{Hook, NetnsError};
 use crate::process::Process;
 use crate::system::{Bind, BindAddress, BindAs, Handle, ProcessError, SignalError, System};
 
 /// Where clients look for the agent when nothing else is said.
 pub(crate) const AGENT_SOCKET: &str = "/run/gatewatch/agent.sock";
+
+/// `CLOCK_MONOTONIC` in nanoseconds, which kernel events are stamped with and `Instant` counts by.
+pub(crate) fn monotonic_now() -> u64 {
+    clock_now(ClockId::CLOCK_MONOTONIC)
+}
 
 /// Whether the kernel tells of events.
 pub(crate) const HAS_EVENTS: bool = true;

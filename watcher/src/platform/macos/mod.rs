@@ -6,14 +6,21 @@ pub(super) mod process;
 
 use std::os::fd::OwnedFd;
 
-use super::unix::bind;
+use nix::time::ClockId;
+
+use super::unix::{bind, clock_now};
 use crate::system::{Bind, BindAddress, BindAs};
 
 pub(crate) use super::elsewhere::{HAS_EVENTS, Host, kernel, privileges, service};
-pub(crate) use super::unix::{helper, keep_handles, monotonic_now, signals, socket, titled, users};
+pub(crate) use super::unix::{helper, keep_handles, signals, socket, titled, users};
 
 /// Where clients look for the agent when nothing else is said.
 pub(crate) const AGENT_SOCKET: &str = "/var/run/gatewatch/agent.sock";
+
+/// `CLOCK_UPTIME_RAW` in nanoseconds, by which `Instant` counts here; `CLOCK_MONOTONIC` goes on while the machine sleeps.
+pub(crate) fn monotonic_now() -> u64 {
+    clock_now(ClockId::from_raw(nix::libc::CLOCK_UPTIME_RAW))
+}
 
 /// One bind.
 pub(super) fn try_bind(address: &BindAddress, how: BindAs) -> Bind {

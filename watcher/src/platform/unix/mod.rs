@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-/// `CLOCK_MONOTONIC` in nanoseconds, which is what Linux's kernel events are stamped with.
-pub(crate) fn monotonic_now() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+/// A clock in nanoseconds.
+pub(super) fn clock_now(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock).map(Duration::from).unwrap_or_default();
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 

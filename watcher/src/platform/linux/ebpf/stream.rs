@@ -3,14 +3,14 @@
 use std::io;
 use std::net::IpAddr;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use aya::maps::{Array, Map, MapData, RingBuf};
 use tokio::io::unix::AsyncFd;
 use watcher_common::{AF_INET6, Record, kind};
 
+use crate::clock;
 use crate::observe::{Event, EventKind, Observation, socket_address};
-use crate::platform::host::monotonic_now;
 
 /// The events of the kernel program.
 pub(super) struct Stream {
@@ -57,13 +57,14 @@ pub(super) fn decode(record: &watcher_common::Event) -> Option<Event> {
         kind::CONFLICT => EventKind::Conflict,
         _ => return None,
     };
-    let delay = Duration::from_nanos(monotonic_now().saturating_sub(record.time_ns));
+    let at = clock::at(record.time_ns)?;
+    let delay = at.elapsed();
     let some = |number: u32| Some(number).filter(|&number| number != 0);
     Some(Event {
         kind,
         address: socket_address(ip(record.family, record.address), record.port, record.interface),
         monotonic_ns: record.time_ns,
-        at: Instant::now().checked_sub(delay)?,
+        at,
         time: SystemTime::now().checked_sub(delay)?,
         delay: Some(delay),
         pid: some(record.pid),
