@@ -24,9 +24,7 @@ pub(crate) fn open_all(part: &Part) -> Vec<Socket> {
         let mut opened = open(part, address);
         // The kernel's iterator over descriptors holds each for a moment while it looks at it: a listener that is closed
         // in that moment goes only when the iterator has passed on.
-        while part.churn_for > 0
-            && opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
-        {
+        while part.churn > 0 && opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse) {
             opened = open(part, address);
         }
         let socket = opened.unwrap_or_else(|error| panic!("{address} can't be opened: {error}"));
