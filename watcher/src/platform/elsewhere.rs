@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, UpdateKind};
 
-use super::host::{handle, process, try_bind};
+use super::host::{handle, holds, process, try_bind};
 use super::poll::{self, PollObserver, SystemTable};
 use super::{Hook, NetnsError};
 use crate::observe::{Holder, Interest, ObserveError, Observer, Socket};
@@ -79,7 +79,7 @@ impl System for Host {
     }
 
     fn holds(&self, holder: &Holder, socket: &Socket) -> io::Result<bool> {
-        poll::holds(holder, socket)
+        holds(holder, socket)
     }
 
     fn try_bind(&self, address: &BindAddress, how: BindAs) -> Bind {

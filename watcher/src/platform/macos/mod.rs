@@ -12,6 +12,7 @@ use super::unix::{bind, clock_now};
 use crate::system::{Bind, BindAddress, BindAs};
 
 pub(crate) use super::elsewhere::{HAS_EVENTS, Host, kernel, privileges, service};
+pub(super) use super::poll::holds;
 pub(crate) use super::unix::{helper, keep_handles, signals, socket, titled, users};
 
 /// Where clients look for the agent when nothing else is said.

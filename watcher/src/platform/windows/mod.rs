@@ -7,6 +7,7 @@ pub(crate) mod peer;
 pub(super) mod process;
 pub(crate) mod signals;
 pub(crate) mod socket;
+mod table;
 pub(crate) mod users;
 
 use std::io;
@@ -22,6 +23,7 @@ use windows_sys::Win32::System::Threading::CREATE_NO_WINDOW;
 
 pub(super) use self::bind::try_bind;
 pub(crate) use self::close::helper;
+pub(super) use self::table::holds;
 pub(crate) use super::elsewhere::{HAS_EVENTS, Host, kernel, privileges, service};
 
 /// Where the agent's socket would be, if there were one.

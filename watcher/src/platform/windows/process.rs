@@ -48,7 +48,8 @@ pub(in crate::platform) fn name(pid: u32) -> Option<String> {
     elsewhere::ask(pid, false).map(|told| told.name)
 }
 
-fn start_time(pid: u32) -> Result<StartTime, ProcessError> {
+/// When it began, by its handle.
+pub(super) fn start_time(pid: u32) -> Result<StartTime, ProcessError> {
     // SAFETY: takes numbers and gives a new handle, or null.
     let handle = unsafe { OpenProcess(PROCESS_QUERY_LIMITED_INFORMATION, 0, pid) };
     if handle.is_null() {
