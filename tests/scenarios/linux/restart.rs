@@ -75,10 +75,14 @@ fn conflicts() {
     let port = unused_port();
     // given a command whose own two servers are in each other's way
     let actor = program("actor");
-    let first = format!("sleep 60 | {} --on 127.0.0.1:{port} --bound --no-reuse", actor.display());
+    let folder = tempfile::tempdir().unwrap();
+    let said = folder.path().join("said").display().to_string();
+    let first = format!("sleep 60 | {} --on 127.0.0.1:{port} --bound --no-reuse > {said}", actor.display());
+    let until_it_holds = format!("until grep -q ready {said}; do :; done");
     let again = format!("{} --on 127.0.0.1:{port} < <(sleep 5)", actor.display());
-    let script =
-        format!("exec > /dev/null 2>&1; {first} & sleep 0.1; for i in 1 2 3 4; do {again}; done; sleep 60");
+    let script = format!(
+        "exec > /dev/null 2>&1; {first} & {until_it_holds}; for i in 1 2 3; do {again}; done; sleep 60"
+    );
     let answer = restart(Backend::Ebpf, port, &[], &["bash", "-c", &script].map(str::to_owned));
     assert_eq!((answer.status, answer.outcome().as_str()), (1, "crashed"), "{answer:?}");
     assert!(answer.json()["why"].as_str().unwrap().contains("could not take the port"), "{answer:?}");
