@@ -383,8 +383,8 @@ fn old_cursor() {
     let mut agent = Agent::watching(&[(port, "")]);
     let mut events = agent.events("");
     let before = events.up_to("ready").pop().unwrap()["cursor"].as_str().unwrap().to_owned();
-    // given more than the history holds
-    let owner = Part::other().on_port(port).with(&["--churn", "1500"]).start();
+    // given more than the history holds, so slowly that the agent can follow
+    let owner = Part::other().on_port(port).with(&["--churn", "1500", "--churn-for", "200"]).start();
     let mut back = agent.events(&format!("after={before}"));
     let lost = back.line();
     assert_eq!(lost["event"], "lost");
