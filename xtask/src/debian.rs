@@ -22,23 +22,24 @@ pub(crate) fn unpack(packages: &[&str], root: &Path) -> Result<()> {
     let debs = root.with_file_name("debs");
     fs::create_dir_all(&debs)?;
     fs::create_dir_all(root)?;
-    for package in packages {
-        let done = debs.join(format!("{package}.unpacked"));
-        if done.exists() {
-            continue;
-        }
+    let done = |package: &str| debs.join(format!("{package}.unpacked"));
+    let missing: Vec<&str> = packages.iter().copied().filter(|package| !done(package).exists()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    // Before the first of them: from an old list could come a compiler that the other packages no longer fit.
+    if !succeeds(Command::new("apt-get").args(["-q", "update"])) {
+        eprintln!("apt-get can't update its lists: going by those that are there");
+    }
+    for package in missing {
         println!("fetching {package}");
         let mut download = Command::new("apt-get");
         // As root, apt drops its privileges for downloads, and then can't write into this folder.
-        download.current_dir(&debs).args(["-q", "-o", "APT::Sandbox::User=root", "download", package]);
-        if !succeeds(&mut download) {
-            run(Command::new("apt-get").args(["-q", "update"]))?;
-            run(&mut download)?;
-        }
+        run(download.current_dir(&debs).args(["-q", "-o", "APT::Sandbox::User=root", "download", package]))?;
         let archive = find_archive(&debs, package)?;
         run(Command::new("dpkg").arg("-x").arg(&archive).arg(root))?;
         fs::remove_file(&archive)?;
-        fs::write(done, "")?;
+        fs::write(done(package), "")?;
     }
     Ok(())
 }
