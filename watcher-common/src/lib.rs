@@ -92,7 +92,7 @@ pub struct Event {
     pub reserved: [u16; 3],
 }
 
-/// One holder of a socket on a watched port: a descriptor in a process.
+/// One holder of a socket on a watched port: a descriptor in a process. An empty one says only that some were visited.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holder {

@@ -24,7 +24,7 @@ pub fn constant<T: Copy>(field: &T) -> T {
     unsafe { core::ptr::from_ref(field).read_volatile() }
 }
 
-const fn zeroed<T>() -> T {
+pub const fn zeroed<T>() -> T {
     // SAFETY: used for records of integers alone, of which zero is a value.
     unsafe { core::mem::zeroed() }
 }

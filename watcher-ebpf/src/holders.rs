@@ -5,7 +5,7 @@ use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_seq_write, bpf_soc
 use watcher_common::{Holder, IPPROTO_MPTCP, IPPROTO_TCP, TCP_CLOSE, TCP_LISTEN, flag};
 
 use crate::current;
-use crate::globals::{OFFSETS, SCOPE, constant, watched};
+use crate::globals::{OFFSETS, SCOPE, constant, watched, zeroed};
 use crate::sock::{Sock, read};
 
 /// The iterator's context (the kernel's `bpf_iter__task_file`).
@@ -20,7 +20,20 @@ pub struct TaskFile {
 #[repr(C)]
 struct Meta {
     seq: *mut u8,
+    session_id: u64,
+    seq_num: u64,
 }
+
+/// After so many descriptors a read ends, if need be with an empty record.
+///
+/// The kernel holds each file while it is visited. A file that is closed in that moment is let go by the visitor, but
+/// only on its way back to user space (`fput`); until then a listener among them keeps its port. Besides, a read that
+/// visits a million objects and has nothing to show fails (`EAGAIN`).
+const PAUSE: u64 = 64;
+
+/// An empty record, not made at run time: for that the compiler would call a function of its own.
+#[unsafe(no_mangle)]
+static NOTHING: Holder = zeroed();
 
 /// Writes a [`Holder`] for each descriptor of a socket that holds a watched port.
 #[unsafe(no_mangle)]
@@ -30,6 +43,10 @@ pub extern "C" fn holders(ctx: *const TaskFile) -> i32 {
     let (task, file, fd) = unsafe { ((*ctx).task, (*ctx).file, (*ctx).fd) };
     if task.is_null() || file.is_null() {
         return 0;
+    }
+    // SAFETY: the verifier knows this context's parts as well.
+    if unsafe { (*(*ctx).meta).seq_num } % PAUSE == PAUSE - 1 {
+        write(ctx, &NOTHING);
     }
     // SAFETY: takes a file and gives the socket behind it, or null (Linux 5.11).
     let socket = unsafe { bpf_sock_from_file(file.cast_mut().cast()) }.cast::<u8>();
@@ -92,10 +109,15 @@ pub extern "C" fn holders(ctx: *const TaskFile) -> i32 {
     };
     // SAFETY: the field is sixteen bytes long and lies at a multiple of eight.
     unsafe { (&raw mut holder.address).cast::<[u64; 2]>().write([low, high]) };
-    // SAFETY: the context's seq file, and a record on the stack of the length given.
+    write(ctx, &holder);
+    0
+}
+
+#[inline(always)]
+fn write(ctx: *const TaskFile, holder: &Holder) {
+    // SAFETY: the context's seq file, and a record of the length given, which is only read.
     unsafe {
         let seq = (*(*ctx).meta).seq;
-        bpf_seq_write(seq.cast(), (&raw mut holder).cast(), core::mem::size_of::<Holder>() as u32);
+        bpf_seq_write(seq.cast(), core::ptr::from_ref(holder).cast_mut().cast(), core::mem::size_of::<Holder>() as u32);
     }
-    0
 }

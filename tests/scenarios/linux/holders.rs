@@ -1,9 +1,10 @@
 //! All holders of a socket count, however they came by it: by fork, by a message, as a thread.
 
-use gatewatch_tests::{Backend, Gatewatch, Part, can_bind, unused_port};
+use gatewatch_tests::{Backend, Gatewatch, Needs, Part, can_bind, unused_port};
+use nix::sys::resource::{Resource, getrlimit};
 
 use crate::clean::{assert_cleaned, clean};
-use crate::{Rule, differ};
+use crate::{OnceRule, Rule, differ};
 
 pub(crate) const RULES: &[Rule] = &[
     ("forked_workers_are_all_ended", &[], forked_workers_are_all_ended),
@@ -16,6 +17,9 @@ pub(crate) const RULES: &[Rule] = &[
     ("a_listener_that_was_shut_down_still_holds_the_port", &[], shut_down_listener),
     ("a_multipath_gateway_is_ended", &[], multipath),
 ];
+
+pub(crate) const EBPF_RULES: &[OnceRule] =
+    &[("a_million_descriptors_hide_no_owner", &[Needs::Bpf], a_million_descriptors_hide_no_owner)];
 
 fn forked_workers_are_all_ended(backend: Backend) {
     let gateway = Part::gateway().on_port(unused_port()).with(&["--workers", "4"]).start();
@@ -92,4 +96,17 @@ fn multipath(backend: Backend) {
     }
     let gateway = Part::gateway().on_port(unused_port()).with(&["--multipath"]).start();
     assert_cleaned(&clean(backend, gateway.port(), &[]), &gateway);
+}
+
+/// A read of the kernel's iterator that visits so many and has nothing to show fails.
+fn a_million_descriptors_hide_no_owner() {
+    const ALL: u64 = 1_050_000;
+    // given a crowd with as many, and an owner that began after it, and so is visited after it
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let each = (most - 500).min(50_000);
+    let (each, workers) = (each.to_string(), (ALL / each).to_string());
+    let _crowd = Part::other().with(&["--descriptors", &each, "--workers", &workers]).start();
+    let owner = Part::other().on_port(unused_port()).start();
+    let answer = Gatewatch::on(Backend::Ebpf, &["owners"], owner.port()).run();
+    assert_eq!(answer.owner(owner.pid())["identity"], "other");
 }

@@ -28,6 +28,7 @@ pub(crate) const ONCE_RULES: &[(&str, &[OnceRule])] = &[
     ("agent", agent::RULES),
     ("commands", commands::RULES),
     ("ebpf_only", watch::EBPF_RULES),
+    ("ebpf_only", holders::EBPF_RULES),
     ("ebpf_only", restart::EBPF_RULES),
     ("namespaces", namespaces::ONCE_RULES),
     ("unprivileged", exclusion::UNPRIVILEGED_RULES),

@@ -1,11 +1,13 @@
 //! Linux: sockets that are inherited, passed on, left to threads; names that are written over.
 
 use std::ffi::CString;
+use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use nix::libc;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::SigSet;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
@@ -28,6 +30,9 @@ pub(crate) struct Own {
     /// A multipath socket
     #[arg(long)]
     multipath: bool,
+    /// Hold so many more descriptors
+    #[arg(long, default_value_t = 0)]
+    descriptors: u64,
     /// Fork so many workers that share the listeners
     #[arg(long, default_value_t = 0)]
     workers: u32,
@@ -100,6 +105,7 @@ pub(crate) fn act(part: Part, ending: Ending, mut sockets: Vec<Socket>, address:
             _kept.extend([here, there]);
         }
     }
+    let _more = descriptors(part.own.descriptors);
     for _ in 0..part.own.workers {
         // SAFETY: the other thread only reads from standard input, so the child may do anything.
         match unsafe { fork() }.unwrap() {
@@ -115,6 +121,14 @@ pub(crate) fn act(part: Part, ending: Ending, mut sockets: Vec<Socket>, address:
         die_as_leader(part, ending, sockets, address);
     }
     play(&part, &ending, sockets, address, &holders)
+}
+
+/// Descriptors of one file that holds nothing.
+fn descriptors(count: u64) -> Vec<OwnedFd> {
+    let (now, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most.min(now.max(count + 100)), most).unwrap();
+    let file: OwnedFd = File::open("/dev/null").unwrap().into();
+    (0..count).map(|_| file.try_clone().unwrap()).collect()
 }
 
 fn number(pid: nix::unistd::Pid) -> u32 {

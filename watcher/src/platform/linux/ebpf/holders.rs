@@ -12,10 +12,18 @@ use crate::observe::{Holder, Socket, SocketState, socket_address};
 
 /// Runs the iterator over every descriptor of every process.
 pub(super) fn read(link: BorrowedFd<'_>) -> io::Result<Vec<Record>> {
-    let mut bytes = Vec::new();
-    // A page and a half at most comes at once; a read that ends early is no end.
-    sys::iterate(link)?.read_to_end(&mut bytes)?;
-    Ok(bytes.chunks_exact(size_of::<Record>()).filter_map(Record::read).collect())
+    let mut iterator = sys::iterate(link)?;
+    let mut records = Vec::new();
+    // The kernel goes on until it has as much as is asked for. One record at a time, so that it never goes on for long:
+    // what it holds, it lets go when it returns.
+    let mut bytes = [0; size_of::<Record>()];
+    loop {
+        match iterator.read_exact(&mut bytes) {
+            Ok(()) => records.extend(Record::read(&bytes).filter(|record| record.port != 0)),
+            Err(end) if end.kind() == io::ErrorKind::UnexpectedEof => return Ok(records),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// One socket for each inode, with all its holders; then the `listed` ones to which no descriptor led.
