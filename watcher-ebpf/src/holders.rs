@@ -118,6 +118,10 @@ fn write(ctx: *const TaskFile, holder: &Holder) {
     // SAFETY: the context's seq file, and a record of the length given, which is only read.
     unsafe {
         let seq = (*(*ctx).meta).seq;
-        bpf_seq_write(seq.cast(), core::ptr::from_ref(holder).cast_mut().cast(), core::mem::size_of::<Holder>() as u32);
+        bpf_seq_write(
+            seq.cast(),
+            core::ptr::from_ref(holder).cast_mut().cast(),
+            core::mem::size_of::<Holder>() as u32,
+        );
     }
 }
