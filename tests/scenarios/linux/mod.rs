@@ -25,7 +25,9 @@ pub(crate) const RULES: &[(&str, &[Rule])] = &[
 ];
 
 pub(crate) const ONCE_RULES: &[(&str, &[OnceRule])] = &[
-    ("agent", agent::RULES),
+    ("agent", agent::serving::RULES),
+    ("agent", agent::events::RULES),
+    ("agent", agent::life::RULES),
     ("commands", commands::RULES),
     ("ebpf_only", watch::EBPF_RULES),
     ("ebpf_only", holders::EBPF_RULES),

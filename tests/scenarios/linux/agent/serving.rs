@@ -1,0 +1,255 @@
+//! The host agent's answers: what it knows, whom it serves, and what it refuses.
+
+use gatewatch_tests::{Agent, Backend, Gatewatch, Part, config, unused_port};
+use serde_json::Value;
+
+use super::ROOT;
+use crate::OnceRule;
+
+pub(crate) const RULES: &[OnceRule] = &[
+    ("it_answers_who_owns_a_port", ROOT, owners),
+    ("it_sees_who_came_later_and_who_inherited", ROOT, later_owners),
+    ("it_cleans_for_root", ROOT, cleans),
+    ("it_cleans_for_a_user_whom_the_configuration_names", ROOT, cleans_for_named),
+    ("it_cleans_for_no_other_user", ROOT, refuses_others),
+    ("it_answers_nobody_outside_of_its_group", ROOT, refuses_readers),
+    ("a_command_that_need_not_ask_goes_on_without_it", ROOT, goes_on_without),
+    ("a_caller_cannot_widen_what_may_be_ended", ROOT, cannot_widen),
+    ("an_owner_that_does_not_match_is_left_alone", ROOT, left_alone),
+    ("a_port_that_is_not_watched_is_left_alone", ROOT, not_watched),
+    ("the_callers_ancestors_are_never_ended", ROOT, ancestors),
+    ("a_protected_process_is_never_ended", ROOT, protected),
+    ("a_dry_run_signals_nobody", ROOT, dry_run),
+    ("a_caller_in_a_network_namespace_has_its_own_port_cleaned", ROOT, own_namespace),
+    ("bad_requests_are_refused_with_the_mend", ROOT, bad_requests),
+    ("cleans_without_end_are_refused", ROOT, rate),
+];
+
+fn owners() {
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let agent = Agent::watching(&[(gateway.port(), "")]);
+    let answer = agent.answer(&["owners"], gateway.port());
+    assert_eq!(answer.json()["backend"], "agent");
+    let own = Gatewatch::on(Backend::Ebpf, &["owners"], gateway.port()).run();
+    assert_eq!(answer.owner(gateway.pid()), own.owner(gateway.pid()));
+    let ports = agent.get("/v1/ports").json();
+    assert_eq!(ports["ports"][0]["port"], gateway.port());
+    assert_eq!(ports["ports"][0]["held"], true);
+}
+
+fn later_owners() {
+    let port = unused_port();
+    let agent = Agent::watching(&[(port, "")]);
+    assert_eq!(agent.answer(&["owners"], port).json()["owners"], Value::Array(Vec::new()));
+    let gateway = Part::gateway().on_port(port).with(&["--workers", "2"]).start();
+    let seen = agent.answer(&["owners"], port).json()["owners"].as_array().unwrap().len();
+    assert_eq!(seen, 3, "the workers have inherited the socket");
+    let killed = agent.answer(&["clean"], port).killed();
+    assert_eq!(killed.len(), 3);
+    assert!(gateway.is_gone());
+    assert_eq!(agent.answer(&["owners"], port).json()["owners"], Value::Array(Vec::new()));
+}
+
+fn cleans() {
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let agent = Agent::watching(&[(gateway.port(), "")]);
+    let answer = agent.answer(&["clean"], gateway.port());
+    crate::clean::assert_cleaned(&answer, &gateway);
+    assert_eq!(answer.json()["backend"], "agent");
+    assert_eq!(answer.json()["released"]["proof"], "ebpf");
+    // and it says who asked, what was decided, and why
+    for said in [&gateway.pid().to_string(), "uid=0", "Cleaned", "its title is openclaw-gateway"] {
+        assert!(agent.log().contains(said), "{said}: {}", agent.log());
+    }
+}
+
+fn cleans_for_named() {
+    for allowed in ["users = [\"nobody\"]", "users = [\"65534\"]", "groups = [\"65534\"]"] {
+        let gateway = Part::gateway().on_port(unused_port()).start();
+        let agent = Agent::watching(&[(gateway.port(), &format!("clean = {{ {allowed} }}"))]);
+        let answer = agent.ask(&["clean"], gateway.port()).as_nobody().run();
+        crate::clean::assert_cleaned(&answer, &gateway);
+    }
+}
+
+fn refuses_others() {
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let other = unused_port();
+    // given a user who may have another port cleaned
+    let agent = Agent::watching(&[(gateway.port(), ""), (other, "clean = { users = [\"nobody\"] }")]);
+    let answer = agent.ask(&["clean"], gateway.port()).as_nobody().run();
+    assert_eq!(answer.status, 6, "{answer:?}");
+    assert!(answer.err.contains("may not have port"), "{answer:?}");
+    let reply = agent.as_nobody("POST", &format!("/v1/ports/{}/clean", gateway.port()), "{}");
+    assert_eq!(reply.status, 403, "{reply:?}");
+    assert!(reply.head.contains("application/problem+json"));
+    assert!(gateway.is_alive());
+    assert!(agent.log().contains("a clean is refused"));
+}
+
+fn refuses_readers() {
+    let port = unused_port();
+    let agent = Agent::with(&format!("[agent]\ngroup = \"daemon\"\n{}", config(&[(port, "")])));
+    let paths =
+        ["/v1/ports".to_owned(), format!("/v1/ports/{port}"), "/v1/status".to_owned(), "/metrics".to_owned()];
+    for path in paths.iter().map(String::as_str).chain(["/v1/events"]) {
+        let reply = agent.as_nobody("GET", path, "");
+        assert_eq!((reply.status, reply.json()["title"].as_str()), (403, Some("Forbidden")), "{path}");
+        assert!(reply.json()["mend"].as_str().unwrap().contains("group"));
+    }
+    let waiting = agent.as_nobody("GET", &format!("/v1/ports/{port}/wait?until=free&timeout_ms=1"), "");
+    assert_eq!(waiting.status, 403);
+    // and answers those inside of it
+    let open = Agent::with(&format!("[agent]\ngroup = \"65534\"\n{}", config(&[(port, "")])));
+    assert_eq!(open.as_nobody("GET", "/v1/ports", "").status, 200);
+    assert_eq!(open.ask(&["owners"], port).as_nobody().run().status, 0);
+}
+
+fn goes_on_without() {
+    let gateway = Part::gateway().on_port(unused_port()).as_nobody().start();
+    let agent = Agent::watching(&[(gateway.port(), "")]);
+    let socket = agent.socket();
+    let answer = Gatewatch::new(&["clean", "--format", "json", "-p", &gateway.port().to_string()])
+        .with(&["--socket", socket.to_str().unwrap()])
+        .as_nobody()
+        .run();
+    crate::clean::assert_cleaned(&answer, &gateway);
+    assert_eq!(answer.json()["backend"], "poll");
+    assert!(answer.err.contains("going on without it"), "{answer:?}");
+}
+
+fn cannot_widen() {
+    let other = Part::other().on_port(unused_port()).start();
+    let agent = Agent::watching(&[(other.port(), "clean = { users = [\"nobody\"] }")]);
+    for body in [
+        "{\"identity\":\"any\"}",
+        "{\"match_argv\":\".\"}",
+        "{\"include_init\":true}",
+        "{\"dry_run\":1}",
+        "[]",
+    ] {
+        let reply = agent.as_nobody("POST", &format!("/v1/ports/{}/clean", other.port()), body);
+        assert_eq!(reply.status, 400, "{body}: {reply:?}");
+    }
+    let answer = agent.ask(&["clean", "--identity", "any"], other.port()).as_nobody().run();
+    assert_eq!(answer.status, 2, "{answer:?}");
+    assert!(other.is_alive());
+}
+
+fn left_alone() {
+    let other = Part::other().on_port(unused_port()).start();
+    let agent = Agent::watching(&[(other.port(), "")]);
+    let answer = agent.answer(&["clean"], other.port());
+    assert_eq!((answer.status, answer.outcome().as_str()), (3, "held_by_other"), "{answer:?}");
+    assert!(other.is_alive());
+}
+
+fn not_watched() {
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let agent = Agent::watching(&[(unused_port(), "")]);
+    let reply = agent.post(&format!("/v1/ports/{}/clean", gateway.port()), "");
+    assert_eq!(reply.status, 404, "{reply:?}");
+    let answer = agent.answer(&["clean"], gateway.port());
+    assert_eq!(answer.status, 6, "{answer:?}");
+    assert!(gateway.is_alive());
+}
+
+fn ancestors() {
+    // given a sidecar of the gateway that asks the agent to clean its port
+    for hops in ["0", "5"] {
+        let port = unused_port();
+        let agent = Agent::watching(&[(port, "")]);
+        let mut words = agent.ask(&["clean"], port).words();
+        words.insert(0, "--".to_owned());
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let mut gateway = Part::gateway().on_port(port).with(&["--hops", hops]).with(&words).start();
+        let answer: Value = serde_json::from_str(&gateway.line()).unwrap();
+        assert_eq!(answer["outcome"], "held_by_protected", "{answer}");
+        assert_eq!(answer["owners"][0]["relation"], "requester");
+        assert!(gateway.is_alive());
+    }
+}
+
+fn protected() {
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let agent = Agent::watching(&[(gateway.port(), "")]);
+    let answer = agent.answer(&["clean", "--protect", &gateway.pid().to_string()], gateway.port());
+    assert_eq!((answer.status, answer.outcome().as_str()), (4, "held_by_protected"));
+    let reply = agent.post(
+        &format!("/v1/ports/{}/clean", gateway.port()),
+        &format!("{{\"protect\":[{}],\"term_timeout_ms\":5}}", gateway.pid()),
+    );
+    assert_eq!(reply.json()["outcome"], "held_by_protected");
+    assert!(gateway.is_alive());
+}
+
+fn dry_run() {
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let agent = Agent::watching(&[(gateway.port(), "")]);
+    let answer = agent.answer(&["clean", "--dry-run"], gateway.port());
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "would_clean"));
+    assert!(gateway.is_alive());
+}
+
+fn own_namespace() {
+    let port = unused_port();
+    let here = Part::gateway().on_port(port).start();
+    let elsewhere = Part::gateway().on(([0, 0, 0, 0], port).into()).in_own_network().start();
+    let agent = Agent::watching(&[(port, "")]);
+    // the agent sees both, and says which is where
+    let owners = agent.get(&format!("/v1/ports/{port}")).json();
+    let namespaces: std::collections::BTreeSet<u64> = owners["owners"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|owner| owner["sockets"][0]["netns"].as_u64())
+        .collect();
+    assert_eq!(namespaces.len(), 2, "{owners}");
+    // a caller sees and cleans its own
+    let answer = agent.ask(&["clean"], port).in_network_of(elsewhere.pid()).run();
+    assert_eq!(answer.killed(), [u64::from(elsewhere.pid())], "{answer:?}");
+    assert!(elsewhere.is_gone());
+    assert!(here.is_alive());
+    assert_eq!(agent.answer(&["owners"], port).owner(here.pid())["pid"], here.pid());
+}
+
+fn bad_requests() {
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let port = gateway.port();
+    let agent = Agent::watching(&[(port, "")]);
+    let long = "x".repeat(20_000);
+    for (method, path, body, status) in [
+        ("GET", "/v1/ports/0".to_owned(), "", 400),
+        ("GET", "/v1/ports/70000".to_owned(), "", 400),
+        ("GET", "/v1/ports/abc".to_owned(), "", 400),
+        ("GET", format!("/v1/ports/{port}?nets=1"), "", 400),
+        ("GET", format!("/v1/ports/{port}?netns=x"), "", 400),
+        ("GET", format!("/v1/ports/{port}/wait"), "", 400),
+        ("GET", format!("/v1/ports/{port}/wait?until=never"), "", 400),
+        ("GET", format!("/v1/ports/{port}/wait?until=free&timeout_ms=-1"), "", 400),
+        ("GET", "/v1/events?after=x".to_owned(), "", 400),
+        ("GET", "/v1/events?port=1".to_owned(), "", 404),
+        ("GET", "/v1/nothing".to_owned(), "", 404),
+        ("POST", "/v1/ports".to_owned(), "", 405),
+        ("GET", format!("/v1/ports/{port}/clean"), "", 405),
+        ("POST", format!("/v1/ports/{port}/clean"), "{", 400),
+        ("POST", format!("/v1/ports/{port}/clean"), &long, 413),
+    ] {
+        let reply = if method == "GET" { agent.get(&path) } else { agent.post(&path, body) };
+        assert_eq!(reply.status, status, "{method} {path}: {reply:?}");
+        assert!(!reply.json()["mend"].as_str().unwrap().is_empty(), "{reply:?}");
+    }
+    assert!(gateway.is_alive());
+}
+
+fn rate() {
+    let gateway = Part::other().on_port(unused_port()).start();
+    let agent = Agent::watching(&[(gateway.port(), "clean = { users = [\"nobody\"] }")]);
+    let path = format!("/v1/ports/{}/clean", gateway.port());
+    let statuses: Vec<u16> =
+        (0..40).map(|_| agent.as_nobody("POST", &path, "{\"dry_run\":true}").status).collect();
+    assert_eq!(statuses[0], 200);
+    assert!(statuses.contains(&429), "{statuses:?}");
+    // and another user is served all the same
+    assert_eq!(agent.post(&path, "{\"dry_run\":true}").status, 200);
+}
