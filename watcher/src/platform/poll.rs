@@ -220,16 +220,6 @@ impl SocketTable for SystemTable {
     }
 }
 
-/// Whether the process still has a listener on the socket's address.
-#[cfg_attr(target_os = "linux", expect(dead_code, reason = "Linux looks at the descriptor itself"))]
-pub(crate) fn holds(holder: &Holder, socket: &Socket) -> std::io::Result<bool> {
-    let all = tcp_sockets().map_err(std::io::Error::other)?;
-    let same = |other: Socket| {
-        other.address == socket.address && other.holders.iter().any(|other| other.pid == holder.pid)
-    };
-    Ok(all.iter().filter_map(listener).any(same))
-}
-
 fn same_ids(a: &[Socket], b: &[Socket]) -> bool {
     a.len() == b.len() && a.iter().all(|socket| contains(b, socket))
 }

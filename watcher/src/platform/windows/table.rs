@@ -3,7 +3,6 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::ptr::null_mut;
 
 use windows_sys::Win32::Foundation::{ERROR_INSUFFICIENT_BUFFER, NO_ERROR};
 use windows_sys::Win32::NetworkManagement::IpHelper::{
@@ -13,17 +12,16 @@ use windows_sys::Win32::Networking::WinSock::{AF_INET, AF_INET6};
 
 use super::process;
 use crate::observe::{Holder, Socket};
-use crate::platform::poll;
 
 /// Whether the process still has the listener.
 ///
 /// # Errors
 /// When the table can't be read, or says that the listener is older than the process.
 pub(in crate::platform) fn holds(holder: &Holder, socket: &Socket) -> io::Result<bool> {
-    if !poll::holds(holder, socket)? {
+    let rows = rows()?;
+    if of(&rows, holder.pid, socket.address).next().is_none() {
         return Ok(false);
     }
-    let rows = rows()?;
     match process::start_time(holder.pid) {
         Ok(began) if is_older(&rows, holder.pid, socket.address, began.raw) => Err(io::Error::other(
             "the listener is older than the process, so another one made it that had this pid",
@@ -41,10 +39,13 @@ struct Row {
     bound_at: u64,
 }
 
+/// The rows that name the process for the address.
+fn of(rows: &[Row], pid: u32, address: SocketAddr) -> impl Iterator<Item = &Row> {
+    rows.iter().filter(move |row| row.pid == pid && row.address == address)
+}
+
 fn is_older(rows: &[Row], pid: u32, address: SocketAddr, began: u64) -> bool {
-    rows.iter()
-        .filter(|row| row.pid == pid && row.address == address && row.bound_at != 0)
-        .any(|row| row.bound_at < began)
+    of(rows, pid, address).any(|row| row.bound_at != 0 && row.bound_at < began)
 }
 
 fn rows() -> io::Result<Vec<Row>> {
@@ -71,14 +72,13 @@ fn address(ip: IpAddr, port: u32) -> SocketAddr {
 /// Reads a family's listeners, whose rows the system makes of type `T`.
 fn read<T>(family: u16, row: impl Fn(&T) -> Row) -> io::Result<Vec<Row>> {
     // Of numbers that are aligned as the rows are.
-    let mut table: Vec<u64> = Vec::new();
+    let mut table = vec![0u64];
     loop {
         let mut length = u32::try_from(table.len() * size_of::<u64>()).map_err(io::Error::other)?;
-        let place = if table.is_empty() { null_mut() } else { table.as_mut_ptr() };
-        // SAFETY: the place is as long as is said, and none where that is nothing; the length is a variable of ours.
+        // SAFETY: the table is as long as is said; the length is a variable of ours.
         let result = unsafe {
             GetExtendedTcpTable(
-                place.cast(),
+                table.as_mut_ptr().cast(),
                 &raw mut length,
                 0,
                 family.into(),
