@@ -188,11 +188,6 @@ impl Running {
         self.child.try_wait().unwrap().is_none()
     }
 
-    /// Its pid.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Waits for its end.
     ///
     /// # Panics
@@ -230,7 +225,7 @@ impl Watch {
     /// # Panics
     /// When none comes.
     pub fn line(&mut self) -> Value {
-        self.lines.recv_timeout(PATIENCE).expect("a watch line")
+        self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no watch line: {}", text(&self.err)))
     }
 
     /// The next line, which must be of this event.
