@@ -7,17 +7,20 @@ use crate::platform::host;
 
 /// One moment by both: `Instant` is the system's monotonic clock without its numbers.
 ///
-/// It is taken once, so that all conversions agree, and keep the order of what they convert: a thread may be put aside
-/// between two readings, for longer than what is measured lasts.
-static ANCHOR: LazyLock<(Instant, u64)> = LazyLock::new(|| {
+/// It is taken once, so that all conversions agree, and keep the order of what they convert.
+static ANCHOR: LazyLock<(Instant, u64)> = LazyLock::new(|| at_once(host::monotonic_now));
+
+/// Reads clocks, and says at what moment: of some readings the one that took the least time, since a thread may be put
+/// aside between two clocks, for longer than what is measured lasts.
+pub(crate) fn at_once<T>(read: impl Fn() -> T) -> (Instant, T) {
     let readings = (0..16).map(|_| {
         let before = Instant::now();
-        let number = host::monotonic_now();
-        (before.elapsed(), before, number)
+        let clocks = read();
+        (before.elapsed(), before, clocks)
     });
-    let (apart, before, number) = readings.min().expect("there are some");
-    (before + apart / 2, number)
-});
+    let (took, before, clocks) = readings.min_by_key(|(took, ..)| *took).expect("there are some");
+    (before + took / 2, clocks)
+}
 
 /// A moment in nanoseconds of the system's monotonic clock, the one that kernel events are stamped with.
 #[must_use]

@@ -15,6 +15,7 @@ use procfs::ProcError;
 use procfs::process::Stat;
 
 use super::cgroup;
+use crate::clock;
 use crate::observe::{Holder, Socket};
 use crate::process::{Process, StartTime};
 use crate::system::ProcessError;
@@ -186,8 +187,11 @@ fn without_deleted(path: PathBuf) -> PathBuf {
 fn start_time(ticks: u64) -> StartTime {
     static BOOT: OnceLock<(SystemTime, u64)> = OnceLock::new();
     let (boot, per_second) = *BOOT.get_or_init(|| {
-        let since_boot = clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
-        let boot = SystemTime::now().checked_sub(since_boot).unwrap_or(SystemTime::UNIX_EPOCH);
+        // Read apart, the two would show another start of the same process to each run of this program.
+        let (_, (now, since_boot)) =
+            clock::at_once(|| (SystemTime::now(), clock_gettime(ClockId::CLOCK_BOOTTIME)));
+        let since_boot = since_boot.map(Duration::from).unwrap_or_default();
+        let boot = now.checked_sub(since_boot).unwrap_or(SystemTime::UNIX_EPOCH);
         let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|ticks| u64::try_from(ticks).ok());
         (boot, ticks.filter(|&ticks| ticks > 0).unwrap_or(100))
     });
