@@ -1,5 +1,5 @@
-//! Names the kernel program's object that goes into the binary: the one that is checked in, or another that
-//! `GATEWATCH_EBPF_OBJECT` names, so that a freshly built one can be tried.
+//! Chooses the kernel program's object for the binary: the one that is checked in, or the file that
+//! `GATEWATCH_EBPF_OBJECT` names, so that a freshly built object can be tried.
 
 use std::path::PathBuf;
 

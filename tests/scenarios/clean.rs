@@ -1,30 +1,6 @@
 //! `clean`: the stale owner is ended, and the port can be bound at the answer.
 
-use gatewatch_tests::{
-    ASKED, Actor, Answer, Backend, FORCED, Gatewatch, Needs, Part, can_bind, unused_port, user,
-};
-
-use crate::Rule;
-
-pub(crate) const RULES: &[Rule] = &[
-    ("a_gateway_that_obeys_is_asked_to_end", &[], a_gateway_that_obeys_is_asked_to_end),
-    ("a_gateway_that_does_not_obey_is_ended_by_force", &[], a_gateway_that_does_not_obey_is_ended_by_force),
-    ("a_drain_within_the_grace_is_not_cut_off", &[], a_drain_within_the_grace_is_not_cut_off),
-    ("nobody_there_is_free", &[], nobody_there_is_free),
-    ("a_dual_stack_gateway_counts_once", &[Needs::Ipv6Owners], a_dual_stack_gateway_counts_once),
-    ("a_dry_run_signals_nobody", &[], a_dry_run_signals_nobody),
-    ("a_dry_run_says_what_would_stay", &[], a_dry_run_says_what_would_stay),
-    ("a_gateway_that_lets_go_and_lives_is_not_killed", &[], a_gateway_that_lets_go_and_lives_is_not_killed),
-    (
-        "a_gateway_with_much_memory_is_gone_at_the_answer",
-        &[],
-        a_gateway_with_much_memory_is_gone_at_the_answer,
-    ),
-    ("a_supervisors_new_gateway_is_not_fought", &[], a_supervisors_new_gateway_is_not_fought),
-    ("the_answer_for_people_names_the_process_and_the_proof", &[], the_answer_for_people),
-    ("each_owner_is_described", &[], each_owner_is_described),
-    ("thirty_restarts_in_a_row_never_find_the_port_taken", &[], thirty_restarts_in_a_row),
-];
+use gatewatch_tests::{ASKED, Actor, Answer, Backend, FORCED, Gatewatch, Part, can_bind, unused_port, user};
 
 pub(crate) fn clean(backend: Backend, port: u16, arguments: &[&str]) -> Answer {
     Gatewatch::on(backend, &["clean"], port).with(arguments).run()
@@ -32,15 +8,20 @@ pub(crate) fn clean(backend: Backend, port: u16, arguments: &[&str]) -> Answer {
 
 /// The actor is gone, and a server can take its place at once.
 pub(crate) fn assert_cleaned(answer: &Answer, actor: &Actor) {
+    assert_ended(answer, actor);
+    assert!(can_bind(actor.address()), "{answer:?}");
+}
+
+/// The clean says that it ended these processes, all of them and no other, and they are gone.
+pub(crate) fn assert_ended(answer: &Answer, actor: &Actor) {
     assert_eq!((answer.status, answer.outcome().as_str()), (0, "cleaned"), "{answer:?}");
     assert!(actor.is_gone(), "{answer:?}");
-    assert!(can_bind(actor.address()), "{answer:?}");
     let mut pids: Vec<u64> = actor.pids.iter().map(|&pid| pid.into()).collect();
     pids.sort_unstable();
     assert_eq!(answer.killed(), pids);
 }
 
-fn a_gateway_that_obeys_is_asked_to_end(backend: Backend) {
+scenario!(a_gateway_that_obeys_is_asked_to_end, |backend| {
     let gateway = Part::gateway().on_port(unused_port()).start();
     let answer = clean(backend, gateway.port(), &["--term-timeout", "15s"]);
     assert_cleaned(&answer, &gateway);
@@ -50,33 +31,52 @@ fn a_gateway_that_obeys_is_asked_to_end(backend: Backend) {
     assert!(owner["ended_after_us"].is_u64());
     let json = answer.json();
     assert_eq!(json["backend"], backend.name());
-    assert_eq!(json["released"]["proof"], if backend == Backend::Ebpf { "ebpf" } else { "bind" });
+    assert_eq!(json["released"]["proof"], "bind");
     assert_eq!(json["released"]["plain_bind"], true);
     assert!(json["released"]["after_us"].as_u64() <= json["elapsed_us"].as_u64());
-}
+});
 
-fn a_gateway_that_does_not_obey_is_ended_by_force(backend: Backend) {
+scenario!(a_gateway_that_does_not_obey_is_ended_by_force, |backend| {
     let gateway = Part::gateway().on_port(unused_port()).with(&["--on-term", "ignore"]).start();
     let answer = clean(backend, gateway.port(), &["--term-timeout", "50ms"]);
     assert_cleaned(&answer, &gateway);
     assert_eq!(answer.owner(gateway.pid())["ended_by"], FORCED);
-}
+});
 
-fn a_drain_within_the_grace_is_not_cut_off(backend: Backend) {
+scenario!(a_drain_within_the_grace_is_not_cut_off, |backend| {
     let gateway = Part::gateway().on_port(unused_port()).with(&["--on-term", "drain:900"]).start();
     let answer = clean(backend, gateway.port(), &["--term-timeout", "15s"]);
     assert_cleaned(&answer, &gateway);
     assert_eq!(answer.owner(gateway.pid())["ended_by"], ASKED);
-}
+});
 
-fn nobody_there_is_free(backend: Backend) {
+scenario!(nobody_there_is_free, |backend| {
     let answer = clean(backend, unused_port(), &[]);
     assert_eq!((answer.status, answer.outcome().as_str()), (0, "free"));
     assert!(answer.killed().is_empty());
     assert_eq!(answer.json()["owners"].as_array().unwrap().len(), 0);
-}
+});
 
-fn a_dual_stack_gateway_counts_once(backend: Backend) {
+scenario!(a_gateway_on_another_port_is_named_where_the_port_is_free, |backend| {
+    // given a gateway whose configured port was changed
+    let [old, new] = [unused_port(), unused_port()];
+    let gateway = Part::gateway().on_port(old).start();
+    let other = Part::other().on_port(unused_port()).start();
+    let answer = clean(backend, new, &[]);
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "free"), "{answer:?}");
+    let elsewhere = |pid: u32| {
+        let json = answer.json();
+        let found = json["gateways_elsewhere"].as_array().unwrap().iter().find(|found| found["pid"] == pid);
+        found.map(|found| found["ports"].clone())
+    };
+    assert_eq!(elsewhere(gateway.pid()), Some(serde_json::json!([old])), "{answer:?}");
+    assert_eq!(elsewhere(other.pid()), None, "{answer:?}");
+    // it is left alone, and not named to who asks for others
+    assert!(gateway.is_alive());
+    assert!(clean(backend, new, &["--any"]).json()["gateways_elsewhere"].is_null());
+});
+
+scenario!(a_dual_stack_gateway_counts_once, needs(Ipv6Owners), |backend| {
     let port = unused_port();
     let gateway = Part::gateway().on_port(port).with(&["--on", &format!("[::1]:{port}")]).start();
     let answer = clean(backend, port, &[]);
@@ -90,26 +90,26 @@ fn a_dual_stack_gateway_counts_once(backend: Backend) {
         .collect();
     listeners.sort_unstable();
     assert_eq!(listeners, [format!("127.0.0.1:{port}"), format!("[::1]:{port}")]);
-}
+});
 
-fn a_dry_run_signals_nobody(backend: Backend) {
+scenario!(a_dry_run_signals_nobody, |backend| {
     let gateway = Part::gateway().on_port(unused_port()).start();
     let answer = clean(backend, gateway.port(), &["--dry-run"]);
     assert_eq!((answer.status, answer.outcome().as_str()), (0, "would_clean"));
     assert_eq!(answer.owner(gateway.pid())["action"], "would_kill");
     assert!(answer.killed().is_empty());
     assert!(gateway.is_alive());
-}
+});
 
-fn a_dry_run_says_what_would_stay(backend: Backend) {
+scenario!(a_dry_run_says_what_would_stay, |backend| {
     let other = Part::other().on_port(unused_port()).start();
     let answer = clean(backend, other.port(), &["--dry-run"]);
     assert_eq!((answer.status, answer.outcome().as_str()), (3, "held_by_other"));
     assert_eq!(answer.owner(other.pid())["action"], "spared");
     assert!(other.is_alive());
-}
+});
 
-fn a_gateway_that_lets_go_and_lives_is_not_killed(backend: Backend) {
+scenario!(a_gateway_that_lets_go_and_lives_is_not_killed, |backend| {
     let gateway = Part::gateway().on_port(unused_port()).with(&["--on-term", "close"]).start();
     let answer = clean(backend, gateway.port(), &["--term-timeout", "100ms"]);
     assert_eq!((answer.status, answer.outcome().as_str()), (0, "cleaned"), "{answer:?}");
@@ -117,16 +117,16 @@ fn a_gateway_that_lets_go_and_lives_is_not_killed(backend: Backend) {
     assert!(answer.killed().is_empty());
     assert!(gateway.is_alive());
     assert!(can_bind(gateway.address()));
-}
+});
 
-fn a_gateway_with_much_memory_is_gone_at_the_answer(backend: Backend) {
+scenario!(a_gateway_with_much_memory_is_gone_at_the_answer, |backend| {
     let gateway =
         Part::gateway().on_port(unused_port()).with(&["--memory", "512", "--on-term", "ignore"]).start();
     let answer = clean(backend, gateway.port(), &["--term-timeout", "1ms", "--kill-timeout", "10s"]);
     assert_cleaned(&answer, &gateway);
-}
+});
 
-fn a_supervisors_new_gateway_is_not_fought(backend: Backend) {
+scenario!(a_supervisors_new_gateway_is_not_fought, |backend| {
     // given a supervisor that starts a new gateway as soon as the old one has ended
     let mut gateway =
         Part::gateway().on_port(unused_port()).with(&["--respawn", "--on-term", "drain:1"]).start();
@@ -144,9 +144,9 @@ fn a_supervisors_new_gateway_is_not_fought(backend: Backend) {
     }
     let now = Gatewatch::on(backend, &["owners"], gateway.port()).run();
     assert_eq!(now.owner(new)["pid"], new);
-}
+});
 
-fn the_answer_for_people(backend: Backend) {
+scenario!(the_answer_for_people_names_the_process_and_the_proof, |backend| {
     let gateway = Part::gateway().on_port(unused_port()).start();
     let port = gateway.port().to_string();
     let answer = Gatewatch::plain(&["clean", "--backend", backend.name(), "-p", &port]);
@@ -155,9 +155,9 @@ fn the_answer_for_people(backend: Backend) {
         assert!(answer.out.contains(part), "{part} is not in {}", answer.out);
     }
     assert!(!answer.out.contains('\u{1b}'), "no colours where there is no terminal");
-}
+});
 
-fn each_owner_is_described(backend: Backend) {
+scenario!(each_owner_is_described, |backend| {
     let gateway = Part::gateway().on_port(unused_port()).start();
     let answer = Gatewatch::on(backend, &["owners"], gateway.port()).run();
     let owner = answer.owner(gateway.pid());
@@ -171,13 +171,13 @@ fn each_owner_is_described(backend: Backend) {
     assert!(owner["start_time"].as_str().unwrap().ends_with('Z'));
     assert_eq!(owner["listeners"], serde_json::json!([gateway.address().to_string()]));
     assert!(owner.get("action").is_none(), "owners says nothing of actions");
-}
+});
 
-fn thirty_restarts_in_a_row(backend: Backend) {
+scenario!(thirty_restarts_in_a_row_never_find_the_port_taken, |backend| {
     let port = unused_port();
     for _ in 0..30 {
         // The actor panics, and is never ready, if its bind fails.
         let gateway = Part::gateway().on_port(port).start();
         assert_cleaned(&clean(backend, port, &[]), &gateway);
     }
-}
+});

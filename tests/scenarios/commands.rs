@@ -1,17 +1,8 @@
 //! The other commands.
 
-use crate::OnceRule;
 use gatewatch_tests::{ASKED, Gatewatch};
 
-pub(crate) const RULES: &[OnceRule] = &[
-    ("doctor_names_each_backend", &[], doctor),
-    ("completions_are_made_for_each_shell", &[], completions),
-    ("the_manual_page_is_one", &[], manual),
-    ("help_and_version_are_answers", &[], help),
-    ("the_demo_cleans_a_stale_gateway_by_polling", &[], demo),
-];
-
-fn doctor() {
+scenario!(doctor_names_each_backend, || {
     let answer = Gatewatch::plain(&["doctor", "--format", "json"]);
     assert_eq!(answer.status, 0);
     let backends = answer.json()["backends"].clone();
@@ -19,31 +10,51 @@ fn doctor() {
     assert_eq!(backends[1]["name"], "poll");
     assert_eq!(backends[1]["state"], "ok");
     assert!(backends[1]["cost_us"].is_u64());
-}
+});
 
-fn completions() {
+scenario!(completions_are_made_for_each_shell, || {
     for shell in ["bash", "zsh", "fish"] {
         let answer = Gatewatch::plain(&["completions", shell]);
         assert_eq!(answer.status, 0);
-        assert!(answer.out.contains("gatewatch") && answer.out.contains("owners"), "{shell}");
+        assert!(answer.out.contains("gatewatch"), "{shell}");
     }
-}
+});
 
-fn manual() {
+scenario!(the_manual_page_is_one, || {
     let answer = Gatewatch::plain(&["man"]);
     assert_eq!(answer.status, 0);
     assert!(answer.out.contains(".TH gatewatch 1"));
-}
+});
 
-fn help() {
+scenario!(each_command_has_a_page_of_its_own, || {
+    let folder = tempfile::tempdir().unwrap();
+    let answer = Gatewatch::plain(&["man", "--dir", folder.path().to_str().unwrap()]);
+    assert_eq!((answer.status, answer.out.as_str(), answer.err.as_str()), (0, "", ""));
+    let help = Gatewatch::plain(&["--help"]).out;
+    let commands = help.split("Commands:").nth(1).unwrap().split("Options:").next().unwrap();
+    let names = commands.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let mut pages = 0;
+    for name in names.map(|line| line.split_whitespace().next().unwrap()).filter(|&name| name != "help") {
+        let page = std::fs::read_to_string(folder.path().join(format!("gatewatch-{name}.1"))).unwrap();
+        for section in ["NAME", "SYNOPSIS", "\"EXIT STATUS\"", "ENVIRONMENT", "FILES", "EXAMPLES"] {
+            assert!(page.contains(&format!(".SH {section}")), "{section} of {name}: {page}");
+        }
+        pages += 1;
+    }
+    assert!(pages > 8, "{help}");
+    let configuration = std::fs::read_to_string(folder.path().join("gatewatch.toml.5")).unwrap();
+    assert!(configuration.contains("[[watch]]"));
+});
+
+scenario!(help_and_version_are_answers, || {
     for arguments in [&["--help"][..], &["--version"], &["clean", "--help"]] {
         let answer = Gatewatch::plain(arguments);
         assert_eq!((answer.status, answer.err.as_str()), (0, ""), "{arguments:?}");
         assert!(answer.out.contains("gatewatch"));
     }
-}
+});
 
-fn demo() {
+scenario!(the_demo_cleans_a_stale_gateway_by_polling, || {
     let answer = Gatewatch::plain(&["demo", "--backend", "poll"]);
     assert_eq!(answer.status, 0, "{answer:?}");
     let asked = format!("by {ASKED}");
@@ -51,4 +62,4 @@ fn demo() {
     {
         assert!(answer.out.contains(part), "{part} is not in {}", answer.out);
     }
-}
+});

@@ -1,24 +1,15 @@
 //! Rules of the systems where ports can only be polled.
 
-use gatewatch_tests::{Backend, Gatewatch, Part, unused_port};
+use gatewatch_tests::{Gatewatch, Part, unused_port};
 
-use crate::{OnceRule, Rule};
-
-pub(crate) const RULES: &[Rule] = &[("polling_says_what_it_can_miss", &[], resolution)];
-
-pub(crate) const ONCE_RULES: &[OnceRule] = &[
-    ("the_kernel_backend_is_linuxs", &[], kernel_backend),
-    ("network_namespaces_are_linuxs", &[], namespaces),
-];
-
-fn resolution(backend: Backend) {
+scenario!(polling_says_what_it_can_miss, |backend| {
     let port = unused_port();
     let answer =
         Gatewatch::on(backend, &["watch", "--for", "10ms", "--poll-interval", "40ms"], port).run().json();
     assert_eq!((&answer["event"], &answer["resolution_us"]), (&"ready".into(), &40_000.into()));
-}
+});
 
-fn kernel_backend() {
+scenario!(the_kernel_backend_is_linuxs, || {
     let owner = Part::gateway().on_port(unused_port()).start();
     let port = owner.port().to_string();
     for command in ["owners", "clean", "watch"] {
@@ -27,10 +18,10 @@ fn kernel_backend() {
         assert!(answer.err.contains("Linux"), "{answer:?}");
     }
     assert!(owner.is_alive());
-}
+});
 
-fn namespaces() {
+scenario!(network_namespaces_are_linuxs, || {
     let answer = Gatewatch::plain(&["owners", "--netns", "/run/netns/x"]);
     assert_eq!((answer.status, answer.out.as_str()), (2, ""), "{answer:?}");
     assert!(answer.err.contains("Linux"), "{answer:?}");
-}
+});

@@ -2,16 +2,7 @@
 
 use gatewatch_tests::{Actor, Answer, Backend, Gatewatch, Part, program, unused_port};
 
-use crate::Rule;
 use crate::clean::clean;
-
-pub(crate) const RULES: &[Rule] = &[
-    ("the_callers_parent_is_never_ended", &[], the_callers_parent_is_never_ended),
-    ("an_ancestor_forty_hops_away_is_never_ended", &[], an_ancestor_forty_hops_away_is_never_ended),
-    ("an_ancestor_is_never_ended_though_another_is", &[], an_ancestor_is_spared_beside_a_stale_one),
-    ("a_protected_process_is_never_ended", &[], a_protected_process_is_never_ended),
-    ("an_ancestor_of_a_protected_process_is_never_ended", &[], an_ancestor_of_a_protected_process),
-];
 
 /// The answer of gatewatch run as a descendant of the owner.
 fn cleaned_from_below(backend: Backend, hops: &str, arguments: &[&str]) -> (Actor, Vec<String>) {
@@ -30,19 +21,19 @@ pub(crate) fn assert_spared_as(lines: &[String], pid: u32, relation: &str) {
     assert_eq!(lines[1], "status 4");
 }
 
-fn the_callers_parent_is_never_ended(backend: Backend) {
+scenario!(the_callers_parent_is_never_ended, |backend| {
     let (gateway, lines) = cleaned_from_below(backend, "0", &["--identity", "any"]);
     assert_spared_as(&lines, gateway.pid(), "ancestor");
     assert!(gateway.is_alive());
-}
+});
 
-fn an_ancestor_forty_hops_away_is_never_ended(backend: Backend) {
+scenario!(an_ancestor_forty_hops_away_is_never_ended, |backend| {
     let (gateway, lines) = cleaned_from_below(backend, "40", &[]);
     assert_spared_as(&lines, gateway.pid(), "ancestor");
     assert!(gateway.is_alive());
-}
+});
 
-fn an_ancestor_is_spared_beside_a_stale_one(backend: Backend) {
+scenario!(an_ancestor_is_never_ended_though_another_is, |backend| {
     // given two gateways on one port, one of which is the caller's parent
     let port = unused_port();
     let stale = Part::gateway().on(([127, 0, 0, 2], port).into()).start();
@@ -52,18 +43,18 @@ fn an_ancestor_is_spared_beside_a_stale_one(backend: Backend) {
     assert_spared_as(&lines, parent.pid(), "ancestor");
     assert!(stale.is_gone());
     assert!(parent.is_alive());
-}
+});
 
-fn a_protected_process_is_never_ended(backend: Backend) {
+scenario!(a_protected_process_is_never_ended, |backend| {
     let gateway = Part::gateway().on_port(unused_port()).start();
     let answer =
         clean(backend, gateway.port(), &["--identity", "any", "--protect", &gateway.pid().to_string()]);
     assert_eq!((answer.status, answer.outcome().as_str()), (4, "held_by_protected"));
     assert_eq!(answer.owner(gateway.pid())["relation"], "protected");
     assert!(gateway.is_alive());
-}
+});
 
-fn an_ancestor_of_a_protected_process(backend: Backend) {
+scenario!(an_ancestor_of_a_protected_process_is_never_ended, |backend| {
     // given a gateway with a child
     let child = [program("actor").display().to_string()];
     let mut gateway =
@@ -76,4 +67,4 @@ fn an_ancestor_of_a_protected_process(backend: Backend) {
     assert_eq!((answer.status, answer.outcome().as_str()), (4, "held_by_protected"), "{answer:?}");
     assert_eq!(answer.owner(gateway.pid())["relation"], "protected");
     assert!(gateway.is_alive());
-}
+});

@@ -2,25 +2,9 @@
 
 use std::process::Command;
 
-use gatewatch_tests::{
-    Actor, Backend, FORWARDER, Gatewatch, Needs, Part, node_package, program, unused_port,
-};
+use gatewatch_tests::{Actor, Backend, FORWARDER, Gatewatch, Part, node_package, program, unused_port};
 
-use crate::Rule;
 use crate::clean::{assert_cleaned, clean};
-
-pub(crate) const RULES: &[Rule] = &[
-    ("another_process_is_left_alone", &[], another_process_is_left_alone),
-    ("openclaw_in_a_name_or_an_argument_is_no_gateway", &[], look_alikes_are_left_alone),
-    ("a_node_gateway_is_known_by_its_script_and_package", &[Needs::Node], node_gateway),
-    ("the_same_script_of_another_package_is_left_alone", &[Needs::Node], node_of_another_package),
-    ("a_gateway_whose_package_is_gone_is_left_alone", &[Needs::Node], node_without_its_package),
-    ("a_relative_script_is_found_from_the_working_directory", &[Needs::Node], relative_script),
-    ("each_match_flag_narrows", &[], each_match_flag_narrows),
-    ("any_ends_anybody", &[], any_ends_anybody),
-    ("an_identity_of_the_configuration_is_used", &[], configured_identity),
-    ("a_forwarder_is_left_alone_even_by_any", &[], forwarder),
-];
 
 pub(crate) fn assert_left_alone(backend: Backend, owner: &Actor, arguments: &[&str]) {
     let answer = clean(backend, owner.port(), arguments);
@@ -30,18 +14,18 @@ pub(crate) fn assert_left_alone(backend: Backend, owner: &Actor, arguments: &[&s
     assert!(owner.is_alive());
 }
 
-fn another_process_is_left_alone(backend: Backend) {
+scenario!(another_process_is_left_alone, |backend| {
     assert_left_alone(backend, &Part::other().on_port(unused_port()).start(), &[]);
-}
+});
 
-fn look_alikes_are_left_alone(backend: Backend) {
+scenario!(openclaw_in_a_name_or_an_argument_is_no_gateway, |backend| {
     for name in
         ["openclaw-doctor", "openclaw", "python", "socat", "not-openclaw-gateway", "openclaw-gatewatch"]
     {
         let owner = Part::named(name).on_port(unused_port()).with_comm("openclaw-gatewa").start();
         assert_left_alone(backend, &owner, &[]);
     }
-}
+});
 
 pub(crate) fn node(folder: &std::path::Path, script: &str, port: u16) -> Command {
     let mut command = Command::new("node");
@@ -49,22 +33,22 @@ pub(crate) fn node(folder: &std::path::Path, script: &str, port: u16) -> Command
     command
 }
 
-fn node_gateway(backend: Backend) {
+scenario!(a_node_gateway_is_known_by_its_script_and_package, needs(Node), |backend| {
     let folder = tempfile::tempdir().unwrap();
     node_package("openclaw", folder.path());
     let script = folder.path().join("dist/index.js").display().to_string();
     let gateway = Part::program(node(folder.path(), &script, unused_port())).start();
     assert_cleaned(&clean(backend, gateway.port(), &[]), &gateway);
-}
+});
 
-fn node_of_another_package(backend: Backend) {
+scenario!(the_same_script_of_another_package_is_left_alone, needs(Node), |backend| {
     let folder = tempfile::tempdir().unwrap();
     node_package("another-app", folder.path());
     let owner = Part::program(node(folder.path(), "dist/index.js", unused_port())).start();
     assert_left_alone(backend, &owner, &[]);
-}
+});
 
-fn node_without_its_package(backend: Backend) {
+scenario!(a_gateway_whose_package_is_gone_is_left_alone, needs(Node), |backend| {
     let folder = tempfile::tempdir().unwrap();
     node_package("openclaw", folder.path());
     let owner = Part::program(node(folder.path(), "dist/index.js", unused_port())).start();
@@ -73,16 +57,16 @@ fn node_without_its_package(backend: Backend) {
     assert_eq!((answer.status, answer.outcome().as_str()), (5, "unknown"), "{answer:?}");
     assert_eq!(answer.owner(owner.pid())["identity"], "unclassified");
     assert!(owner.is_alive());
-}
+});
 
-fn relative_script(backend: Backend) {
+scenario!(a_relative_script_is_found_from_the_working_directory, needs(Node), |backend| {
     let folder = tempfile::tempdir().unwrap();
     node_package("openclaw", folder.path());
     let gateway = Part::program(node(folder.path(), "dist/index.js", unused_port())).start();
     assert_cleaned(&clean(backend, gateway.port(), &[]), &gateway);
-}
+});
 
-fn each_match_flag_narrows(backend: Backend) {
+scenario!(each_match_flag_narrows, |backend| {
     let owner = Part::other().on_port(unused_port()).with_comm("My-Server").start();
     let exe = owner.program().display().to_string();
     for wrong in [
@@ -102,14 +86,14 @@ fn each_match_flag_narrows(backend: Backend) {
     }
     let arguments = ["--match-comm", "SERVER", "--match-argv", "some-server.*--on", "--match-exe", &exe];
     assert_cleaned(&clean(backend, owner.port(), &arguments), &owner);
-}
+});
 
-fn any_ends_anybody(backend: Backend) {
+scenario!(any_ends_anybody, |backend| {
     let owner = Part::other().on_port(unused_port()).start();
     assert_cleaned(&clean(backend, owner.port(), &["--identity", "any"]), &owner);
-}
+});
 
-fn configured_identity(backend: Backend) {
+scenario!(an_identity_of_the_configuration_is_used, |backend| {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("config.toml");
     let owner = Part::other().on_port(unused_port()).with_comm("my-server").start();
@@ -123,9 +107,10 @@ fn configured_identity(backend: Backend) {
         .with(&[config.to_str().unwrap()])
         .run();
     assert_cleaned(&answer, &owner);
-}
+});
 
-fn forwarder(backend: Backend) {
+// A file of this name counts only where it is root's, so an ordinary user can't play one.
+scenario!(a_forwarder_is_left_alone_even_by_any, needs(RootsFiles), |backend| {
     let owner = Part::program(Command::new(program(FORWARDER))).on_port(unused_port()).start();
     assert_left_alone(backend, &owner, &["--identity", "any"]);
-}
+});

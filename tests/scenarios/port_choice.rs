@@ -1,16 +1,6 @@
 //! Which port is meant: the flag's, the environment's, the configuration's, 18789.
 
-use crate::OnceRule;
 use gatewatch_tests::{Answer, Gatewatch, Part, unused_port};
-
-pub(crate) const RULES: &[OnceRule] = &[
-    ("the_default_is_18789", &[], the_default),
-    ("the_environment_comes_before_the_default", &[], the_environment),
-    ("a_bad_environment_is_ignored_with_a_warning", &[], a_bad_environment),
-    ("the_configuration_comes_before_the_default", &[], the_configuration),
-    ("the_flag_comes_first", &[], the_flag),
-    ("owners_takes_many_ports", &[], many_ports),
-];
 
 fn owners() -> Gatewatch {
     Gatewatch::new(&["owners", "--backend", "poll", "--format", "json"])
@@ -20,25 +10,25 @@ fn port(answer: &Answer) -> u64 {
     answer.json()["port"].as_u64().unwrap()
 }
 
-fn the_default() {
+scenario!(the_default_is_18789, || {
     assert_eq!(port(&owners().run()), 18_789);
-}
+});
 
-fn the_environment() {
+scenario!(the_environment_comes_before_the_default, || {
     for text in ["4567", "localhost:4567", "[::1]:4567"] {
         assert_eq!(port(&owners().env("OPENCLAW_GATEWAY_PORT", text).run()), 4567, "{text}");
     }
-}
+});
 
-fn a_bad_environment() {
+scenario!(a_bad_environment_is_ignored_with_a_warning, || {
     for text in ["0", "65536", "x", "::1:80", "1.5"] {
         let answer = owners().env("OPENCLAW_GATEWAY_PORT", text).run();
         assert_eq!(port(&answer), 18_789, "{text}");
         assert!(answer.err.contains("OPENCLAW_GATEWAY_PORT") && answer.err.contains("ignored"), "{answer:?}");
     }
-}
+});
 
-fn the_configuration() {
+scenario!(the_configuration_comes_before_the_default, || {
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("config.toml");
     std::fs::write(&config, "[[watch]]\nport = 4568\n").unwrap();
@@ -46,14 +36,14 @@ fn the_configuration() {
     assert_eq!(port(&owners().with(&["--config", config]).run()), 4568);
     let both = owners().with(&["--config", config]).env("OPENCLAW_GATEWAY_PORT", "4567").run();
     assert_eq!(port(&both), 4567);
-}
+});
 
-fn the_flag() {
+scenario!(the_flag_comes_first, || {
     let answer = owners().with(&["--port", "4569"]).env("OPENCLAW_GATEWAY_PORT", "4567").run();
     assert_eq!(port(&answer), 4569);
-}
+});
 
-fn many_ports() {
+scenario!(owners_takes_many_ports, || {
     let first = Part::other().on_port(unused_port()).start();
     let second = unused_port();
     let answer = owners().with(&["-p", &first.port().to_string(), "-p", &second.to_string()]).run();
@@ -61,4 +51,4 @@ fn many_ports() {
         answer.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines[0]["owners"][0]["pid"], first.pid());
     assert_eq!((&lines[1]["port"], &lines[1]["owners"]), (&second.into(), &serde_json::json!([])));
-}
+});

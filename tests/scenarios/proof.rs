@@ -1,20 +1,12 @@
-//! What is said of the port is so.
+//! What is said about the port is true.
 
 use std::io::Read;
 use std::net::{IpAddr, TcpStream};
 
-use gatewatch_tests::{Actor, Backend, Needs, Part, can_bind, unused_port};
+use gatewatch_tests::{Actor, Backend, Part, can_bind, unused_port};
 
 use crate::clean::{assert_cleaned, clean};
-use crate::{Rule, differ};
-
-pub(crate) const RULES: &[Rule] = &[
-    ("connections_in_time_wait_keep_only_plain_servers_out", &[], time_wait),
-    ("a_port_that_was_never_held_can_be_bound_plainly", &[], never_held),
-    ("a_listener_without_reuse_is_proved_too", &[], without_reuse),
-    ("a_wildcard_listener_is_proved_on_the_wildcard", &[], wildcard),
-    ("a_dual_stack_listener_is_proved_on_both", &[Needs::Ipv6Owners], dual_stack),
-];
+use crate::differ;
 
 /// A gateway that has closed a connection, which lingers on its side.
 fn with_a_lingering_connection() -> Actor {
@@ -26,32 +18,32 @@ fn with_a_lingering_connection() -> Actor {
     gateway
 }
 
-fn time_wait(backend: Backend) {
+scenario!(connections_in_time_wait_keep_only_plain_servers_out, |backend| {
     let gateway = with_a_lingering_connection();
     let answer = clean(backend, gateway.port(), &[]);
     assert_cleaned(&answer, &gateway);
     let plain = differ::plain_bind_beside_a_lingering_connection();
     assert_eq!(answer.json()["released"]["plain_bind"], plain, "{answer:?}");
-}
+});
 
-fn never_held(backend: Backend) {
+scenario!(a_port_that_was_never_held_can_be_bound_plainly, |backend| {
     let answer = clean(backend, unused_port(), &[]);
     assert_eq!(answer.json()["released"]["plain_bind"], true);
     assert_eq!(answer.json()["released"]["proof"], "bind");
-}
+});
 
-fn without_reuse(backend: Backend) {
+scenario!(a_listener_without_reuse_is_proved_too, |backend| {
     let gateway = Part::gateway().on_port(unused_port()).with(&["--no-reuse"]).start();
     assert_cleaned(&clean(backend, gateway.port(), &[]), &gateway);
-}
+});
 
-fn wildcard(backend: Backend) {
+scenario!(a_wildcard_listener_is_proved_on_the_wildcard, |backend| {
     proved_at(backend, [0, 0, 0, 0].into());
-}
+});
 
-fn dual_stack(backend: Backend) {
+scenario!(a_dual_stack_listener_is_proved_on_both, needs(Ipv6Owners), |backend| {
     proved_at(backend, [0, 0, 0, 0, 0, 0, 0, 0].into());
-}
+});
 
 fn proved_at(backend: Backend, ip: IpAddr) {
     let gateway = Part::gateway().on((ip, unused_port()).into()).start();

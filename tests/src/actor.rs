@@ -1,4 +1,4 @@
-//! Actors: processes that own a port in every way there is.
+//! Actors: processes that own a port in every possible way.
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
@@ -9,31 +9,31 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::PATIENCE;
+use crate::patience;
 use crate::platform::{self, Life};
 
-/// What an actor is to play.
+/// The part that an actor plays.
 pub struct Part {
     pub(crate) command: Command,
 }
 
 impl Part {
-    /// An owner that goes by this name: its first argument, or its program's file.
+    /// An owner with this name: its first argument, or the name of its program's file.
     pub fn named(name: &str) -> Self {
         Self { command: platform::named(name) }
     }
 
-    /// An owner that is a gateway by its title.
+    /// An owner whose title makes it a gateway.
     pub fn gateway() -> Self {
         Self::named("openclaw-gateway")
     }
 
-    /// An owner that is none.
+    /// An owner that is not a gateway.
     pub fn other() -> Self {
         Self::named("some-server")
     }
 
-    /// Another program altogether, which says `ready {…}` itself.
+    /// A different program, which prints `ready {…}` itself.
     pub fn program(command: Command) -> Self {
         Self { command }
     }
@@ -48,31 +48,37 @@ impl Part {
         self.on(([127, 0, 0, 1], port).into())
     }
 
+    /// In this working directory.
+    pub fn within(mut self, folder: &Path) -> Self {
+        self.command.current_dir(folder);
+        self
+    }
+
     /// With more arguments.
     pub fn with(mut self, arguments: &[&str]) -> Self {
         self.command.args(arguments);
         self
     }
 
-    /// That runs a command as its child once it is ready.
+    /// Runs a command as its child once it is ready.
     pub fn running(self, command: &[String]) -> Self {
         let mut part = self.with(&["--"]);
         part.command.args(command);
         part
     }
 
-    /// Raises the curtain, and waits until the actor is what it is to be.
+    /// Starts the actor and waits until it is ready.
     ///
     /// # Panics
-    /// When it ends before that.
+    /// When it ends before it is ready.
     pub fn start(self) -> Actor {
         self.try_to_start().expect("the actor is not ready")
     }
 
-    /// As [`Self::start`]; `None` where the actor could not become what it is to be.
+    /// Like [`Self::start`]; `None` if the actor does not get ready.
     ///
     /// # Panics
-    /// When it can't even be run.
+    /// When it can't be run at all.
     pub fn try_to_start(mut self) -> Option<Actor> {
         self.command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = self.command.spawn().unwrap();
@@ -86,7 +92,7 @@ impl Part {
                 }
             }
         });
-        let line = lines.recv_timeout(PATIENCE).unwrap_or_default();
+        let line = lines.recv_timeout(patience()).unwrap_or_default();
         let Some(ready) = line.strip_prefix("ready ") else {
             let _ = child.kill();
             let _ = child.wait();
@@ -105,7 +111,7 @@ fn number(value: &Value) -> u32 {
     value.as_u64().and_then(|number| number.try_into().ok()).unwrap()
 }
 
-/// An actor on the stage. It ends when this is dropped.
+/// A running actor. It ends when this is dropped.
 pub struct Actor {
     program: PathBuf,
     child: Child,
@@ -154,10 +160,10 @@ impl Actor {
         self.address().port()
     }
 
-    /// Its next line; empty when it has said its last.
+    /// Its next line; empty after the last one.
     ///
     /// # Panics
-    /// When it says nothing for long.
+    /// When it prints nothing for long.
     pub fn line(&mut self) -> String {
         self.next_line().unwrap_or_default()
     }
@@ -165,25 +171,25 @@ impl Actor {
     /// All lines that are left.
     ///
     /// # Panics
-    /// When it says nothing for long.
+    /// When it prints nothing for long.
     pub fn rest(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.next_line()).collect()
     }
 
     fn next_line(&mut self) -> Option<String> {
-        match self.lines.recv_timeout(PATIENCE) {
+        match self.lines.recv_timeout(patience()) {
             Ok(line) => Some(line),
             Err(RecvTimeoutError::Disconnected) => None,
-            Err(RecvTimeoutError::Timeout) => panic!("the actor says nothing"),
+            Err(RecvTimeoutError::Timeout) => panic!("the actor prints nothing"),
         }
     }
 
-    /// Whether each of the holders lives. A zombie does not.
+    /// Whether each holder is alive. A zombie is not.
     pub fn alive(&self) -> Vec<bool> {
         self.lives.iter().map(|life| !life.ends_within(Duration::ZERO)).collect()
     }
 
-    /// Whether all live.
+    /// Whether all are alive.
     pub fn is_alive(&self) -> bool {
         self.alive().into_iter().all(|alive| alive)
     }
@@ -193,13 +199,16 @@ impl Actor {
         self.alive().into_iter().all(|alive| !alive)
     }
 
-    /// It ends by itself, in its own time.
+    /// Closes its input, upon which it ends by itself.
     pub fn end(&mut self) {
         drop(self.stdin.take());
     }
 
-    /// The holders are these instead.
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "pids mean the same to all elsewhere"))]
+    /// Replaces the holders.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "elsewhere a pid is the same for everybody")
+    )]
     pub(crate) fn replace_holders(&mut self, pids: Vec<u32>) {
         self.lives = pids.iter().map(|&pid| Life::of(pid)).collect();
         self.pids = pids;
@@ -208,14 +217,14 @@ impl Actor {
 
 impl Drop for Actor {
     fn drop(&mut self) {
-        // Every process of the actor's ends with its standard input.
+        // All of the actor's processes end when its standard input does.
         drop(self.stdin.take());
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A package named `name` whose script listens as a gateway would, in a folder of its own.
+/// Writes a package named `name`, whose script listens like a gateway, to a folder.
 ///
 /// # Panics
 /// When it can't be written.
@@ -229,7 +238,7 @@ pub fn node_package(name: &str, folder: &Path) {
         process.stdin.on('end', () => process.exit(0)).resume();\n\
         const server = net.createServer(() => {});\n\
         server.listen(port, '127.0.0.1', () => {\n\
-          // Wine leaves a listener that was never asked anything with no process in its socket table.\n\
+          // Wine's socket table names no process for a listener until the process asks about it.\n\
           if (process.platform === 'win32') server._handle.setNoDelay(true);\n\
           console.log('ready ' + JSON.stringify({ address: '127.0.0.1:' + port, pids: [process.pid] }));\n\
         });\n";

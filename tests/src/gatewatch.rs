@@ -9,9 +9,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::platform::{self, Life};
-use crate::{PATIENCE, program};
+use crate::{patience, program};
 
-/// How gatewatch is to observe, and as whom.
+/// How gatewatch observes ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
     /// By kernel events.
@@ -50,9 +50,20 @@ impl Answer {
     /// The answer's JSON.
     ///
     /// # Panics
-    /// When it is none.
+    /// When it isn't JSON.
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("no JSON ({error}): {self:?}"))
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("not JSON ({error}): {self:?}"))
+    }
+
+    /// The answers, where each is a line.
+    ///
+    /// # Panics
+    /// When one isn't JSON.
+    pub fn lines(&self) -> Vec<Value> {
+        let read = |line| {
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("not JSON ({error}): {line}\n{self:?}"))
+        };
+        self.out.lines().map(read).collect()
     }
 
     /// The outcome.
@@ -86,24 +97,34 @@ impl Gatewatch {
         let mut command = Command::new(program("gatewatch"));
         platform::interruptible(&mut command);
         command.args(arguments);
-        for variable in ["OPENCLAW_GATEWAY_PORT", "GATEWATCH_SOCKET", "GATEWATCH_WITHOUT", "NO_COLOR"] {
+        for variable in
+            ["OPENCLAW_GATEWAY_PORT", "GATEWATCH_SOCKET", "GATEWATCH_WITHOUT", "NO_COLOR", "CLICOLOR_FORCE"]
+        {
             command.env_remove(variable);
         }
-        // An agent that serves this machine is none of the scenarios'.
+        // Scenarios must not ask an agent that serves this machine.
         command.env("GATEWATCH_SOCKET", "/nonexistent/agent.sock");
         Self { command }
     }
 
     /// A command on a port, observed in one way, answered in JSON.
     pub fn on(backend: Backend, command: &[&str], port: u16) -> Self {
-        Self::new(command).with(&[
-            "--backend",
-            crate::run().flag(backend),
-            "--format",
-            "json",
-            "-p",
-            &port.to_string(),
-        ])
+        Self::in_json(backend, command, &port.to_string())
+    }
+
+    /// A command on a UDP port, observed in one way, answered in JSON.
+    pub fn on_udp(backend: Backend, command: &[&str], port: u16) -> Self {
+        Self::in_json(backend, command, &format!("{port}/udp"))
+    }
+
+    fn in_json(backend: Backend, command: &[&str], port: &str) -> Self {
+        let flags = ["--backend", crate::run().flag(backend), "--format", "json", "-p", port];
+        Self::new(command).with(&flags)
+    }
+
+    /// A command on a port, observed in one way, answered in text.
+    pub fn in_text(backend: Backend, command: &[&str], port: u16) -> Self {
+        Self::new(command).with(&["--backend", crate::run().flag(backend), "-p", &port.to_string()])
     }
 
     /// Runs a command with its arguments.
@@ -129,6 +150,12 @@ impl Gatewatch {
         words.map(|word| word.to_str().unwrap().to_owned()).collect()
     }
 
+    /// The command itself, its output thrown away; for benchmarks, which run it in their own way.
+    pub fn into_quiet_command(mut self) -> Command {
+        self.command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.command
+    }
+
     /// Runs it to its end.
     ///
     /// # Panics
@@ -139,17 +166,17 @@ impl Gatewatch {
 
     /// Starts it.
     pub fn spawn(mut self) -> Running {
-        // Files, since what gatewatch starts may share them, and a pipe would then go on after gatewatch's end.
+        // Files, because what gatewatch starts may share them, and a pipe would then stay open after gatewatch's end.
         let [out, err] = [(); 2].map(|()| tempfile::tempfile().unwrap());
         self.command.stdin(Stdio::null()).stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());
         let child = self.command.spawn().unwrap();
         Running { child, out, err }
     }
 
-    /// Starts a watch, and waits until it is armed.
+    /// Starts a watch, and waits until it is ready.
     ///
     /// # Panics
-    /// When it is not.
+    /// When it never is.
     pub fn watch(mut self) -> Watch {
         let err = tempfile::tempfile().unwrap();
         self.command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(err.try_clone().unwrap());
@@ -175,7 +202,7 @@ impl Gatewatch {
     }
 }
 
-/// A command under way.
+/// A running command.
 pub struct Running {
     child: Child,
     out: File,
@@ -183,8 +210,13 @@ pub struct Running {
 }
 
 impl Running {
-    /// Whether it goes on.
-    pub fn goes_on(&mut self) -> bool {
+    /// Its pid.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it is still running.
+    pub fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
 
@@ -193,7 +225,7 @@ impl Running {
     /// # Panics
     /// When it does not end.
     pub fn finish(mut self) -> Answer {
-        if !Life::of(self.child.id()).ends_within(PATIENCE) {
+        if self.is_running() && !Life::of(self.child.id()).ends_within(patience()) {
             let _ = self.child.kill();
             panic!("gatewatch does not end");
         }
@@ -210,7 +242,7 @@ fn text(mut file: &File) -> String {
     text
 }
 
-/// A watch under way.
+/// A running watch.
 pub struct Watch {
     child: Child,
     lines: Receiver<Value>,
@@ -225,7 +257,7 @@ impl Watch {
     /// # Panics
     /// When none comes.
     pub fn line(&mut self) -> Value {
-        self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no watch line: {}", text(&self.err)))
+        self.lines.recv_timeout(patience()).unwrap_or_else(|_| panic!("no watch line: {}", text(&self.err)))
     }
 
     /// The next line, which must be of this event.
@@ -238,7 +270,7 @@ impl Watch {
         line
     }
 
-    /// The next lines up to the first of this event, which is the last.
+    /// The next lines up to the first of this event, inclusive.
     pub fn up_to(&mut self, event: &str) -> Vec<Value> {
         let mut lines = Vec::new();
         loop {
@@ -259,13 +291,13 @@ impl Watch {
         platform::interrupt(&self.child);
     }
 
-    /// Nobody reads it any more.
+    /// Stops reading its lines.
     pub fn stop_reading(&mut self) {
         let (_, nothing) = channel();
         self.lines = nothing;
     }
 
-    /// Whether it has ended by now, or does within this time.
+    /// Whether it has ended, or ends within this time.
     pub fn ends_within(&self, time: Duration) -> bool {
         Life::of(self.child.id()).ends_within(time)
     }
@@ -275,7 +307,7 @@ impl Watch {
     /// # Panics
     /// When it does not end.
     pub fn end(&mut self) -> i32 {
-        assert!(self.ends_within(PATIENCE), "the watch does not end");
+        assert!(self.ends_within(patience()), "the watch does not end");
         self.child.wait().unwrap().code().unwrap_or(-1)
     }
 

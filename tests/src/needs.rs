@@ -1,29 +1,54 @@
 //! What a scenario needs of the machine. One that can't run is skipped, and says why; in CI that is a failure.
 
 use std::env::consts::EXE_SUFFIX;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use libtest_mimic::{Failed, Trial};
-
-use crate::{Gatewatch, platform};
+use crate::{Gatewatch, checkout, platform, servers};
 
 /// What a scenario needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
-    /// Nothing that an ordinary user has not got.
+    /// Nothing that an ordinary user lacks.
     Nothing,
     /// Root.
     Root,
+    /// Root where files have owners: programs that are root's.
+    RootsFiles,
     /// Root, and a kernel that takes BPF programs.
     Bpf,
-    /// Node, to be a real gateway.
+    /// Node, for a real gateway.
     Node,
-    /// A system that says whose a listener over IPv6 is.
+    /// tmux, for a real terminal.
+    Tmux,
+    /// bash.
+    Bash,
+    /// zsh.
+    Zsh,
+    /// fish.
+    Fish,
+    /// The real servers that `cargo xtask test` fetches.
+    Servers,
+    /// A real Prometheus, which `cargo xtask test` fetches.
+    Prometheus,
+    /// A system that names the process of a listener over IPv6.
     Ipv6Owners,
+    /// A kernel with multipath TCP, switched on.
+    Multipath,
+    /// Root, a kernel that takes BPF programs, and file systems in user space.
+    Fuse,
+    /// The checkout that the tests were built from, and the cargo that built them.
+    Checkout,
 }
 
-/// Whether it is there; if not, why.
+impl Needs {
+    /// Why this system, whatever is installed on it, can't show what needs this; `None` if it can.
+    pub fn cannot_be_shown(self) -> Option<&'static str> {
+        platform::cannot(self)
+    }
+}
+
+/// Whether it is available; if not, why.
 ///
 /// # Errors
 /// What is missing.
@@ -32,8 +57,9 @@ pub fn have(needs: Needs) -> Result<(), String> {
     let root = platform::is_root();
     match needs {
         Needs::Nothing | Needs::Ipv6Owners => Ok(()),
-        Needs::Root if root => Ok(()),
-        Needs::Root => Err("needs root".to_owned()),
+        Needs::RootsFiles if cfg!(windows) => Ok(()),
+        Needs::Root | Needs::RootsFiles if root => Ok(()),
+        Needs::Root | Needs::RootsFiles => Err("needs root".to_owned()),
         Needs::Bpf if !root => Err("needs root".to_owned()),
         Needs::Bpf => {
             let works = *BPF.get_or_init(|| Gatewatch::plain(&["doctor", "--backend", "ebpf"]).status == 0);
@@ -43,48 +69,26 @@ pub fn have(needs: Needs) -> Result<(), String> {
                 Err("needs a kernel that takes all of the eBPF backend's hooks".to_owned())
             }
         }
-        Needs::Node => {
-            let found = std::env::var_os("PATH").is_some_and(|path| {
-                std::env::split_paths(&path)
-                    .any(|folder| Path::new(&folder).join(format!("node{EXE_SUFFIX}")).exists())
-            });
-            if found { Ok(()) } else { Err("needs node".to_owned()) }
-        }
+        Needs::Fuse if !Path::new("/dev/fuse").exists() => Err("needs /dev/fuse".to_owned()),
+        Needs::Fuse => have(Needs::Bpf),
+        Needs::Multipath if platform::has_multipath() => Ok(()),
+        Needs::Multipath => Err("needs a kernel with multipath TCP (net.mptcp.enabled)".to_owned()),
+        Needs::Checkout if checkout().join("README.md").exists() => Ok(()),
+        Needs::Checkout => Err("needs the checkout that the tests were built from".to_owned()),
+        Needs::Servers if servers().join("complete").exists() => Ok(()),
+        Needs::Servers => Err("needs the servers that `cargo xtask test` fetches".to_owned()),
+        Needs::Prometheus if crate::prometheus("prometheus").exists() => Ok(()),
+        Needs::Prometheus => Err("needs the Prometheus that `cargo xtask test` fetches".to_owned()),
+        Needs::Node => have_program("node"),
+        Needs::Tmux => have_program("tmux"),
+        Needs::Bash => have_program("bash"),
+        Needs::Zsh => have_program("zsh"),
+        Needs::Fish => have_program("fish"),
     }
 }
 
-/// A named rule and the test that it holds.
-pub struct Scenario {
-    /// The rule.
-    pub name: String,
-    /// What it needs.
-    pub needs: Vec<Needs>,
-    /// The test.
-    pub run: Box<dyn FnOnce() + Send>,
-}
-
-impl Scenario {
-    /// Why this system, whatever is installed on it, can't show the rule; `None` where it can.
-    pub fn cannot_be_shown(&self) -> Option<&'static str> {
-        self.needs.iter().find_map(|&needs| platform::cannot(needs))
-    }
-
-    /// A trial that runs it, is ignored where something is missing, or fails for that in CI.
-    pub fn into_trial(self) -> Trial {
-        let missing = self.needs.into_iter().find_map(|needs| have(needs).err());
-        let (name, run) = (self.name, self.run);
-        match missing {
-            None => Trial::test(name, move || {
-                run();
-                Ok(())
-            }),
-            Some(why) if std::env::var_os("CI").is_some() => {
-                Trial::test(name, move || Err(Failed::from(format!("can't be skipped in CI: {why}"))))
-            }
-            Some(why) => {
-                eprintln!("skipped: {name}: {why}");
-                Trial::test(name, || Ok(())).with_ignored_flag(true)
-            }
-        }
-    }
+fn have_program(name: &str) -> Result<(), String> {
+    let is_in = |folder: PathBuf| folder.join(format!("{name}{EXE_SUFFIX}")).exists();
+    let found = std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(is_in));
+    if found { Ok(()) } else { Err(format!("needs {name}")) }
 }

@@ -1,7 +1,7 @@
 //! The records that gatewatch's kernel program and its user-space side share.
 //!
 //! Each is `repr(C)` without padding, so that both sides, compiled by different compilers for different targets,
-//! agree on every byte. Numbers are in the machine's own order; ports are already converted from the network's.
+//! agree on every byte. Numbers are in the machine's own byte order; ports are already converted from the network's.
 #![no_std]
 
 #[cfg(feature = "user")]
@@ -16,6 +16,8 @@ pub const AF_INET: u16 = 2;
 pub const AF_INET6: u16 = 10;
 /// `IPPROTO_TCP`, in(7).
 pub const IPPROTO_TCP: u16 = 6;
+/// `IPPROTO_UDP`.
+pub const IPPROTO_UDP: u16 = 17;
 /// `IPPROTO_MPTCP`: a multipath socket. Its port is held by a TCP socket inside of it, the first subflow.
 pub const IPPROTO_MPTCP: u16 = 262;
 /// The kernel's `TCP_CLOSE`: also the state of a socket that is bound and does not listen.
@@ -23,41 +25,72 @@ pub const TCP_CLOSE: u16 = 7;
 /// The kernel's `TCP_LISTEN`.
 pub const TCP_LISTEN: u16 = 10;
 
-/// The firewall mark (`SO_MARK`, socket(7)) of gatewatch's own sockets. A bound socket that never sends is not
-/// touched by any rule on marks; the kernel program leaves sockets with this mark out of its events. To set it
-/// takes `CAP_NET_ADMIN`, so nobody without privileges can hide a bind behind it.
+/// The firewall mark (`SO_MARK`, socket(7)) of gatewatch's own sockets, which never listen. It says where to look closer,
+/// and proves nothing: in a user namespace of its own everybody may set any mark. What makes a socket gatewatch's is that
+/// root or the watcher's own user made it, in a process that runs gatewatch's own file. No rule on marks ever applies to a
+/// bound socket that never sends.
 pub const OWN_MARK: u32 = 0x6761_7465;
 
-/// Ports that the kernel program can look for: one bit each, in 64-bit words.
+/// The size of a protocol's part of the map of watched ports: one bit a port, in 64-bit words. TCP's part comes first, then
+/// UDP's.
 pub const PORT_WORDS: u32 = 65_536 / 64;
 
-/// What a kernel event says.
-pub mod kind {
-    /// A socket was bound to the port.
-    pub const BIND: u16 = 1;
-    /// A socket began to listen.
-    pub const LISTEN: u16 = 2;
-    /// A listening socket stopped to listen, by `shutdown` or as the first step of its close. It still holds
-    /// the port.
-    pub const UNLISTEN: u16 = 3;
-    /// The socket is being destroyed; its port goes back before anything else runs on that CPU.
-    pub const RELEASE: u16 = 4;
-    /// `bind` or `listen` failed with `EADDRINUSE`.
-    pub const CONFLICT: u16 = 5;
+/// The number of counts of lost events, for gatewatch's own network namespace and then for all others: of those that a watch
+/// would have made lines of, and of the rest.
+pub const LOST_COUNTS: u32 = 4;
+
+/// How many sockets bound to watched ports are remembered, so that clients among them are known when they go.
+pub const BOUND_COOKIES: u32 = 4096;
+
+/// Defines [`EventKind`] and the list of its variants from one list, so that neither can lack what the other has.
+macro_rules! event_kinds {
+    ($($(#[$doc:meta])* $kind:ident = $number:literal,)*) => {
+        /// What a kernel event reports.
+        #[repr(u16)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum EventKind {
+            $($(#[$doc])* $kind = $number,)*
+        }
+
+        impl EventKind {
+            /// Every kind.
+            pub const ALL: &[Self] = &[$(Self::$kind,)*];
+        }
+    };
 }
 
-/// Flags of a socket, in [`Holder::flags`].
+event_kinds! {
+    /// A socket was bound to the port.
+    Bind = 1,
+    /// A socket began listening.
+    Listen = 2,
+    /// A listener stopped listening, by `shutdown` or as the first step of its close, but still holds the port.
+    Unlisten = 3,
+    /// The socket is being destroyed; its port goes back before anything else runs on that CPU.
+    Release = 4,
+    /// `bind` or `listen` failed with `EADDRINUSE`.
+    Conflict = 5,
+}
+
+impl EventKind {
+    /// Its number in [`Event::kind`].
+    #[inline(always)]
+    #[must_use]
+    pub fn number(self) -> u16 {
+        self as u16
+    }
+}
+
+/// Flags of a socket, in [`Descriptor::flags`].
 pub mod flag {
-    /// `SO_REUSEADDR` is set.
-    pub const REUSEADDR: u16 = 1;
-    /// `SO_REUSEPORT` is set.
-    pub const REUSEPORT: u16 = 1 << 1;
     /// `IPV6_V6ONLY` is set.
-    pub const V6ONLY: u16 = 1 << 2;
-    /// The holder's descriptor is of a multipath socket; the cookie is its first subflow's.
-    pub const MPTCP: u16 = 1 << 3;
+    pub const V6ONLY: u16 = 1;
+    /// The descriptor is of a multipath socket; the cookie is its first subflow's.
+    pub const MPTCP: u16 = 1 << 1;
     /// The socket is connected, or was: its local port is the watched one, but it does not serve it.
-    pub const CONNECTED: u16 = 1 << 4;
+    pub const CONNECTED: u16 = 1 << 2;
+    /// It is a UDP socket.
+    pub const UDP: u16 = 1 << 3;
 }
 
 /// One kernel event about a watched port.
@@ -66,45 +99,43 @@ pub mod flag {
 pub struct Event {
     /// `CLOCK_MONOTONIC`, nanoseconds.
     pub time_ns: u64,
-    /// The socket's cookie (`SO_COOKIE`), unique while the system is up; 0 where the kernel did not give it.
+    /// The socket's cookie (`SO_COOKIE`), unique while the system is up; 0 if the kernel did not give it.
     pub cookie: u64,
-    /// The process (thread group) that was running. 0 where it is not visible in gatewatch's pid namespace.
+    /// The process (thread group) that was running; 0 if it is not visible in gatewatch's pid namespace.
     pub pid: u32,
-    /// Its thread.
-    pub tid: u32,
     /// Its user, in the initial user namespace.
     pub uid: u32,
-    /// The socket's network namespace, as an inode number; 0 where the kernel did not give it.
+    /// The socket's network namespace, as an inode number; 0 if the kernel did not give it.
     pub netns: u32,
+    /// `SO_BINDTODEVICE`'s interface index, or the scope of a link-local address; 0 for none.
+    pub interface: u32,
     /// The local address; IPv4 in the first four bytes.
     pub address: [u8; 16],
     /// The thread's name, NUL-padded.
     pub comm: [u8; 16],
-    /// `SO_BINDTODEVICE`'s interface index, or the scope of a link-local address; 0 for none.
-    pub interface: u32,
-    /// One of [`kind`].
+    /// The number of an [`EventKind`].
     pub kind: u16,
     /// [`AF_INET`] or [`AF_INET6`].
     pub family: u16,
     /// The local port.
     pub port: u16,
-    /// Always 0: keeps the size a multiple of eight.
-    pub reserved: [u16; 3],
+    /// [`IPPROTO_TCP`], also for a multipath socket, or [`IPPROTO_UDP`].
+    pub protocol: u16,
 }
 
-/// One holder of a socket on a watched port: a descriptor in a process. An empty one says only that some were visited.
+/// One descriptor, in a process, of a socket on a watched port. An empty record, with port 0, only ends a read.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Holder {
+pub struct Descriptor {
     /// The socket's cookie, as in [`Event::cookie`].
     pub cookie: u64,
     /// The inode that `/proc/PID/fd` shows as `socket:[…]`.
     pub inode: u64,
-    /// The process; 0 where it is not visible in gatewatch's pid namespace.
+    /// The process; 0 if it is not visible in gatewatch's pid namespace.
     pub pid: u32,
-    /// The thread whose descriptor table holds it; differs from `pid` when the leader has ended.
+    /// The thread whose descriptor table has it; differs from `pid` when the leader has ended.
     pub tid: u32,
-    /// The descriptor.
+    /// The descriptor's number.
     pub fd: u32,
     /// As in [`Event::netns`].
     pub netns: u32,
@@ -112,7 +143,7 @@ pub struct Holder {
     pub address: [u8; 16],
     /// As in [`Event::interface`].
     pub interface: u32,
-    /// The kernel's TCP state.
+    /// The kernel's TCP state, which a UDP socket has as well.
     pub state: u16,
     /// Bits of [`flag`].
     pub flags: u16,
@@ -120,12 +151,12 @@ pub struct Holder {
     pub family: u16,
     /// The local port.
     pub port: u16,
-    /// Always 0.
-    pub reserved: [u16; 2],
+    /// The user who created the socket, in the initial user namespace.
+    pub uid: u32,
 }
 
-/// Where the running kernel keeps what the program reads: byte offsets from its BTF. The program has no
-/// relocations of its own (aya-ebpf 0.2 has none), so user space fills this in before the load.
+/// Where the running kernel keeps what the program reads: byte offsets from its BTF. User space fills this in before
+/// the load, because the program has no relocations of its own (aya-ebpf 0.2 has none).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each field is named after the kernel's struct and member")]
@@ -142,6 +173,7 @@ pub struct Offsets {
     pub sock_cookie: u32,
     pub sock_mark: u32,
     pub sock_protocol: u32,
+    pub sock_uid: u32,
     pub inet_sport: u32,
     pub net_inum: u32,
     pub mptcp_first: u32,
@@ -154,6 +186,8 @@ pub struct Offsets {
     pub task_files: u32,
     pub task_signal: u32,
     pub task_thread_pid: u32,
+    pub task_mm: u32,
+    pub mm_exe_file: u32,
     pub signal_pids: u32,
     pub pid_level: u32,
     pub pid_numbers: u32,
@@ -166,7 +200,7 @@ pub struct Offsets {
     pub regs_second: u32,
 }
 
-/// Fields of the plain tracepoints, for kernels without BTF: byte offsets from tracefs' `format` files.
+/// Fields of the plain tracepoints, for kernels without BTF: byte offsets from the `format` files in tracefs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "each field is named after the tracepoint and its field")]
@@ -174,6 +208,7 @@ pub struct TraceOffsets {
     pub state_oldstate: u32,
     pub state_newstate: u32,
     pub state_sport: u32,
+    /// 0 if the record has no such field; so too `destroy_family`.
     pub state_family: u32,
     pub state_protocol: u32,
     pub state_saddr: u32,
@@ -186,14 +221,20 @@ pub struct TraceOffsets {
     pub destroy_cookie: u32,
 }
 
-/// What the program leaves out, set before the load.
+/// What the program is to see, and how. User space fills this in before the load.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Scope {
-    /// Only sockets of this network namespace; 0 for all.
-    pub netns: u32,
+pub struct Settings {
+    /// The only network namespace whose sockets are reported, as an inode number; 0 for all.
+    pub scope: u32,
     /// Gatewatch's own pid namespace; 0 when it is the initial one and pids need no translation.
     pub pidns: u32,
     /// 1 when offsets are known (the kernel has BTF).
     pub has_offsets: u32,
+    /// The inode number of gatewatch's own file, its lower half.
+    pub own_file: u32,
+    /// Gatewatch's own user, in the initial user namespace.
+    pub own_uid: u32,
+    /// Gatewatch's own network namespace, whose events have no budget.
+    pub home: u32,
 }

@@ -2,18 +2,26 @@
 
 use core::mem::size_of;
 
-use crate::{Event, Holder, Offsets, Scope, TraceOffsets};
+use crate::{Descriptor, Event, EventKind, Offsets, Settings, TraceOffsets};
+
+impl EventKind {
+    /// The kind with this number; `None` for a number that no kind has.
+    #[must_use]
+    pub fn from_number(number: u16) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.number() == number)
+    }
+}
 
 /// A plain record of integers: every bit pattern is a value, and there is no padding.
 ///
 /// # Safety
 /// The type is `repr(C)`, has only integer fields and no padding.
 pub unsafe trait Record: Copy {
-    /// Decodes one record from the front of `bytes`; `None` when there are too few.
+    /// Decodes one record from the front of `bytes`; `None` if there are too few.
     fn read(bytes: &[u8]) -> Option<Self> {
         let bytes = bytes.get(..size_of::<Self>())?;
-        // SAFETY: the length was checked, any bit pattern is a value of a Record, and an unaligned read makes no
-        // demand on where the bytes lie.
+        // An unaligned read may begin at any address.
+        // SAFETY: the length was checked, and any bit pattern is a value of a Record.
         Some(unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() })
     }
 
@@ -27,16 +35,30 @@ pub unsafe trait Record: Copy {
 // SAFETY: repr(C), integers only; the sizes asserted below leave no room for padding.
 unsafe impl Record for Event {}
 // SAFETY: as above.
-unsafe impl Record for Holder {}
+unsafe impl Record for Descriptor {}
 // SAFETY: as above.
 unsafe impl Record for Offsets {}
 // SAFETY: as above.
 unsafe impl Record for TraceOffsets {}
 // SAFETY: as above.
-unsafe impl Record for Scope {}
+unsafe impl Record for Settings {}
 
-const _: () = assert!(size_of::<Event>() == 8 + 8 + 4 * 4 + 16 + 16 + 4 + 2 * 6);
-const _: () = assert!(size_of::<Holder>() == 8 + 8 + 4 * 4 + 16 + 4 + 2 * 4 + 2 * 2);
-const _: () = assert!(size_of::<Offsets>() == 32 * 4);
+const _: () = assert!(size_of::<Event>() == 8 + 8 + 4 * 4 + 16 + 16 + 4 * 2);
+const _: () = assert!(size_of::<Descriptor>() == 8 + 8 + 4 * 4 + 16 + 4 + 2 * 4 + 4);
+const _: () = assert!(size_of::<Offsets>() == 35 * 4);
 const _: () = assert!(size_of::<TraceOffsets>() == 13 * 4);
-const _: () = assert!(size_of::<Scope>() == 3 * 4);
+const _: () = assert!(size_of::<Settings>() == 6 * 4);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_gives_its_kind_or_none() {
+        for kind in EventKind::ALL {
+            assert_eq!(EventKind::from_number(kind.number()), Some(*kind));
+        }
+        assert_eq!(EventKind::from_number(0), None);
+        assert_eq!(EventKind::from_number(u16::MAX), None);
+    }
+}

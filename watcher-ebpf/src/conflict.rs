@@ -1,7 +1,8 @@
-//! Failed binds: `bind` and `listen` that answered `EADDRINUSE`.
+//! `sys_exit_bind` and `sys_exit_listen`: a `bind` or `listen` that failed with `EADDRINUSE`.
 //!
-//! No tracepoint of the TCP code tells of a failed bind, so the system calls' own exits are used: nearly all end at a
-//! comparison of the result. The call's arguments are still in the registers that the thread entered the kernel with.
+//! No tracepoint of the TCP code reports a failed bind, so the programs run at the system calls' own exits, and nearly
+//! all runs end at a comparison of the result. The call's arguments are still in the registers that the thread entered
+//! the kernel with.
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
@@ -9,11 +10,12 @@ use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_user};
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 use aya_log_ebpf::debug;
-use watcher_common::{AF_INET, AF_INET6, IPPROTO_MPTCP, IPPROTO_TCP, kind};
+use watcher_common::{AF_INET, AF_INET6, EventKind, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP};
 
-use crate::emit::{Address, Seen, emit};
-use crate::globals::{OFFSETS, constant, watched};
-use crate::sock::{Sock, read};
+use crate::emit::{SocketEvent, emit};
+use crate::globals::{OFFSETS, constant, watched, watched_of, watched_udp};
+use crate::memory::read;
+use crate::sock::{Address, Sock};
 
 const EADDRINUSE: i64 = 98;
 /// Where the tracepoint has the result: after the common fields (8 bytes) and the system call's number.
@@ -37,13 +39,14 @@ pub fn listen_exit(ctx: TracePointContext) -> u32 {
 
 #[inline(always)]
 fn failed(ctx: &TracePointContext) -> bool {
-    // Straight from the context rather than through a helper: this runs at each bind and listen on the machine.
+    // Read straight from the context rather than through a helper, because this runs at each bind and listen on the
+    // machine.
     // SAFETY: the verifier checks that it lies within the tracepoint's record.
     let result = unsafe { ctx.as_ptr().cast::<u8>().add(RESULT).cast::<i64>().read_volatile() };
     result == -EADDRINUSE
 }
 
-/// The bind asked for an address that the socket has not got, so it is read from the caller's memory.
+/// The address is read from the caller's memory, because the socket did not get the one that was asked for.
 fn report_bind(ctx: &TracePointContext) -> Result<(), i32> {
     let (fd, address) = arguments();
     let address = address as *const u8;
@@ -54,28 +57,29 @@ fn report_bind(ctx: &TracePointContext) -> Result<(), i32> {
             u16::from_be(bpf_probe_read_user(address.add(2).cast::<u16>())?),
         )
     };
-    if !watched(port) {
+    if !watched(port) && !watched_udp(port) {
         return Ok(());
     }
     // SAFETY: as above: sockaddr_in has its address at 4, sockaddr_in6 at 8.
-    let words = unsafe {
+    let address = unsafe {
         match family {
-            AF_INET => [u64::from(bpf_probe_read_user(address.add(4).cast::<u32>())?), 0],
-            AF_INET6 => {
-                [bpf_probe_read_user(address.add(8).cast())?, bpf_probe_read_user(address.add(16).cast())?]
-            }
+            AF_INET => Address::v4(bpf_probe_read_user(address.add(4).cast())?),
+            AF_INET6 => Address([
+                bpf_probe_read_user(address.add(8).cast())?,
+                bpf_probe_read_user(address.add(16).cast())?,
+            ]),
             _ => return Ok(()),
         }
     };
     if let Some(sock) = socket_of(fd as u32) {
-        report(ctx, sock, port, family, Address::V6(words));
+        report(ctx, sock, port, family, address);
     } else {
         debug!(ctx, "a conflict on port {} whose descriptor {} is gone", port, fd);
     }
     Ok(())
 }
 
-/// Two sockets with `SO_REUSEADDR` can be bound alike; only one of them can listen.
+/// Two sockets with `SO_REUSEADDR` can be bound to the same address; only one of them can listen.
 fn report_listen(ctx: &TracePointContext) {
     let Some(sock) = socket_of(arguments().0 as u32) else { return };
     let (port, family) = (sock.port(), sock.family());
@@ -86,15 +90,23 @@ fn report_listen(ctx: &TracePointContext) {
 
 #[inline(always)]
 fn report(ctx: &TracePointContext, sock: Sock, port: u16, family: u16, address: Address) {
-    let protocol = sock.protocol();
-    if (protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP) || sock.is_own() {
+    let protocol = match sock.protocol() {
+        IPPROTO_TCP | IPPROTO_MPTCP => IPPROTO_TCP,
+        IPPROTO_UDP => IPPROTO_UDP,
+        _ => return,
+    };
+    if !watched_of(protocol, port) || sock.is_own() {
         return;
     }
     let (netns, interface) = (sock.netns(), sock.interface());
-    emit(ctx, &Seen { kind: kind::CONFLICT, port, family, cookie: 0, netns, interface, address });
+    let kind = EventKind::Conflict;
+    emit(
+        ctx,
+        SocketEvent { kind, is_line: true, protocol, port, family, cookie: 0, netns, interface, address },
+    );
 }
 
-/// The first two arguments of the system call under way.
+/// The first two arguments of the system call that is about to return.
 #[inline(always)]
 fn arguments() -> (u64, u64) {
     // SAFETY: the first helper always gives the current task, of which the second gives the saved registers.
@@ -102,8 +114,8 @@ fn arguments() -> (u64, u64) {
     (read(registers, constant(&OFFSETS.regs_first)), read(registers, constant(&OFFSETS.regs_second)))
 }
 
-/// The sock behind a descriptor of the current task. Only asked after `bind` or `listen` has answered for it, so
-/// it is a socket.
+/// The sock behind a descriptor of the current task. Called only after `bind` or `listen` has answered for the
+/// descriptor, so it is a socket.
 fn socket_of(fd: u32) -> Option<Sock> {
     // SAFETY: the helper takes nothing and always returns the current task.
     let task = unsafe { bpf_get_current_task() } as *const u8;

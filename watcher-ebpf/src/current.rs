@@ -1,51 +1,67 @@
-//! Which process is running, in gatewatch's own pid namespace.
+//! Process and thread ids, in gatewatch's own pid namespace.
 
 use core::arch::asm;
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_task};
 
-use crate::globals::{OFFSETS, SCOPE, constant};
-use crate::sock::read;
+use crate::globals::{OFFSETS, SETTINGS, constant};
+use crate::memory::read;
 
-/// The kernel's `PIDTYPE_TGID`: the place of the thread group's pid in `signal_struct.pids`.
+/// The kernel's `PIDTYPE_TGID`: the index of the thread group's pid in `signal_struct.pids`.
 const PIDTYPE_TGID: u32 = 1;
 /// A pid namespace nests at most 32 deep (pid_namespaces(7)).
 const MAX_LEVEL: u32 = 32;
-/// `sizeof(struct upid)`: a number, padding, and the namespace that it is of.
+/// `sizeof(struct upid)`: a number, padding, and the namespace that the number belongs to.
 const UPID_SIZE: u32 = 16;
 
-/// Process and thread id of the current task; 0 and 0 where it is not visible from gatewatch.
+/// The process that runs now; 0 where it is not visible from gatewatch.
 #[inline(always)]
-pub fn pid_tid() -> (u32, u32) {
-    if constant(&SCOPE.pidns) == 0 {
-        let both = bpf_get_current_pid_tgid();
-        return ((both >> 32) as u32, both as u32);
+pub fn pid() -> u32 {
+    if constant(&SETTINGS.pidns) == 0 {
+        return (bpf_get_current_pid_tgid() >> 32) as u32;
     }
     // SAFETY: the helper takes nothing and always returns the current task.
-    of_task(unsafe { bpf_get_current_task() } as *const u8)
+    in_own_namespace(group(unsafe { bpf_get_current_task() } as *const u8))
 }
 
-/// Process and thread id of a `struct task_struct`.
+/// Process and thread id of a `struct task_struct`; 0 and 0 where it is not visible from gatewatch.
 #[inline(always)]
-pub fn of_task(task: *const u8) -> (u32, u32) {
-    if constant(&SCOPE.pidns) == 0 {
+pub fn pid_and_tid(task: *const u8) -> (u32, u32) {
+    if constant(&SETTINGS.pidns) == 0 {
         return (read(task, constant(&OFFSETS.task_tgid)), read(task, constant(&OFFSETS.task_pid)));
     }
+    let thread: u64 = read(task, constant(&OFFSETS.task_thread_pid));
+    (in_own_namespace(group(task)), in_own_namespace(thread as *const u8))
+}
+
+/// Whether a task runs gatewatch's own file.
+#[inline(always)]
+pub fn runs_gatewatch(task: *const u8) -> bool {
+    let mm: u64 = read(task, constant(&OFFSETS.task_mm));
+    let file: u64 = read(mm as *const u8, constant(&OFFSETS.mm_exe_file));
+    let inode: u64 = read(file as *const u8, constant(&OFFSETS.file_inode));
+    let number: u64 = read(inode as *const u8, constant(&OFFSETS.inode_ino));
+    number != 0 && number as u32 == constant(&SETTINGS.own_file)
+}
+
+/// The `struct pid` of a task's thread group.
+#[inline(always)]
+fn group(task: *const u8) -> *const u8 {
     let signal: u64 = read(task, constant(&OFFSETS.task_signal));
     let group: u64 = read(signal as *const u8, constant(&OFFSETS.signal_pids) + PIDTYPE_TGID * 8);
-    let thread: u64 = read(task, constant(&OFFSETS.task_thread_pid));
-    (in_own_namespace(group as *const u8), in_own_namespace(thread as *const u8))
+    group as *const u8
 }
 
 /// The number that a `struct pid` has in gatewatch's namespace: it has one for each level down to its own.
 #[inline(never)]
 fn in_own_namespace(pid: *const u8) -> u32 {
     let level: u32 = read(pid, constant(&OFFSETS.pid_level));
-    let own = constant(&SCOPE.pidns);
+    let own = constant(&SETTINGS.pidns);
     let mut i: u32 = 0;
     while i < MAX_LEVEL {
-        // Hides the counter from the compiler, which would else count to `level` with `!=`: a bound that the verifier
-        // does not see ("the sequence of 8193 jumps is too complex"). The verifier itself looks through an empty line.
+        // Hides the counter from the compiler, which would otherwise count to `level` with `!=`: a bound that the
+        // verifier does not see ("the sequence of 8193 jumps is too complex"). The verifier itself looks through an
+        // empty line.
         // SAFETY: the line does nothing.
         unsafe { asm!("/* {0} */", inout(reg) i) };
         if i > level {

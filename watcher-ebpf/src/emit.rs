@@ -7,40 +7,31 @@ use aya_ebpf::helpers::{bpf_get_current_uid_gid, bpf_ktime_get_ns, generated};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, RingBuf};
 use aya_log_ebpf::warn;
-use watcher_common::Event;
+use watcher_common::{Event, EventKind, LOST_COUNTS};
 
+use crate::budget;
 use crate::current;
-use crate::globals::{SCOPE, constant};
+use crate::globals::{SETTINGS, constant};
+use crate::sock::{Address, Sock};
 
-/// Some three thousand events: a reader that sleeps through more than that is told how many it lost.
+/// Room for some three thousand events. A reader that falls further behind learns from [`LOST`] how many it missed.
 #[map]
-static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(RING_SIZE, 0);
+pub const RING_SIZE: u32 = 256 * 1024;
 
-/// How many events found no room in the ring, which itself tells nobody when it is full.
+/// How many events found no room in the ring, which itself does not report that it is full, or were over their namespace's
+/// budget: first those that would have been lines of a watch, then the others; after both, the same for other network
+/// namespaces than gatewatch's own.
 #[map]
-static LOST: Array<u64> = Array::with_max_entries(1, 0);
+static LOST: Array<u64> = Array::with_max_entries(LOST_COUNTS, 0);
 
-/// A local address.
-pub enum Address {
-    V4(u32),
-    /// Two words rather than sixteen bytes: the verifier takes no memmove out of a context.
-    V6([u64; 2]),
-}
-
-impl Address {
-    /// The record's sixteen bytes, as two words.
-    #[inline(always)]
-    pub fn words(&self) -> [u64; 2] {
-        match *self {
-            Self::V4(ip) => [u64::from(ip), 0],
-            Self::V6(words) => words,
-        }
-    }
-}
-
-/// What a hook saw; the rest of the event is asked of the current task.
-pub struct Seen {
-    pub kind: u16,
+/// A hook's part of an [`Event`]; [`emit`] adds the time and the process.
+pub struct SocketEvent {
+    pub kind: EventKind,
+    /// Whether a watch makes a line of it.
+    pub is_line: bool,
+    /// TCP's number for a multipath socket.
+    pub protocol: u16,
     pub port: u16,
     pub family: u16,
     pub cookie: u64,
@@ -49,42 +40,81 @@ pub struct Seen {
     pub address: Address,
 }
 
-/// Sends an event, or counts it as lost.
+/// Sends an event about a socket as it is now, unless the socket is one of gatewatch's own.
 #[inline(always)]
-pub fn emit<C: EbpfContext>(ctx: &C, seen: &Seen) {
-    let scope = constant(&SCOPE.netns);
-    // A namespace that is not known (0) passes: user space then takes the event as a hint to look.
-    if scope != 0 && seen.netns != 0 && seen.netns != scope {
+pub fn emit_for<C: EbpfContext>(
+    ctx: &C,
+    sock: Sock,
+    protocol: u16,
+    kind: EventKind,
+    is_line: bool,
+    port: u16,
+    cookie: u64,
+) {
+    if sock.is_own() {
         return;
     }
-    let Some(mut room) = EVENTS.reserve::<Event>(0) else {
-        if let Some(lost) = LOST.get_ptr_mut(0) {
-            // Programs on other CPUs add to it at the same time. The target has no atomics in Rust's library.
-            // SAFETY: the pointer is into the map, and the instruction writes nothing else.
-            unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) lost, in(reg) 1u64) };
-        }
-        warn!(ctx, "the event ring is full: lost an event of kind {} on port {}", seen.kind, seen.port);
+    let family = sock.family();
+    let event = SocketEvent {
+        kind,
+        is_line,
+        protocol,
+        port,
+        family,
+        cookie,
+        netns: sock.netns(),
+        interface: sock.interface(),
+        address: sock.address(family),
+    };
+    emit(ctx, event);
+}
+
+/// Sends an event, or counts it as lost.
+#[inline(always)]
+pub fn emit<C: EbpfContext>(ctx: &C, event: SocketEvent) {
+    let SocketEvent { kind, is_line, protocol, port, family, cookie, netns, interface, address } = event;
+    let scope = constant(&SETTINGS.scope);
+    // An unknown namespace (0) passes: user space then takes the event as a hint to look.
+    if scope != 0 && netns != 0 && netns != scope {
+        return;
+    }
+    let kind = kind.number();
+    let is_elsewhere = scope == 0 && netns != 0 && netns != constant(&SETTINGS.home);
+    if is_elsewhere && budget::is_spent(netns) {
+        count_lost(is_elsewhere, is_line);
+        return;
+    }
+    let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
+        count_lost(is_elsewhere, is_line);
+        warn!(ctx, "the event ring is full: lost an event of kind {} on port {}", kind, port);
         return;
     };
-    let (pid, tid) = current::pid_tid();
-    let address = seen.address.words();
-    let event = room.as_mut_ptr();
+    let pid = current::pid();
+    let event = entry.as_mut_ptr();
     // SAFETY: the reservation is as large as an Event, aligned to 8, and every field is written.
     unsafe {
         (&raw mut (*event).time_ns).write(bpf_ktime_get_ns());
-        (&raw mut (*event).cookie).write(seen.cookie);
+        (&raw mut (*event).cookie).write(cookie);
         (&raw mut (*event).pid).write(pid);
-        (&raw mut (*event).tid).write(tid);
         (&raw mut (*event).uid).write(bpf_get_current_uid_gid() as u32);
-        (&raw mut (*event).netns).write(seen.netns);
-        (&raw mut (*event).address).cast::<[u64; 2]>().write(address);
+        (&raw mut (*event).netns).write(netns);
+        (&raw mut (*event).interface).write(interface);
+        (&raw mut (*event).address).cast::<[u64; 2]>().write(address.0);
         // aya's wrapper returns the name by value: a memset and two copies that the ring record can do without.
         generated::bpf_get_current_comm((&raw mut (*event).comm).cast(), 16);
-        (&raw mut (*event).interface).write(seen.interface);
-        (&raw mut (*event).kind).write(seen.kind);
-        (&raw mut (*event).family).write(seen.family);
-        (&raw mut (*event).port).write(seen.port);
-        (&raw mut (*event).reserved).write([0; 3]);
+        (&raw mut (*event).kind).write(kind);
+        (&raw mut (*event).family).write(family);
+        (&raw mut (*event).port).write(port);
+        (&raw mut (*event).protocol).write(protocol);
     }
-    room.submit(0);
+    entry.submit(0);
+}
+
+#[inline(always)]
+fn count_lost(is_elsewhere: bool, is_line: bool) {
+    if let Some(lost) = LOST.get_ptr_mut(u32::from(is_elsewhere) << 1 | u32::from(!is_line)) {
+        // Programs on other CPUs add to it at the same time. The target has no atomics in Rust's library.
+        // SAFETY: the pointer is into the map, and the instruction writes nothing else.
+        unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) lost, in(reg) 1u64) };
+    }
 }

@@ -1,12 +1,12 @@
-//! What user space tells the program: before the load through read-only globals, later through the port map.
+//! What user space sets: constants before the load, and the watched ports at any time.
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::Array;
-use watcher_common::{Offsets, PORT_WORDS, Scope, TraceOffsets};
+use watcher_common::{IPPROTO_UDP, Offsets, PORT_WORDS, Settings, TraceOffsets};
 
-/// The watched ports, one bit each: bit `port % 64` of word `port / 64`.
+/// The watched ports, one bit each: bit `port % 64` of word `port / 64`. Those of UDP follow those of TCP.
 #[map]
-static PORTS: Array<u64> = Array::with_max_entries(PORT_WORDS, 0);
+static PORTS: Array<u64> = Array::with_max_entries(2 * PORT_WORDS, 0);
 
 #[unsafe(no_mangle)]
 pub static OFFSETS: Offsets = zeroed();
@@ -15,23 +15,40 @@ pub static OFFSETS: Offsets = zeroed();
 pub static TRACE_OFFSETS: TraceOffsets = zeroed();
 
 #[unsafe(no_mangle)]
-pub static SCOPE: Scope = zeroed();
+pub static SETTINGS: Settings = zeroed();
 
-/// Reads one field of a global. Volatile, since the compiler would otherwise put in the zero that it sees here.
+/// Reads one field of a global. Volatile, because the compiler would otherwise put in the zero that it sees here.
 #[inline(always)]
 pub fn constant<T: Copy>(field: &T) -> T {
-    // SAFETY: a reference is readable; nobody writes a global after the load (the kernel freezes its map).
+    // SAFETY: a reference is readable; a global never changes after the load (the kernel freezes its map).
     unsafe { core::ptr::from_ref(field).read_volatile() }
 }
 
+/// A record of zeros.
 pub const fn zeroed<T>() -> T {
     // SAFETY: used for records of integers alone, of which zero is a value.
     unsafe { core::mem::zeroed() }
 }
 
-/// Whether the port is watched.
+/// Whether the TCP port is watched.
 #[inline(always)]
 pub fn watched(port: u16) -> bool {
-    let word = PORTS.get(u32::from(port >> 6)).copied().unwrap_or(0);
-    word >> (port & 63) & 1 == 1
+    is_set(u32::from(port >> 6), port)
+}
+
+/// Whether the UDP port is watched.
+#[inline(always)]
+pub fn watched_udp(port: u16) -> bool {
+    is_set(PORT_WORDS + u32::from(port >> 6), port)
+}
+
+/// Whether the port is watched of a socket with this protocol; TCP's and multipath TCP's are the same.
+#[inline(always)]
+pub fn watched_of(protocol: u16, port: u16) -> bool {
+    if protocol == IPPROTO_UDP { watched_udp(port) } else { watched(port) }
+}
+
+#[inline(always)]
+fn is_set(word: u32, port: u16) -> bool {
+    PORTS.get(word).copied().unwrap_or(0) >> (port & 63) & 1 == 1
 }

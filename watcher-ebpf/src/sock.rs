@@ -1,19 +1,14 @@
-//! Reading a kernel socket at the offsets that user space found in the kernel's BTF.
+//! Reading a kernel socket, at the offsets that user space found in the kernel's BTF.
 
-use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::bpf_probe_read_kernel;
 use core::ffi::c_void;
-use watcher_common::{AF_INET6, OWN_MARK, flag};
 
-use crate::emit::{Address, Seen, emit};
-use crate::globals::{OFFSETS, SCOPE, constant};
+use aya_ebpf::helpers::bpf_get_current_task;
+use aya_ebpf::programs::TracePointContext;
+use watcher_common::{AF_INET, AF_INET6, OWN_MARK};
 
-/// Reads kernel memory at an address plus an offset; zero where it can't be read.
-#[inline(always)]
-pub fn read<T: Copy + Default>(base: *const u8, offset: u32) -> T {
-    // SAFETY: the helper checks the memory and fails on a bad address.
-    unsafe { bpf_probe_read_kernel(base.wrapping_add(offset as usize).cast::<T>()) }.unwrap_or_default()
-}
+use crate::current;
+use crate::globals::{OFFSETS, SETTINGS, constant};
+use crate::memory::{field, read};
 
 /// A `struct sock` of the running kernel.
 #[derive(Clone, Copy)]
@@ -54,7 +49,7 @@ impl Sock {
     }
 
     pub fn interface(self) -> u32 {
-        if constant(&SCOPE.has_offsets) == 0 {
+        if constant(&SETTINGS.has_offsets) == 0 {
             return 0;
         }
         read(self.0, constant(&OFFSETS.sock_bound_dev_if))
@@ -65,14 +60,30 @@ impl Sock {
         read(self.0, constant(&OFFSETS.sock_cookie))
     }
 
-    /// Whether it is one of gatewatch's own sockets, which are left out.
-    pub fn is_own(self) -> bool {
-        constant(&SCOPE.has_offsets) != 0 && read::<u32>(self.0, constant(&OFFSETS.sock_mark)) == OWN_MARK
+    /// The user who created it, in the initial user namespace.
+    pub fn uid(self) -> u32 {
+        read(self.0, constant(&OFFSETS.sock_uid))
     }
 
-    /// The inode number of the socket's network namespace; 0 where offsets are not known.
+    /// Whether it is one of gatewatch's own sockets, which are never reported, if the process that runs now holds it.
+    #[inline(always)]
+    pub fn is_own(self) -> bool {
+        // SAFETY: the helper takes nothing and always returns the current task.
+        self.is_own_in(unsafe { bpf_get_current_task() } as *const u8)
+    }
+
+    /// The same, if this task holds it.
+    #[inline(always)]
+    pub fn is_own_in(self, task: *const u8) -> bool {
+        constant(&SETTINGS.has_offsets) != 0
+            && read::<u32>(self.0, constant(&OFFSETS.sock_mark)) == OWN_MARK
+            && is_trusted(self.uid())
+            && current::runs_gatewatch(task)
+    }
+
+    /// The inode number of the socket's network namespace; 0 where offsets are unknown.
     pub fn netns(self) -> u32 {
-        if constant(&SCOPE.has_offsets) == 0 {
+        if constant(&SETTINGS.has_offsets) == 0 {
             return 0;
         }
         let net: u64 = read(self.0, constant(&OFFSETS.sock_net));
@@ -84,47 +95,75 @@ impl Sock {
         Self(read::<u64>(self.0, constant(&OFFSETS.mptcp_first)) as *const u8)
     }
 
-    /// The option bits of [`flag`]: bit fields of one byte, in this order since Linux 3.13.
-    pub fn flags(self) -> u16 {
-        let byte: u8 = read(self.0, constant(&OFFSETS.sock_reuse));
-        let mut flags = 0;
-        if byte & 0x0f != 0 {
-            flags |= flag::REUSEADDR;
-        }
-        if byte & 0x10 != 0 {
-            flags |= flag::REUSEPORT;
-        }
-        if byte & 0x20 != 0 {
-            flags |= flag::V6ONLY;
-        }
-        flags
+    pub fn options(self) -> Options {
+        Options(read(self.0, constant(&OFFSETS.sock_reuse)))
     }
 
     pub fn address(self, family: u16) -> Address {
         if family == AF_INET6 {
             let at = constant(&OFFSETS.sock_v6_rcv_saddr);
-            Address::V6([read(self.0, at), read(self.0, at + 8)])
+            Address([read(self.0, at), read(self.0, at + 8)])
         } else {
-            Address::V4(read(self.0, constant(&OFFSETS.sock_rcv_saddr)))
+            Address::v4(read(self.0, constant(&OFFSETS.sock_rcv_saddr)))
         }
     }
+}
 
-    /// Sends an event about this socket, unless it is one of gatewatch's own.
+/// Whether gatewatch believes this user that a socket is gatewatch's: any other user could have it run code of its own, by
+/// a preloaded library for one.
+#[inline(always)]
+fn is_trusted(uid: u32) -> bool {
+    uid == 0 || uid == constant(&SETTINGS.own_uid)
+}
+
+/// A socket's options: the bit fields `skc_reuse:4`, `skc_reuseport:1` and `skc_ipv6only:1` of one byte, in this order
+/// since Linux 3.13.
+#[derive(Clone, Copy)]
+pub struct Options(u8);
+
+impl Options {
+    /// `SO_REUSEADDR` is set.
+    pub fn reuses_address(self) -> bool {
+        self.0 & 0x0f != 0
+    }
+
+    /// `IPV6_V6ONLY` is set.
+    pub fn v6_only(self) -> bool {
+        self.0 & 0x20 != 0
+    }
+}
+
+/// The family of the socket in a plain tracepoint's record. Some kernels' records have no such field (offset 0), but their
+/// IPv6 address is of the form `::ffff:127.0.0.1` if the socket is an IPv4 one.
+#[inline(always)]
+pub fn family_in_record(ctx: &TracePointContext, family: u32, v6: u32) -> Option<u16> {
+    if family != 0 {
+        return field(ctx, family);
+    }
+    let (high, low): (u64, u32) = (field(ctx, v6)?, field(ctx, v6 + 8)?);
+    Some(if high == 0 && low == u32::to_be(0xffff) { AF_INET } else { AF_INET6 })
+}
+
+/// A local address, as it lies in a record: IPv4 in the first four bytes.
+///
+/// Two words rather than sixteen bytes, because the verifier refuses a memmove out of a context. Not an enum of the two
+/// families either: the compiler would copy the half that IPv4 leaves unset, and the verifier refuses that as well.
+#[derive(Clone, Copy)]
+pub struct Address(pub [u64; 2]);
+
+impl Address {
     #[inline(always)]
-    pub fn report<C: EbpfContext>(self, ctx: &C, kind: u16, port: u16, cookie: u64) {
-        if self.is_own() {
-            return;
+    pub fn v4(ip: u32) -> Self {
+        Self([u64::from(ip), 0])
+    }
+
+    /// Reads the address in a plain tracepoint's record, whose fields for IPv4 and IPv6 are at these offsets.
+    #[inline(always)]
+    pub fn in_record(ctx: &TracePointContext, family: u16, v4: u32, v6: u32) -> Option<Self> {
+        if family == AF_INET6 {
+            Some(Self([field(ctx, v6)?, field(ctx, v6 + 8)?]))
+        } else {
+            Some(Self::v4(field(ctx, v4)?))
         }
-        let family = self.family();
-        let seen = Seen {
-            kind,
-            port,
-            family,
-            cookie,
-            netns: self.netns(),
-            interface: self.interface(),
-            address: self.address(family),
-        };
-        emit(ctx, &seen);
     }
 }

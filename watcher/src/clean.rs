@@ -1,294 +1,308 @@
 //! The policy: end the stale owners of a port, and only those, and answer once the port can be bound.
 //!
-//! This is the page to read first. It composes the five ideas and knows of no operating system:
-//! [observe](crate::observe) who holds the port, [identify](crate::identify) and [exclude](crate::exclude) to choose
-//! whom to end, [end](crate::end) them, and [prove](crate::prove) that the port can be bound.
+//! This is the page to read first. It composes the five [steps](crate::steps) and knows of no operating system:
+//! [observe](crate::steps::observe) who holds the port, [identify](crate::steps::identify) and
+//! [exclude](crate::steps::exclude) to choose whom to end, [end] them, and [prove] that the port can be bound.
+//!
+//! All is decided before the first signal: see the [plan](crate::steps::plan).
 
+mod cleaning;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::end::{Action, Ended, Timeouts, end};
-use crate::exclude::Exclusions;
-use crate::identify::Rules;
-use crate::observe::{self, Backend, EventKind, Observation, ObserveError, Observer, Socket, SocketId};
-use crate::outcome::Outcome;
-use crate::owner::{Owner, owners};
-use crate::process::Identity;
-use crate::prove::{self, Means, Verdict};
-use crate::stale::Stale;
-use crate::system::{BindAddress, System};
+use self::cleaning::Cleaning;
+use crate::model::{Action, Backend, EndSignal, Outcome, Port, Reason};
+use crate::platform::contract::{ObserveError, Observer, POLL_INTERVAL, System};
+use crate::steps::elsewhere::{self, GatewayElsewhere};
+use crate::steps::end::{Ending, OwnerOutcome, Timeouts, Until};
+use crate::steps::exclude::Exclusions;
+use crate::steps::identify::Rules;
+use crate::steps::makers::Makers;
+use crate::steps::plan::Sparing;
+use crate::steps::prove::{self, Plain, PortState, Proof};
 
 /// What to clean, and how.
 #[derive(Debug)]
-pub struct Request {
+pub(crate) struct Request {
     /// The port.
-    pub port: u16,
+    pub(crate) port: Port,
+    /// The addresses to prove where nobody holds the port; empty for all.
+    pub(crate) asked: Vec<IpAddr>,
     /// Which owners may be ended.
-    pub rules: Rules,
-    /// Which never.
-    pub exclusions: Exclusions,
-    /// The longest waits.
-    pub timeouts: Timeouts,
-    /// Say what would be ended, and signal nobody.
-    pub dry_run: bool,
-    /// The longest pause between two looks at a port that nobody seems to hold.
-    pub pace: Duration,
+    pub(crate) rules: Rules,
+    /// Which owners are never ended.
+    pub(crate) exclusions: Exclusions,
+    /// Which matches are spared, or which others ended as well.
+    pub(crate) sparing: Sparing,
+    /// What made the port's sockets, as far as that was seen.
+    pub(crate) makers: Makers,
+    /// How owners are ended.
+    pub(crate) ending: Ending,
+    /// Report what would be ended, without signalling any process.
+    pub(crate) dry_run: bool,
+    /// End nobody unless that frees the addresses that the owners hold.
+    pub(crate) all_or_nothing: bool,
+    /// Whether to try a bind without `SO_REUSEADDR` for the proof.
+    pub(crate) plain: Plain,
+    /// Take connections in TIME_WAIT away where only they keep the port.
+    pub(crate) drop_time_wait: bool,
+    /// The longest pause between two looks at a port that no process seems to hold.
+    pub(crate) longest_pause: Duration,
+    /// What of the time for all this is used up already.
+    pub(crate) waited: Duration,
+    /// Whether anybody still wants it.
+    pub(crate) given_up: GivenUp,
+}
+
+/// Whether whoever asked for a clean has given it up. One that has signalled nobody by then ends, and signals nobody.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct GivenUp(Arc<AtomicBool>);
+
+impl GivenUp {
+    /// Gives it up.
+    pub(crate) fn give_up(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Request {
+    /// A request that says no more than this: all matches are ended as the rules say, and the rest is left alone.
+    pub(crate) fn new(port: Port, rules: Rules, exclusions: Exclusions) -> Self {
+        let timeouts = Timeouts { term: rules.term_timeout(), ..Timeouts::DEFAULT };
+        let (signal, kill) = (rules.signal(), rules.kill());
+        Self {
+            port,
+            asked: Vec::new(),
+            rules,
+            exclusions,
+            sparing: Sparing::default(),
+            makers: Makers::default(),
+            ending: Ending { signal, ask: true, kill, timeouts, until: Until::Exited },
+            dry_run: false,
+            all_or_nothing: false,
+            plain: Plain::Try,
+            drop_time_wait: false,
+            longest_pause: POLL_INTERVAL,
+            waited: Duration::ZERO,
+            given_up: GivenUp::default(),
+        }
+    }
+}
+
+/// How often owners of the same port were ended a short while before, as the agent remembers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndedBefore {
+    /// How many cleans ended somebody.
+    pub count: usize,
+    /// How long ago the first of them was.
+    pub within: Duration,
+    /// By how many callers, this one included.
+    pub callers: usize,
+}
+
+impl fmt::Display for EndedBefore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { count, within, callers } = self;
+        let times = if *count == 1 { "once".to_owned() } else { format!("{count} times") };
+        let seconds = within.as_secs();
+        match callers {
+            0 | 1 => return write!(f, "ended {times} in {seconds} s by one caller"),
+            2 => write!(f, "ended {times} in {seconds} s by two callers")?,
+            _ => write!(f, "ended {times} in {seconds} s by {callers} callers")?,
+        }
+        f.write_str(": each ends what another has started, unless `--min-age` spares what has just begun")
+    }
+}
+
+/// The owners beyond those that the agent describes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// How many there were.
+    pub count: usize,
+    /// The pids of those among them that were signalled and are gone.
+    pub killed: Vec<u32>,
 }
 
 /// The answer.
 #[derive(Debug)]
 pub struct Cleaned {
     /// The port.
-    pub port: u16,
+    pub port: Port,
     /// How the port was at the end.
     pub outcome: Outcome,
+    /// Why, where the outcome alone does not say.
+    pub reason: Option<Reason>,
+    /// How long the port stays taken, where that is known.
+    pub free_in: Option<Duration>,
     /// How it was observed.
     pub backend: Backend,
     /// Every owner that was seen, and what became of it.
-    pub owners: Vec<Ended>,
-    /// The proof; `None` when the port can't be bound, or was not asked (dry run).
-    pub released: Option<Released>,
+    pub owners: Vec<OwnerOutcome>,
+    /// What the agent tells of more than it describes.
+    pub left_out: LeftOut,
+    /// What was ended on the port before; `None` if nobody was, or nobody remembers.
+    pub ended_before: Option<EndedBefore>,
+    /// Gateways that listen on other ports, where a gateway's port was found free.
+    pub gateways_elsewhere: Vec<GatewayElsewhere>,
+    /// The proof; `None` if the port can't be bound, or binding was not tried (dry run).
+    pub proof: Option<Proof>,
     /// From the first look to the answer.
     pub elapsed: Duration,
 }
 
-/// How the port came back.
-#[derive(Debug, Clone, Copy)]
-pub struct Released {
-    /// How that is known.
-    pub means: Means,
-    /// From the first signal until the port was back; from the first look where nobody was signalled.
-    pub after: Duration,
-    /// Whether a server that does not set `SO_REUSEADDR` could bind as well.
-    pub plain_bind: Option<bool>,
+impl Cleaned {
+    /// This answer with what an earlier clean of the same port did, of which it is the continuation.
+    pub(crate) fn after(mut self, earlier: Self) -> Self {
+        let ended = earlier.owners.into_iter().filter(|dealt| dealt.action == Action::Killed);
+        self.owners.extend(ended);
+        self.owners.sort_by_key(|dealt| dealt.owner.pid.unwrap_or(u32::MAX));
+        if self.outcome == Outcome::Free && self.owners.iter().any(|dealt| dealt.action == Action::Killed) {
+            self.outcome = Outcome::Cleaned;
+        }
+        self.elapsed += earlier.elapsed;
+        self
+    }
+
+    /// The answer where the time was over before anything could be done.
+    pub(crate) fn too_late(port: Port, backend: Backend, elapsed: Duration) -> Self {
+        Self {
+            port,
+            outcome: Outcome::TimedOut,
+            reason: None,
+            free_in: None,
+            backend,
+            owners: Vec::new(),
+            left_out: LeftOut::default(),
+            ended_before: None,
+            gateways_elsewhere: Vec::new(),
+            proof: None,
+            elapsed,
+        }
+    }
 }
 
 /// Ends the stale owners of a port.
 ///
-/// Stale are the sockets that hold the port at the first look, and nothing later: who takes the port after it is a
-/// new owner, and left alone.
+/// Stale sockets are those that hold the port at the first look, and no others: a process that takes the port later is
+/// a new owner, and is left alone. Owners on other addresses, which do not keep anybody from those of the ended ones,
+/// are left alone as well and do not spoil the outcome.
 ///
 /// # Errors
-/// When the port can't be observed. Then nothing more is signalled.
-pub async fn clean(
+/// When the port can't be observed. Then no further process is signalled.
+pub(crate) async fn clean(
     system: &dyn System,
     observer: &mut dyn Observer,
     request: &Request,
 ) -> Result<Cleaned, ObserveError> {
-    let mut case = Case::open(system, observer, request)?;
+    let mut cleaning = Cleaning::begin(system, observer, request)?;
+    let would_be = cleaning.would_be();
+    let in_vain = request.all_or_nothing && would_be != Outcome::WouldClean;
+    if cleaning.is_owned() && (request.dry_run || in_vain) {
+        return Ok(cleaning.undone(would_be, observer.backend()));
+    }
     let outcome = loop {
-        if request.dry_run && !case.left.is_empty() {
-            break case.would_be();
+        if request.given_up.is_given_up() && !cleaning.has_signalled() {
+            break Outcome::TimedOut;
         }
-        let targets = case.take_targets();
-        if !targets.is_empty() {
-            let ended = end(system, &request.rules, &case.stale, targets, &request.timeouts).await;
-            let all_gone = ended.iter().all(|ended| matches!(ended.action, Action::Killed | Action::Gone));
-            case.ended.extend(ended);
-            if !all_gone {
-                case.look_again(observer)?;
-            }
+        cleaning.end_targets(observer).await?;
+        if cleaning.is_held() && !cleaning.is_leaving() {
+            break cleaning.outcome();
         }
-        if case.is_held() && !case.is_leaving() {
-            break case.outcome();
+        // No process is known to hold the port any more, or only one that is leaving.
+        let since = Instant::now();
+        match prove::look(system, observer, request.port, cleaning.addresses(), request.plain)? {
+            PortState::Free { kind, plain } => break cleaning.proved(observer, kind, plain)?,
+            PortState::Hidden => break Outcome::Unknown,
+            PortState::Held(sockets) => cleaning.update(&sockets, since),
         }
-        // Nobody is known to hold the port any more, or nobody but one who goes.
-        match prove::look(system, observer, request.port, &case.addresses)? {
-            Verdict::Free { means, plain } => break case.proved(observer, means, plain)?,
-            Verdict::Hidden => break Outcome::Unknown,
-            Verdict::Held(sockets) => case.take_in(&sockets),
+        if cleaning.is_held() && !cleaning.is_leaving() {
+            continue;
         }
-        if (case.left.is_empty() || case.is_leaving()) && !case.wait(observer).await? {
-            break case.outcome();
+        if !cleaning.is_held() && !cleaning.outlasts_time_wait(observer)? {
+            break Outcome::TimedOut;
+        }
+        if !cleaning.wait(observer).await? {
+            break cleaning.outcome();
         }
     };
-    Ok(case.close(outcome, observer.backend()))
+    cleaning.add_other_ports(observer);
+    let mut cleaned = cleaning.finish(outcome, observer.backend());
+    // Whoever changed a gateway's port finds the new one free, while the old gateway goes on.
+    if outcome == Outcome::Free && request.rules.is_gateways() && !request.all_or_nothing {
+        cleaned.gateways_elsewhere = elsewhere::gateways(system, observer, &request.rules, request.port);
+    }
+    Ok(cleaned)
 }
 
-/// What is known while cleaning.
-struct Case<'a> {
-    system: &'a dyn System,
-    request: &'a Request,
-    begun: Instant,
-    /// What held the port at the first look.
-    stale: Stale,
-    /// Where to bind for the proof.
-    addresses: Vec<BindAddress>,
-    /// Who was dealt with.
-    ended: Vec<Ended>,
-    /// Who holds the port, as far as is known, beside those that were dealt with and are gone.
-    left: Vec<Owner>,
-    released: Option<Released>,
-    /// Since when the port is held by nobody that can be seen.
-    unseen_since: Option<Instant>,
-    pause: Duration,
+/// What a request is asked to end owners with, where the caller says so rather than the rules.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Overrides {
+    pub(crate) signal: Option<EndSignal>,
+    pub(crate) term: Option<Duration>,
+    pub(crate) kill: Option<Duration>,
+    pub(crate) free: Option<Duration>,
 }
 
-impl<'a> Case<'a> {
-    fn open(
-        system: &'a dyn System,
-        observer: &mut dyn Observer,
-        request: &'a Request,
-    ) -> Result<Self, ObserveError> {
-        let begun = Instant::now();
-        let sockets: Vec<Socket> = observer.snapshot(request.port)?;
-        let mut case = Self {
-            system,
-            request,
-            begun,
-            stale: Stale::default(),
-            addresses: prove::addresses(&sockets, request.port),
-            ended: Vec::new(),
-            left: Vec::new(),
-            released: None,
-            unseen_since: None,
-            pause: Duration::from_micros(100),
-        };
-        // A connection from the port matters only if the bind fails: see `take_in`.
-        let owning: Vec<Socket> = sockets.into_iter().filter(Socket::owns_port).collect();
-        case.take_in(&owning);
-        case.stale = Stale::new(&owning, &case.left);
-        Ok(case)
+impl Overrides {
+    /// Puts what the caller says in the place of what the rules say.
+    pub(crate) fn apply(&self, ending: &mut Ending) {
+        let Ending { signal, timeouts, .. } = ending;
+        *signal = self.signal.unwrap_or(*signal);
+        timeouts.term = self.term.unwrap_or(timeouts.term);
+        timeouts.kill = self.kill.unwrap_or(timeouts.kill);
+        timeouts.free = self.free.unwrap_or(timeouts.free);
     }
+}
 
-    fn look_again(&mut self, observer: &mut dyn Observer) -> Result<(), ObserveError> {
-        let mut sockets = observer.snapshot(self.request.port)?;
-        sockets.retain(Socket::owns_port);
-        self.take_in(&sockets);
-        Ok(())
-    }
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll};
 
-    fn take_in(&mut self, sockets: &[Socket]) {
-        self.left = owners(sockets, self.system, &self.request.rules, &self.request.exclusions);
-    }
+    use super::*;
+    use crate::model::{Observation, Protocol, Socket, SocketState};
+    use crate::steps::fake::FakeSystem;
 
-    /// Takes out those that may be ended and were not tried before: also workers that were forked since the first
-    /// look and hold the same socket.
-    fn take_targets(&mut self) -> Vec<Owner> {
-        let tried = |owner: &Owner| self.ended.iter().any(|ended| ended.owner.same_process(owner));
-        let (targets, left) =
-            self.left.drain(..).partition(|owner: &Owner| owner.is_target(&self.stale) && !tried(owner));
-        self.left = left;
-        targets
-    }
+    /// Its first look takes long, and finds a listener whose process has ended meanwhile; later ones find nothing.
+    struct SlowFirstLook(Option<Socket>);
 
-    /// Whether somebody who is not going to be ended holds the port.
-    fn is_held(&self) -> bool {
-        !self.left.is_empty()
-    }
-
-    /// Whether what holds the port is only what is left of those that were ended: a process is seen to have ended before
-    /// the system has taken back all that it had, and by then nobody holds its sockets.
-    fn is_leaving(&self) -> bool {
-        let was_ended = |address| {
-            let killed = self.ended.iter().filter(|ended| ended.action == Action::Killed);
-            killed.flat_map(|ended| &ended.owner.held).any(|held| held.socket.address == address)
-        };
-        !self.left.is_empty()
-            && self.left.iter().all(|owner| {
-                owner.pid.is_none() && owner.held.iter().all(|held| was_ended(held.socket.address))
-            })
-    }
-
-    /// The outcome that those who are left make, by the order of the contract.
-    fn outcome(&self) -> Outcome {
-        let left_as = |action| {
-            self.ended
-                .iter()
-                .any(|ended| ended.action == action && self.left.iter().any(|o| o.same_process(&ended.owner)))
-        };
-        let any = |what: fn(&Owner) -> bool| self.left.iter().any(what);
-        if left_as(Action::NotPermitted) {
-            Outcome::NotPermitted
-        } else if left_as(Action::Survived) {
-            Outcome::TimedOut
-        } else if any(|owner| owner.relation.is_some()) {
-            Outcome::HeldByProtected
-        } else if self.left.iter().any(|owner| self.is_new(owner)) {
-            Outcome::Respawned
-        } else if any(|owner| owner.identity == Identity::Other) {
-            Outcome::HeldByOther
-        } else if self.left.is_empty() && self.ended.iter().any(|ended| ended.action == Action::Killed) {
-            // Everybody is gone, and the port is still not back.
-            Outcome::TimedOut
-        } else {
-            Outcome::Unknown
+    impl Observer for SlowFirstLook {
+        fn backend(&self) -> Backend {
+            Backend::Poll
         }
-    }
 
-    /// Whether it took the port after the first look, as a new owner does when the old one is gone. Somebody unseen
-    /// can't be told to be new.
-    fn is_new(&self, owner: &Owner) -> bool {
-        owner.process.is_some()
-            && owner.owns_port()
-            && !owner.holds_stale(&self.stale)
-            && !self.ended.iter().any(|ended| ended.owner.same_process(owner))
-    }
-
-    /// The outcome of a dry run: what would stay, or that nothing would.
-    fn would_be(&mut self) -> Outcome {
-        let targets = self.take_targets();
-        let outcome = if self.left.is_empty() { Outcome::WouldClean } else { self.outcome() };
-        self.ended.extend(targets.into_iter().map(|target| Ended::untouched(target, Action::WouldKill)));
-        outcome
-    }
-
-    fn proved(
-        &mut self,
-        observer: &mut dyn Observer,
-        means: Means,
-        plain_bind: Option<bool>,
-    ) -> Result<Outcome, ObserveError> {
-        let first_signal = self.ended.iter().filter_map(|ended| ended.signalled_at).min();
-        let mut released =
-            Released { means, after: first_signal.unwrap_or(self.begun).elapsed(), plain_bind };
-        // The kernel stamps the moment at which it took each stale socket's port back.
-        let mut waiting = self.stale.sockets().clone();
-        for observation in observe::drain(observer)? {
-            if let Observation::Event(event) = observation
-                && event.kind == EventKind::Release
-                && event.cookie.is_some_and(|cookie| waiting.remove(&SocketId::Cookie(cookie)))
-                && waiting.is_empty()
-                && means == Means::Bind
-            {
-                let after = event.at.saturating_duration_since(first_signal.unwrap_or(self.begun));
-                released = Released { means: Means::Ebpf, after, plain_bind };
+        fn look(&mut self, _ports: &[Port]) -> Result<Vec<Socket>, ObserveError> {
+            let found = self.0.take();
+            if found.is_some() {
+                // Longer than the grace of a socket that no process is seen to hold.
+                std::thread::sleep(Duration::from_millis(400));
             }
+            Ok(found.into_iter().collect())
         }
-        self.released = Some(released);
-        Ok(if first_signal.is_some() { Outcome::Cleaned } else { Outcome::Free })
+
+        fn poll_next(&mut self, _cx: &mut Context<'_>) -> Poll<Result<Observation, ObserveError>> {
+            Poll::Pending
+        }
+
+        fn may_hide_bound(&mut self, _port: Port) -> Result<bool, ObserveError> {
+            Ok(false)
+        }
     }
 
-    /// Waits until something happens to the port, or a short while; false when the time for that is over.
-    async fn wait(&mut self, observer: &mut dyn Observer) -> Result<bool, ObserveError> {
-        let deadline = *self.unseen_since.get_or_insert_with(Instant::now) + self.request.timeouts.free;
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(false);
-        }
-        // Limited, since what holds the port can be something that sends no event, as a connection does.
-        if let Ok(event) = tokio::time::timeout(self.pause.min(left), observe::next(observer)).await {
-            event?;
-        }
-        self.pause = (self.pause * 2).min(self.request.pace);
-        Ok(true)
-    }
-
-    fn close(self, outcome: Outcome, backend: Backend) -> Cleaned {
-        let mut owners = self.ended;
-        let spared: Vec<Owner> = self
-            .left
-            .into_iter()
-            .filter(|owner| !owners.iter().any(|ended| ended.owner.same_process(owner)))
-            .collect();
-        owners.extend(spared.into_iter().map(|owner| Ended::untouched(owner, Action::Spared)));
-        owners.sort_by_key(|ended| ended.owner.pid.unwrap_or(u32::MAX));
-        Cleaned {
-            port: self.request.port,
-            outcome,
-            backend,
-            owners,
-            released: self.released,
-            elapsed: self.begun.elapsed(),
-        }
+    #[tokio::test]
+    async fn an_owner_that_ends_during_a_slow_first_look_does_not_stay_unknown() {
+        let system = FakeSystem::with_binds_that_succeed();
+        let listener = Socket::new(Protocol::Tcp, ([127, 0, 0, 1], 80).into(), SocketState::Listen);
+        let exclusions = Exclusions::new(&system, 1, &[], false);
+        let request = Request::new(Port::tcp(80), Rules::any(), exclusions);
+        let cleaned = clean(&system, &mut SlowFirstLook(Some(listener)), &request).await.unwrap();
+        assert_eq!(cleaned.outcome, Outcome::Free);
     }
 }

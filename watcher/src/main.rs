@@ -1,7 +1,7 @@
-//! The program `gatewatch`: see the library for what it does.
+//! The program `gatewatch`; the library has all its code.
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    gatewatch::cli::run()
+    gatewatch::run()
 }

@@ -1,355 +1,393 @@
 //! Restart: follows what happens to a port from the old owner's end to the new owner's first listen.
 //!
-//! [`Restart`] is told what happened, in order, and says when it is over; who tells it, and how the port is cleaned and
-//! the command run, is not its concern.
+//! [`Restart`] is given the events in order, with whose process each is about, and decides when the restart is over. Where
+//! the events come from, how the port is cleaned and how the command is run are not its concern.
+//!
+//! A listener that is closed, and a bind that fails, decide nothing: servers try their port before they take it, and try
+//! again while it is busy. Only the end of a process does.
 
-use std::collections::HashSet;
+mod answer;
+mod listener;
+#[cfg(test)]
+mod tests;
 
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
-use crate::outcome::Outcome;
-use crate::report::CleanReport;
-use crate::watch::{Line, What};
+pub(crate) use self::answer::{By, CommandRun, NewOwner, Restarted, TimelineStep};
+pub(crate) use self::listener::Whose;
+use self::listener::{Listener, SocketKey};
+use crate::clean::Cleaned;
+use crate::model::{Action, Outcome, Protocol, Socket, SocketState, Step, WatchEvent, WatchKind};
+use crate::platform::clock::monotonic_ns;
+use crate::platform::contract::BindAddress;
+use crate::steps::end::OwnerOutcome;
+use crate::steps::prove;
 
-/// So often a new process may fail to take or keep the port before the restart counts as a crash loop.
+/// How many new processes may end without the port before the restart counts as a crash loop.
 const FAILURES: u32 = 3;
 
-/// A step of a restart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Step {
-    /// SIGTERM was sent.
-    Sigterm,
-    /// SIGKILL was sent.
-    Sigkill,
-    /// The old process has ended.
-    Exited,
-    /// The last of the old sockets gave the port back.
-    Released,
-    /// The command was started.
-    CommandStarted,
-    /// The command has ended.
-    CommandEnded,
-    /// A new process took the port.
-    Bind,
-    /// It listens.
-    Listen,
-    /// A new process failed to take the port.
-    Conflict,
-    /// A new process gave the port back.
-    Lost,
+/// How far the command is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Progress {
+    /// There is none, or it was not started.
+    #[default]
+    NotStarted,
+    Running,
+    /// It has ended well, and so has left the rest to other processes.
+    Done,
+    Failed,
 }
 
-/// A step and its moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct At {
-    /// Microseconds since the first signal; since the command's start where nobody was signalled.
-    pub at_us: i64,
-    /// What happened.
-    pub step: Step,
-    /// To whom.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub pid: Option<u32>,
+/// What a process has tried.
+#[derive(Debug, Clone, Copy, Default)]
+struct Attempt {
+    listened: bool,
+    refused: bool,
 }
 
-/// The command of a restart.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct CommandReport {
-    /// What was run.
-    pub argv: Vec<String>,
-    /// Its exit status; null while it runs, or when a signal ended it.
-    pub status: Option<i32>,
+fn add(sockets: &mut Vec<SocketKey>, socket: SocketKey) {
+    if !sockets.contains(&socket) {
+        sockets.push(socket);
+    }
 }
 
-/// The object of `restart`.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct RestartReport {
-    /// The object of `clean`, with the outcome of the whole.
-    #[serde(flatten)]
-    pub cleaned: CleanReport,
-    /// The command; null where there was none, or it was not run.
-    pub command: Option<CommandReport>,
-    /// What happened when.
-    pub timeline: Vec<At>,
-    /// From the old owner's release to the new one's listen.
-    pub downtime_us: Option<u64>,
-    /// The new owner.
-    pub new_owner: Option<NewOwner>,
-    /// What happened, where the restart failed.
-    pub why: Option<String>,
-}
-
-/// The new owner, as its listen told.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct NewOwner {
-    /// The pid.
-    pub pid: Option<u32>,
-    /// The user.
-    pub uid: Option<u32>,
-    /// Its short name.
-    pub comm: Option<String>,
-    /// Where it listens.
-    pub address: Option<String>,
-}
-
-/// A restart under way.
+/// A restart in progress.
 #[derive(Debug, Default)]
-pub struct Restart {
-    /// The sockets of before: what they do is the old owner's.
-    old: HashSet<String>,
-    /// The new process's sockets.
-    new: HashSet<String>,
+pub(crate) struct Restart {
+    /// Whether any process that takes the port is the new owner.
+    adopt: bool,
+    /// The sockets from before the restart: their events belong to the old owner.
+    old: Vec<SocketKey>,
+    /// Where the old owners that were ended were bound, if there were any. A stranger elsewhere on the port is in nobody's
+    /// way.
+    addresses: Vec<BindAddress>,
+    /// The sockets that new processes hold.
+    new: Vec<SocketKey>,
+    /// Those of them that listen.
+    listeners: Vec<Listener>,
+    /// What processes have tried that may still fail.
+    attempts: HashMap<u32, Attempt>,
     steps: Vec<(u64, Step, Option<u32>)>,
     released: Option<u64>,
-    listening: Option<(u64, NewOwner)>,
-    command_started: bool,
+    command: Progress,
+    /// Whether the time is over.
+    over: bool,
+    /// Whether the command wanted the port for itself all the while: it is a match and runs on.
+    is_rival: bool,
     failures: u32,
+    crashed: bool,
     why: Option<String>,
 }
 
 impl Restart {
-    /// Notes a socket that held the port before anything was done.
-    pub fn held_before(&mut self, line: &Line) {
-        self.old.insert(socket(line));
+    /// A restart that takes any new owner if `adopt` is set.
+    pub(crate) fn new(adopt: bool) -> Self {
+        Self { adopt, ..Self::default() }
     }
 
-    /// Notes what the cleaning did.
-    pub fn cleaned(&mut self, report: &CleanReport) {
-        for ended in &report.owners {
-            let pid = ended.owner.pid;
-            let Some(signalled) = ended.signalled_ns else { continue };
-            // Who can't be asked is forced at once.
-            if ended.forced_ns != Some(signalled) {
+    /// Records a socket that held the port before the restart did anything.
+    pub(crate) fn held_before(&mut self, event: &WatchEvent) {
+        add(&mut self.old, SocketKey::of(event));
+    }
+
+    /// Records what the cleaning did.
+    pub(crate) fn cleaned(&mut self, cleaned: &Cleaned) {
+        let gone = |dealt: &&OwnerOutcome| matches!(dealt.action, Action::Killed | Action::Gone);
+        let holdings = cleaned.owners.iter().filter(gone).flat_map(|dealt| &dealt.owner.holdings);
+        let sockets: Vec<Socket> = holdings.map(|holding| holding.socket.clone()).collect();
+        if sockets.iter().any(Socket::owns_port) {
+            self.addresses = prove::addresses(&sockets, cleaned.port, &[]);
+        }
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        for dealt in &cleaned.owners {
+            let pid = dealt.owner.pid;
+            let Some(signalled) = dealt.signalled_at.map(monotonic_ns) else { continue };
+            // A process that can't be asked to end is forced at once.
+            if dealt.forced_at != dealt.signalled_at {
                 self.steps.push((signalled, Step::Sigterm, pid));
             }
-            self.steps.extend(ended.forced_ns.map(|at| (at, Step::Sigkill, pid)));
-            self.steps
-                .extend(ended.ended_after_us.map(|after| (signalled + after * 1000, Step::Exited, pid)));
+            self.steps.extend(dealt.forced_at.map(|at| (monotonic_ns(at), Step::Sigkill, pid)));
+            let exited = dealt.ended_after.map(|after| (signalled + nanoseconds(after), Step::Exited, pid));
+            self.steps.extend(exited);
         }
         if self.released.is_none()
             && let Some(first) = self.steps.iter().map(|(at, ..)| *at).min()
         {
-            self.released = report.released.as_ref().map(|released| first + released.after_us * 1000);
+            self.released = cleaned.proof.map(|proof| first + nanoseconds(proof.after));
         }
     }
 
-    /// Notes the command's start. What failed before was not its doing.
-    pub fn command_started(&mut self, at: u64, pid: Option<u32>) {
-        self.command_started = true;
+    /// Records the command's start and forgets earlier failures.
+    pub(crate) fn command_started(&mut self, at: u64, pid: Option<u32>) {
+        self.command = Progress::Running;
         self.failures = 0;
+        self.crashed = false;
+        self.attempts.clear();
         self.why = None;
         self.steps.push((at, Step::CommandStarted, pid));
     }
 
-    /// Notes the command's end.
-    pub fn command_ended(&mut self, at: u64, status: Option<i32>) {
+    /// Records the command's end. `leaves_others` says whether processes of it go on; they may still listen.
+    pub(crate) fn command_ended(
+        &mut self,
+        at: u64,
+        pid: Option<u32>,
+        status: Option<i32>,
+        leaves_others: bool,
+    ) {
         self.steps.push((at, Step::CommandEnded, None));
-        if status != Some(0) {
-            self.why = Some(match status {
+        let attempt = pid.and_then(|pid| self.attempts.remove(&pid)).unwrap_or_default();
+        self.command = if status == Some(0) { Progress::Done } else { Progress::Failed };
+        if attempt.listened && !self.is_listening() && !(leaves_others && status == Some(0)) {
+            self.crashed = true;
+            self.why = Some("the new owner ended again".to_owned());
+        } else if status != Some(0) {
+            let ended = match status {
                 Some(status) => format!("the command ended with status {status}"),
                 None => "a signal ended the command".to_owned(),
-            });
+            };
+            let refused = if attempt.refused { ": it could not take the port" } else { "" };
+            self.why = Some(format!("{ended}{refused}"));
         }
     }
 
-    /// Whether somebody new took the port before the command was started: a supervisor's work.
-    #[must_use]
-    pub fn is_respawned(&self) -> bool {
-        !self.command_started && !self.new.is_empty()
+    /// Records that a process has ended that had tried to take the port, other than the command itself.
+    pub(crate) fn ended(&mut self, pid: u32) {
+        let Some(attempt) = self.attempts.remove(&pid) else { return };
+        if self.is_listening() {
+            return;
+        }
+        self.failures += 1;
+        let what = if attempt.listened {
+            "the new owner ended again"
+        } else if attempt.refused {
+            "a new process could not take the port, and ended"
+        } else {
+            "a new process took the port and ended before it listened"
+        };
+        let times = if self.failures == 1 { "once".to_owned() } else { format!("{} times", self.failures) };
+        self.why = Some(format!("{what}, {times}"));
+        self.crashed |= self.failures >= FAILURES || (attempt.listened && self.command != Progress::Running);
     }
 
-    /// Whether a new owner listens.
+    /// Whether a new process took the port before the command was started: a supervisor's work.
     #[must_use]
-    pub fn is_listening(&self) -> bool {
-        self.listening.is_some()
+    pub(crate) fn is_respawned(&self) -> bool {
+        self.command == Progress::NotStarted && self.new.iter().any(|socket| self.is_in_the_way(socket))
     }
 
-    /// Takes in what happened to the port; the outcome, once it is decided.
-    pub fn take_in(&mut self, line: &Line) -> Option<Outcome> {
-        let at = line.monotonic_ns.unwrap_or_default();
-        let is_new = !self.old.contains(&socket(line));
-        match line.event {
-            What::Bind | What::Listen if is_new => {
-                self.new.insert(socket(line));
-                let step = if line.event == What::Bind { Step::Bind } else { Step::Listen };
-                self.steps.push((at, step, line.pid));
-                if line.event == What::Listen && self.listening.is_none() {
-                    let Line { pid, uid, comm, address, .. } = line.clone();
-                    self.listening = Some((at, NewOwner { pid, uid, comm, address }));
-                    return Some(Outcome::Restarted);
+    /// Whether a socket keeps the command from where the old owners were bound.
+    fn is_in_the_way(&self, socket: &SocketKey) -> bool {
+        let Some(address) = socket.address else { return true };
+        let socket = Socket::new(Protocol::Tcp, address, SocketState::Listen);
+        self.addresses.is_empty() || self.addresses.iter().any(|wanted| prove::keeps_out(&socket, wanted))
+    }
+
+    /// Whether the new owner listens.
+    #[must_use]
+    pub(crate) fn is_listening(&self) -> bool {
+        self.new_owner().is_some()
+    }
+
+    /// The outcome as things are now; `None` while it is open. A success is final only once it has lasted.
+    #[must_use]
+    pub(crate) fn outcome(&self) -> Option<Outcome> {
+        if self.is_listening() {
+            Some(Outcome::Restarted)
+        } else if self.stranger().is_some_and(|stranger| match stranger.whose {
+            Whose::Stranger => true,
+            Whose::Matching => self.crashed || self.command == Progress::Failed,
+            Whose::AskedFor(_) | Whose::Unseen => false,
+        }) {
+            Some(Outcome::Respawned)
+        } else if self.crashed {
+            Some(Outcome::Crashed)
+        } else if self.command == Progress::Failed {
+            Some(Outcome::CommandFailed)
+        } else {
+            None
+        }
+    }
+
+    /// Records that the time is over, and whether the command is a match itself that runs on: one that tries again and again
+    /// is seen to be refused only where kernel events tell it.
+    pub(crate) fn time_is_over(&mut self, is_rival: bool) {
+        (self.over, self.is_rival) = (true, is_rival);
+    }
+
+    /// Takes listeners that nobody can be seen to hold for strangers', where they are in nobody's way.
+    pub(crate) fn give_up_elsewhere(&mut self) {
+        let mut listeners = std::mem::take(&mut self.listeners);
+        let unseen = |listener: &&mut Listener| listener.whose == Whose::Unseen;
+        for listener in listeners.iter_mut().filter(unseen) {
+            if !self.is_in_the_way(&listener.socket) {
+                listener.whose = Whose::Stranger;
+            }
+        }
+        self.listeners = listeners;
+    }
+
+    /// The outcome when nothing more is waited for.
+    #[must_use]
+    pub(crate) fn out_of_time(&self) -> Outcome {
+        if self.is_listening() {
+            return Outcome::Restarted;
+        }
+        match self.stranger() {
+            Some(stranger) if stranger.whose == Whose::Unseen => Outcome::Unknown,
+            Some(_) => Outcome::Respawned,
+            None => Outcome::TimedOut,
+        }
+    }
+
+    /// Adds to the reason why the restart failed.
+    pub(crate) fn note(&mut self, note: &str) {
+        self.why = Some(self.why.take().map_or_else(|| note.to_owned(), |why| format!("{why}; {note}")));
+    }
+
+    /// Whether the process behind a listener is still to be found.
+    #[must_use]
+    pub(crate) fn has_unseen(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.whose == Whose::Unseen)
+    }
+
+    /// Corrects what is known of a listener's process, by a look at its holders now.
+    pub(crate) fn is_held_by(&mut self, event: &WatchEvent, whose: Whose) {
+        let polled = SocketKey { cookie: None, address: event.address, pid: None };
+        let socket = SocketKey::of(event);
+        let unseen = |known: &&mut Listener| {
+            known.whose == Whose::Unseen && (known.socket.is(&socket) || known.socket == polled)
+        };
+        if whose != Whose::Unseen
+            && let Some(listener) = self.listeners.iter_mut().find(unseen)
+        {
+            self.new.retain(|known| !known.is(&listener.socket));
+            self.new.push(socket);
+            let WatchEvent { pid, uid, comm, .. } = event.clone();
+            *listener = Listener {
+                socket,
+                at: listener.at,
+                owner: NewOwner { pid, uid, comm, ..listener.owner.clone() },
+                whose,
+            };
+            self.attempts.entry(event.pid.unwrap_or_default()).or_default().listened = true;
+        }
+    }
+
+    /// Forgets who listens on the sockets of a process that has ended: others may have inherited them.
+    pub(crate) fn look_again(&mut self, pid: u32) {
+        for listener in self.listeners.iter_mut().filter(|listener| listener.owner.pid == Some(pid)) {
+            listener.whose = Whose::Unseen;
+        }
+    }
+
+    /// Forgets what nobody holds any more, after events were lost: `held` is who holds the port now.
+    pub(crate) fn held_now(&mut self, held: &[WatchEvent]) {
+        let at = monotonic_ns(Instant::now());
+        let there: Vec<SocketKey> = held.iter().map(SocketKey::of).collect();
+        let is_there = |socket: &SocketKey| there.iter().any(|held| held.is(socket));
+        let before = self.old.len();
+        self.old.retain(is_there);
+        if self.old.len() < before {
+            self.released = self.released.max(Some(at));
+        }
+        self.new.retain(is_there);
+        let gone = self.listeners.extract_if(.., |listener| !is_there(&listener.socket));
+        self.steps.extend(gone.map(|listener| (at, Step::Lost, listener.owner.pid)));
+    }
+
+    /// Follows an event of the port. `whose` is about the event's process. Returns whether the process must be followed to
+    /// its end.
+    pub(crate) fn follow(&mut self, event: &WatchEvent, whose: Whose) -> bool {
+        let at = event.monotonic_ns.unwrap_or_else(|| monotonic_ns(Instant::now()));
+        let socket = SocketKey::of(event);
+        let is_new = !self.old.iter().any(|old| old.is(&socket));
+        // A process that is gone already can't be told from the command's.
+        let may_fail = !matches!(whose, Whose::Stranger);
+        match &event.kind {
+            WatchKind::Bind if is_new && event.port.protocol == Protocol::Tcp => {
+                add(&mut self.new, socket);
+                self.steps.push((at, Step::Bind, event.pid));
+                return may_fail && self.tries(event, |_| ());
+            }
+            // By UDP, what is bound serves.
+            WatchKind::Bind | WatchKind::Listen | WatchKind::Held if is_new => {
+                let known = self.listeners.iter().any(|listener| listener.socket.is(&socket));
+                if !known {
+                    add(&mut self.new, socket);
+                    if event.kind == WatchKind::Bind {
+                        self.steps.push((at, Step::Bind, event.pid));
+                    } else if event.kind == WatchKind::Listen {
+                        self.steps.push((at, Step::Listen, event.pid));
+                    }
+                    let WatchEvent { pid, uid, comm, address, .. } = event.clone();
+                    let owner = NewOwner { pid, uid, comm, address, by: None };
+                    self.listeners.push(Listener { socket, at, owner, whose });
                 }
+                return may_fail && self.tries(event, |attempt| attempt.listened = true);
             }
-            What::Held if is_new => {
-                self.new.insert(socket(line));
-            }
-            What::Release if !is_new => {
-                self.old.remove(&socket(line));
+            WatchKind::Release if !is_new => {
+                self.old.retain(|old| !old.is(&socket));
                 self.released = self.released.max(Some(at));
             }
-            What::Release => {
-                self.steps.push((at, Step::Lost, line.pid));
-                self.new.remove(&socket(line));
-                if self.listening.is_some() && self.new.is_empty() {
-                    self.listening = None;
-                    self.why = Some("the new owner ended again".to_owned());
-                    return Some(Outcome::Crashed);
-                }
-                return self.failed("a new process took the port and ended before it listened");
+            WatchKind::Release => {
+                self.steps.push((at, Step::Lost, event.pid));
+                self.new.retain(|new| !new.is(&socket));
+                self.listeners.retain(|listener| !listener.socket.is(&socket));
             }
-            What::Conflict if self.command_started => {
-                self.steps.push((at, Step::Conflict, line.pid));
-                return self.failed("a new process could not take the port");
+            WatchKind::Conflict { .. } if self.command != Progress::NotStarted => {
+                self.steps.push((at, Step::Conflict, event.pid));
+                // Where two sockets are bound to one address, the kernel reports a listener for a moment before it refuses
+                // the second one's `listen`.
+                return may_fail
+                    && self.tries(event, |attempt| *attempt = Attempt { listened: false, refused: true });
             }
-            _ => {}
+            WatchKind::Bind
+            | WatchKind::Listen
+            | WatchKind::Held
+            | WatchKind::Conflict { .. }
+            | WatchKind::Ready { .. }
+            | WatchKind::Free
+            | WatchKind::Lost { .. } => {}
         }
-        None
+        false
     }
 
-    fn failed(&mut self, why: &str) -> Option<Outcome> {
-        self.failures += 1;
-        let times = if self.failures == 1 { "once".to_owned() } else { format!("{} times", self.failures) };
-        self.why = Some(format!("{why}, {times}"));
-        (self.failures >= FAILURES).then_some(Outcome::Crashed)
+    fn tries(&mut self, event: &WatchEvent, what: impl FnOnce(&mut Attempt)) -> bool {
+        let Some(pid) = event.pid else { return false };
+        what(self.attempts.entry(pid).or_default());
+        true
     }
 
-    /// The report, with the outcome of the whole.
-    #[must_use]
-    pub fn report(
-        mut self,
-        cleaned: CleanReport,
-        outcome: Outcome,
-        command: Option<CommandReport>,
-    ) -> RestartReport {
-        let signalled =
-            |(_, step, _): &&(u64, Step, Option<u32>)| matches!(step, Step::Sigterm | Step::Sigkill);
-        let base = self.steps.iter().filter(signalled).map(|(at, ..)| *at).min();
-        let base = base.or_else(|| self.steps.iter().map(|(at, ..)| *at).min()).unwrap_or_default();
-        self.steps.extend(self.released.map(|at| (at, Step::Released, None)));
-        self.steps.sort_by_key(|(at, ..)| *at);
-        let since = |at: u64| {
-            (i64::try_from(at).unwrap_or(i64::MAX) - i64::try_from(base).unwrap_or(0)).div_euclid(1000)
+    /// The first listener that is the asked-for one, and why it is.
+    fn new_owner(&self) -> Option<(&Listener, Option<By>)> {
+        let by = |listener: &Listener| match listener.whose {
+            Whose::AskedFor(by) => Some(Some(by)),
+            Whose::Matching if self.matches_count() => Some(Some(By::Rules)),
+            Whose::Stranger if self.adopt && self.is_in_the_way(&listener.socket) => Some(None),
+            Whose::Matching | Whose::Stranger | Whose::Unseen => None,
         };
-        let timeline = self.steps.iter().map(|&(at, step, pid)| At { at_us: since(at), step, pid }).collect();
-        // What the timeline's numbers give, to the last digit.
-        let downtime = self
-            .released
-            .zip(self.listening.as_ref())
-            .map(|(from, (to, _))| u64::try_from(since(*to) - since(from)).unwrap_or(0));
-        RestartReport {
-            cleaned: CleanReport { outcome, ..cleaned },
-            command,
-            timeline,
-            downtime_us: downtime,
-            new_owner: self.listening.map(|(_, owner)| owner),
-            why: if outcome == Outcome::Restarted { None } else { self.why },
-        }
+        self.listeners.iter().find_map(|listener| Some((listener, by(listener)?)))
     }
-}
 
-/// What tells a line's socket from others: its cookie, or, where ports are polled, its address and its holder.
-fn socket(line: &Line) -> String {
-    line.socket.clone().unwrap_or_else(|| {
-        let holder = line.pid.map(|pid| pid.to_string()).unwrap_or_default();
-        format!("{} {holder}", line.address.as_deref().unwrap_or_default())
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::observe::Backend;
-
-    fn line(event: What, socket: &str, at: u64) -> Line {
-        Line {
-            monotonic_ns: Some(at),
-            socket: Some(socket.to_owned()),
-            pid: Some(7),
-            ..Line::blank(event, 80, Backend::Ebpf)
+    /// Whether a match that is not the command's is the new owner.
+    fn matches_count(&self) -> bool {
+        let refused = || self.attempts.values().any(|attempt| attempt.refused);
+        match self.command {
+            Progress::NotStarted | Progress::Done => true,
+            Progress::Running => self.adopt || (self.over && !self.is_rival && !refused()),
+            Progress::Failed => self.adopt,
         }
     }
 
-    #[test]
-    fn only_a_new_sockets_listen_is_a_restart() {
-        let mut restart = Restart::default();
-        restart.held_before(&line(What::Held, "0x1", 0));
-        assert_eq!(restart.take_in(&line(What::Release, "0x1", 5_000)), None);
-        restart.command_started(6_000, None);
-        assert_eq!(restart.take_in(&line(What::Bind, "0x2", 8_000)), None);
-        assert!(!restart.is_respawned());
-        assert_eq!(restart.take_in(&line(What::Listen, "0x2", 9_000)), Some(Outcome::Restarted));
-        assert_eq!(restart.take_in(&line(What::Release, "0x2", 10_000)), Some(Outcome::Crashed));
-    }
-
-    #[test]
-    fn the_downtime_is_what_the_timelines_numbers_give() {
-        // given moments whose parts of a microsecond would round apart
-        let mut restart = Restart::default();
-        restart.held_before(&line(What::Held, "0x1", 0));
-        restart.command_started(100, None);
-        restart.take_in(&line(What::Release, "0x1", 1_900));
-        restart.take_in(&line(What::Listen, "0x2", 3_100));
-        let cleaned = CleanReport {
-            port: 80,
-            outcome: Outcome::Cleaned,
-            backend: Backend::Ebpf,
-            killed: Vec::new(),
-            owners: Vec::new(),
-            released: None,
-            elapsed_us: 0,
+    /// Another process that listens where the old owners did, if so.
+    fn stranger(&self) -> Option<&Listener> {
+        let rank = |listener: &&Listener| match listener.whose {
+            Whose::Stranger => 0,
+            Whose::Matching => 1,
+            Whose::AskedFor(_) | Whose::Unseen => 2,
         };
-        let report = restart.report(cleaned, Outcome::Restarted, None);
-        let at = |step| report.timeline.iter().find(|at| at.step == step).unwrap().at_us;
-        let difference = at(Step::Listen) - at(Step::Released);
-        assert_eq!(report.downtime_us, u64::try_from(difference).ok());
-    }
-
-    #[test]
-    fn who_takes_the_port_before_the_command_is_a_supervisors() {
-        let mut restart = Restart::default();
-        restart.take_in(&line(What::Bind, "0x2", 1));
-        assert!(restart.is_respawned());
-    }
-
-    #[test]
-    fn what_fails_before_the_command_is_not_counted_against_it() {
-        let mut restart = Restart::default();
-        for socket in ["0x1", "0x2"] {
-            restart.take_in(&line(What::Bind, socket, 1));
-            restart.take_in(&line(What::Release, socket, 2));
-        }
-        restart.command_started(3, None);
-        restart.take_in(&line(What::Bind, "0x3", 4));
-        assert_eq!(restart.take_in(&line(What::Release, "0x3", 5)), None);
-        assert_eq!(
-            restart.why.as_deref(),
-            Some("a new process took the port and ended before it listened, once")
-        );
-    }
-
-    #[test]
-    fn where_ports_are_polled_an_old_owner_is_known_by_address_and_pid() {
-        let polled = |event, pid, at| Line {
-            socket: None,
-            address: Some("127.0.0.1:80".to_owned()),
-            pid: Some(pid),
-            ..line(event, "", at)
-        };
-        let mut restart = Restart::default();
-        restart.held_before(&polled(What::Held, 7, 0));
-        // The old one's release is no new process's failure.
-        assert_eq!(restart.take_in(&polled(What::Release, 7, 1)), None);
-        assert_eq!(restart.failures, 0);
-        restart.command_started(2, None);
-        assert_eq!(restart.take_in(&polled(What::Listen, 8, 3)), Some(Outcome::Restarted));
-    }
-
-    #[test]
-    fn failures_in_a_row_are_a_crash_loop() {
-        let mut restart = Restart::default();
-        restart.command_started(1, None);
-        let conflict = Line { socket: None, ..line(What::Conflict, "", 2) };
-        let outcomes = [0; 3].map(|_| restart.take_in(&conflict));
-        assert_eq!(outcomes, [None, None, Some(Outcome::Crashed)]);
+        self.listeners.iter().filter(|listener| self.is_in_the_way(&listener.socket)).min_by_key(rank)
     }
 }

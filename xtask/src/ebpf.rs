@@ -32,8 +32,8 @@ pub(crate) fn build() -> Result<()> {
     Ok(())
 }
 
-/// Rebuilds the object and compares it with the one that is checked in. Where another compiler or linker than
-/// here made that one, the bytes may differ: then the fresh object has to pass the tests.
+/// Rebuilds the object and compares it with the one that is checked in. If another compiler or linker made that one,
+/// the bytes may differ; then the fresh object must pass the tests.
 ///
 /// # Errors
 /// When they differ though the same tools made them, or the fresh one fails.
@@ -51,19 +51,19 @@ pub(crate) fn check() -> Result<()> {
         record.display()
     );
     if fs::read(&fresh)? == bytes {
-        println!("the checked-in object is what its source gives, byte for byte ({})", toolchain.compiler);
+        println!("the checked-in object matches its source, byte for byte ({})", toolchain.compiler);
         return Ok(());
     }
     let same_tools =
         [&toolchain.compiler, &toolchain.linker].iter().all(|tool| recorded.contains(tool.as_str()));
     if same_tools {
         bail!(
-            "the checked-in object is not what its source gives ({} differs): run `cargo xtask build-ebpf`",
+            "the checked-in object does not match its source ({} differs): run `cargo xtask build-ebpf`",
             fresh.display()
         );
     }
     println!(
-        "the checked-in object was made by other tools:\n{recorded}here: {}, {}\ntrying the fresh one instead",
+        "the checked-in object was made by other tools:\n{recorded}here: {}, {}\ntesting the fresh one instead",
         toolchain.compiler, toolchain.linker
     );
     let mut tests = cargo();
@@ -80,7 +80,7 @@ fn compile(toolchain: &Toolchain) -> Result<PathBuf> {
         || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cargo"),
         PathBuf::from,
     );
-    // No path of this machine may reach the object. Debug information, which would carry BTF, is left out: the
+    // The object must not contain a path of this machine. Debug information, which would carry BTF, is left out: the
     // loader has no use for it.
     let mut flags =
         vec![format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH), "-Cdebuginfo=0".to_owned()];
@@ -97,7 +97,7 @@ fn compile(toolchain: &Toolchain) -> Result<PathBuf> {
         .env("CARGO_TARGET_DIR", &folder)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
         .env("RUSTC_WRAPPER", wrapper(&folder)?)
-        // What cargo set for this very program is not for that one.
+        // Cargo set these for this program, not for the kernel's.
         .env_remove("RUSTFLAGS")
         .env_remove("RUSTUP_TOOLCHAIN");
     run(&mut build)?;
@@ -108,7 +108,7 @@ fn compile(toolchain: &Toolchain) -> Result<PathBuf> {
 }
 
 /// Cargo hashes the absolute path of a path dependency into `-C metadata`, and the compiler that into the symbols'
-/// names. This runs the compiler with the same value wherever the checkout lies.
+/// names. This runs the compiler with the same value wherever the checkout is.
 fn wrapper(folder: &Path) -> Result<PathBuf> {
     const SCRIPT: &str = r#"#!/bin/sh
 case "$*" in
@@ -147,7 +147,7 @@ fn hash(bytes: &[u8]) -> String {
 /// Fetches what `build` needs.
 ///
 /// # Errors
-/// When it can't be had.
+/// When it is unavailable.
 pub(crate) fn set_up() -> Result<()> {
     let toolchain = Toolchain::set_up()?;
     println!("ready: {} ({}, {})", toolchain.name, toolchain.compiler, toolchain.linker);

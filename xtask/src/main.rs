@@ -1,14 +1,30 @@
 //! The project's own tasks. `cargo xtask --help` lists them.
 
+#[cfg(target_os = "linux")]
 mod bench;
 mod cross;
 mod debian;
 mod ebpf;
+mod fuzz;
+mod musl;
+mod openclaw;
+mod package;
+#[cfg(target_os = "linux")]
+mod pictures;
+mod pypi;
 mod run;
+mod servers;
+mod suites;
+mod supply;
 mod test;
 mod toolchain;
+#[cfg(target_os = "linux")]
+mod torture;
+mod verifier;
 mod vm;
 mod wine;
+
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -28,27 +44,86 @@ enum Task {
     BuildEbpf,
     /// Rebuild the kernel program and compare it with the object that is checked in
     CheckEbpf,
+    /// Count what the kernel's verifier has to do, and fail where it has grown by a tenth since it was recorded
+    Verifier {
+        /// Record the counts of this kernel in watcher/ebpf/verifier.txt
+        #[arg(long)]
+        record: bool,
+    },
     /// Install what the tests need, and run them all
     Test,
     /// Try the packaged units under a real systemd, on one of Debian's kernels, in a virtual machine
     VmTest {
-        /// Its version: 6.1, 6.12
+        /// The kernel's version in one of Debian's suites: 5.10, 6.1, 6.12 or later
         #[arg(long, default_value = "6.1")]
         kernel: String,
         /// Run every scenario of the tests there as well
         #[arg(long)]
         suite: bool,
     },
-    /// Check macOS, build Windows, and run what was built under Wine
-    CrossCheck,
-    /// Measure, each figure beside what it is to be compared with
+    /// Fuzz what gatewatch parses, each target for some time
+    Fuzz {
+        /// How long each target runs: 20s, 3m
+        #[arg(long = "for", value_name = "DURATION", default_value = "20s", value_parser = fuzz::duration)]
+        time: Duration,
+        /// Run each target so many times instead, from the corpus that is checked in: nearly the same each time
+        #[arg(long, conflicts_with = "time")]
+        runs: Option<u64>,
+        /// The seed, with --runs
+        #[arg(long, default_value_t = 1)]
+        seed: u32,
+        /// Fuzz the agent instead, by its own description: for that long in all
+        #[arg(long, conflicts_with = "targets")]
+        api: bool,
+        /// Only these targets, which are the folders of tests/fuzz/corpus
+        targets: Vec<String>,
+    },
+    /// Check macOS; build Windows, and run it under Wine; with `static`, build static programs for Linux, and run them
+    CrossCheck {
+        /// Only these [default: macos windows]
+        parts: Vec<cross::Part>,
+    },
+    /// Make the README's pictures anew, from real runs
+    #[cfg(target_os = "linux")]
+    Pictures {
+        /// Of the programs as the tests build them: made sooner, and their times are longer
+        #[arg(long)]
+        debug: bool,
+    },
+    /// Check the dependencies' licences, versions and sources
+    CheckSupply,
+    /// Make a Debian package, an rpm, a tarball, checksums and a list of components
+    Package(package::Options),
+    /// Measure, and print each figure beside what to compare it with
+    #[cfg(target_os = "linux")]
     Bench {
         /// Only these figures
         parts: Vec<bench::Part>,
     },
+    /// Try gatewatch with random scenes and against time, and fail if it ends a wrong process or gives a wrong answer
+    #[cfg(target_os = "linux")]
+    Torture(torture::Options),
+    /// Try gatewatch with real gateways of OpenClaw, installed from the npm registry
+    TestOpenclaw {
+        /// One release and the most common ways of starting it
+        #[arg(long)]
+        short: bool,
+        /// The part that runs in a network namespace of its own
+        #[arg(long, hide = true)]
+        inside: bool,
+    },
     /// The load of a benchmark
+    #[cfg(target_os = "linux")]
     #[command(hide = true)]
     HoldSockets { count: usize },
+    /// A process that gives the pid of an owner to a bystander
+    #[cfg(target_os = "linux")]
+    #[command(hide = true)]
+    SwapPids,
+    /// A process that takes a port the moment that it is free
+    #[cfg(target_os = "linux")]
+    #[command(hide = true)]
+    TakePort,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -56,10 +131,28 @@ fn main() -> anyhow::Result<()> {
         Task::SetupEbpf => ebpf::set_up(),
         Task::BuildEbpf => ebpf::build(),
         Task::CheckEbpf => ebpf::check(),
+        Task::Verifier { record } => verifier::verifier(record),
         Task::Test => test::run_all(),
         Task::VmTest { kernel, suite } => vm::test(&kernel, suite),
-        Task::CrossCheck => cross::check(),
+        Task::Fuzz { time, runs, seed, api: true, .. } => fuzz::fuzz_api(fuzz::Bound::new(time, runs, seed)),
+        Task::Fuzz { time, runs, seed, targets, .. } => {
+            fuzz::fuzz(fuzz::Bound::new(time, runs, seed), &targets)
+        }
+        Task::CrossCheck { parts } => cross::check(&parts),
+        #[cfg(target_os = "linux")]
+        Task::Pictures { debug } => pictures::make(debug),
+        Task::CheckSupply => supply::check(),
+        Task::Package(options) => package::package(&options),
+        #[cfg(target_os = "linux")]
         Task::Bench { parts } => bench::run_parts(&parts),
+        Task::TestOpenclaw { short, inside } => openclaw::test(short, inside),
+        #[cfg(target_os = "linux")]
         Task::HoldSockets { count } => bench::hold_sockets(count),
+        #[cfg(target_os = "linux")]
+        Task::Torture(options) => torture::run_parts(&options),
+        #[cfg(target_os = "linux")]
+        Task::SwapPids => torture::swap_pids(),
+        #[cfg(target_os = "linux")]
+        Task::TakePort => torture::take_port(),
     }
 }

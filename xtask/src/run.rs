@@ -15,7 +15,7 @@ pub(crate) fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
 }
 
-/// Runs a command whose output the person sees.
+/// Runs a command and shows its output.
 ///
 /// # Errors
 /// When it can't be started or fails.
@@ -59,16 +59,22 @@ pub(crate) fn cargo() -> Command {
 /// # Errors
 /// When they can't be built.
 pub(crate) fn build_release() -> Result<PathBuf> {
-    run(cargo().args([
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "gatewatch",
-        "--package",
-        "gatewatch-tests",
-    ]))?;
+    build(&["--release"])?;
     Ok(target().join("release"))
+}
+
+/// Builds the same programs as the tests do, with their assertions, and gives the folder that they are in.
+///
+/// # Errors
+/// When they can't be built.
+pub(crate) fn build_debug() -> Result<PathBuf> {
+    build(&[])?;
+    Ok(target().join("debug"))
+}
+
+fn build(more: &[&str]) -> Result<()> {
+    let packages = ["--package", "gatewatch", "--package", "gatewatch-tests"];
+    run(cargo().args(["build", "--quiet", "--bins"]).args(packages).args(more))
 }
 
 fn name(command: &Command) -> String {

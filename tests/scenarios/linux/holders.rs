@@ -1,33 +1,23 @@
-//! All holders of a socket count, however they came by it: by fork, by a message, as a thread.
+//! All holders of a socket count, however they got it: by fork, by a message, as a thread.
 
-use gatewatch_tests::{Backend, Gatewatch, Needs, Part, can_bind, unused_port};
-use nix::sys::resource::{Resource, getrlimit};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+
+use gatewatch_tests::{Gatewatch, Part, as_user, can_bind, unused_port};
 
 use crate::clean::{assert_cleaned, clean};
-use crate::{OnceRule, Rule, differ};
+use crate::differ;
 
-pub(crate) const RULES: &[Rule] = &[
-    ("forked_workers_are_all_ended", &[], forked_workers_are_all_ended),
-    ("a_group_that_reuses_the_port_is_ended_whole", &[], a_group_that_reuses_the_port_is_ended_whole),
-    ("an_orphan_that_inherited_the_socket_is_ended", &[], an_orphan_that_inherited_the_socket_is_ended),
-    ("a_process_that_was_passed_the_socket_is_ended", &[], a_process_that_was_passed_the_socket_is_ended),
-    ("a_socket_on_its_way_to_nobody_is_never_free", &[], a_socket_on_its_way_to_nobody_is_never_free),
-    ("a_thread_of_a_dead_leader_is_an_owner", &[], a_thread_of_a_dead_leader_is_an_owner),
-    ("an_heir_of_another_name_keeps_the_port", &[], an_heir_of_another_name_keeps_the_port),
-    ("a_listener_that_was_shut_down_still_holds_the_port", &[], shut_down_listener),
-    ("a_multipath_gateway_is_ended", &[], multipath),
-];
+use crate::holders::assert_keeps_the_port;
 
-pub(crate) const EBPF_RULES: &[OnceRule] =
-    &[("a_million_descriptors_hide_no_owner", &[Needs::Bpf], a_million_descriptors_hide_no_owner)];
-
-fn forked_workers_are_all_ended(backend: Backend) {
+scenario!(forked_workers_are_all_ended, |backend| {
     let gateway = Part::gateway().on_port(unused_port()).with(&["--workers", "4"]).start();
     assert_eq!(gateway.pids.len(), 5);
     assert_cleaned(&clean(backend, gateway.port(), &[]), &gateway);
-}
+});
 
-fn a_group_that_reuses_the_port_is_ended_whole(backend: Backend) {
+scenario!(a_group_that_reuses_the_port_is_ended_whole, |backend| {
     let port = unused_port();
     let first = Part::gateway().on_port(port).with(&["--reuse-port"]).start();
     let second = Part::gateway().on_port(port).with(&["--reuse-port", "--on-term", "ignore"]).start();
@@ -35,38 +25,88 @@ fn a_group_that_reuses_the_port_is_ended_whole(backend: Backend) {
     assert_eq!(answer.outcome(), "cleaned", "{answer:?}");
     assert!(first.is_gone() && second.is_gone());
     assert!(can_bind(first.address()));
-}
+});
 
-fn an_orphan_that_inherited_the_socket_is_ended(backend: Backend) {
+scenario!(an_orphan_that_inherited_the_socket_is_ended, |backend| {
     let orphan = Part::gateway().on_port(unused_port()).with(&["--orphan"]).start();
     assert_ne!(orphan.pid(), orphan.started_pid());
     assert_cleaned(&clean(backend, orphan.port(), &[]), &orphan);
-}
+});
 
-fn a_process_that_was_passed_the_socket_is_ended(backend: Backend) {
+scenario!(a_process_that_was_passed_the_socket_is_ended, |backend| {
     let receiver = Part::gateway().on_port(unused_port()).with(&["--pass"]).start();
     assert_ne!(receiver.pid(), receiver.started_pid());
     assert_cleaned(&clean(backend, receiver.port(), &[]), &receiver);
-}
+});
 
-fn a_socket_on_its_way_to_nobody_is_never_free(backend: Backend) {
+scenario!(a_process_that_was_handed_another_users_socket_is_never_ended, needs(Root), |backend| {
+    // given a listener of an ordinary user's in a process of root's, as a daemon that takes messages may get one
+    let listener = as_user(65_534, || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+    let port = listener.local_addr().unwrap().port();
+    let mut daemon =
+        Command::new("sleep").arg("60").stdin(Stdio::from(OwnedFd::from(listener))).spawn().unwrap();
+    for arguments in [&["--any"][..], &["--match-comm", "sleep"], &["--any", "--inherited"], &[]] {
+        let answer = clean(backend, port, arguments);
+        assert_eq!((answer.status, answer.outcome().as_str()), (5, "unknown"), "{answer:?}");
+        let owner = answer.owner(daemon.id());
+        assert_eq!((&owner["identity"], &owner["action"]), (&"unclassified".into(), &"spared".into()));
+        assert!(owner["why"].as_str().unwrap().contains("user 65534 made its socket"), "{owner}");
+        assert!(daemon.try_wait().unwrap().is_none());
+    }
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+});
+
+scenario!(a_socket_on_its_way_to_nobody_is_never_free, |backend| {
     let sender = Part::gateway().on_port(unused_port()).with(&["--in-flight"]).start();
     let answer = clean(backend, sender.port(), &[]);
     assert_eq!((answer.status, answer.outcome().as_str()), (5, "unknown"), "{answer:?}");
+    assert_eq!(answer.json()["reason"], differ::of_a_socket_on_its_way(), "{answer:?}");
     assert!(sender.is_alive(), "it holds no descriptor of the socket");
     let owners = Gatewatch::on(backend, &["owners"], sender.port()).run().json();
     assert_eq!(owners["owners"][0]["pid"], serde_json::Value::Null);
     assert_eq!(owners["owners"][0]["identity"], "unclassified");
-}
+    assert_eq!(owners["owners"][0]["other_ports"], serde_json::Value::Null);
+    assert_eq!(owners["reason"], differ::of_a_socket_on_its_way());
+    let waited = Gatewatch::on(backend, &["wait", "free", "--timeout", "100ms"], sender.port()).run();
+    assert_eq!(waited.status, 7, "{waited:?}");
+    assert_eq!(waited.json()["reason"], differ::of_a_socket_on_its_way(), "{waited:?}");
+});
 
-fn a_thread_of_a_dead_leader_is_an_owner(backend: Backend) {
+scenario!(a_thread_of_a_dead_leader_is_an_owner, |backend| {
     let gateway = Part::gateway().on_port(unused_port()).with(&["--dead-leader"]).start();
     let owners = Gatewatch::on(backend, &["owners"], gateway.port()).run();
     assert_eq!(owners.owner(gateway.pid())["identity"], "match", "{owners:?}");
     assert_cleaned(&clean(backend, gateway.port(), &[]), &gateway);
-}
+});
 
-fn an_heir_of_another_name_keeps_the_port(backend: Backend) {
+scenario!(people_are_told_who_holds_what_by_which_descriptor_and_from_where, |backend| {
+    let folder = tempfile::tempdir().unwrap();
+    let other = Part::other().on_port(unused_port()).within(folder.path()).start();
+    let port = other.port().to_string();
+    let ask = |command: &str| {
+        Gatewatch::new(&[command, "--backend", gatewatch_tests::run().flag(backend), "-p", &port]).run()
+    };
+    let descriptor = std::fs::read_dir(format!("/proc/{}/fd", other.pid())).unwrap().flatten();
+    let descriptor = descriptor.map(|entry| (entry.file_name(), std::fs::read_link(entry.path()).unwrap()));
+    let is_socket = |target: &std::path::Path| target.to_string_lossy().starts_with("socket:");
+    let (number, _) = descriptor.into_iter().find(|(_, target)| is_socket(target)).unwrap();
+    let place = folder.path().display().to_string();
+    let parent = format!("(pid {})", std::process::id());
+    let owners = ask("owners");
+    let fd = format!("{} (fd {})", other.address(), number.to_str().unwrap());
+    for part in [&fd, &place, &parent] {
+        assert!(owners.out.contains(part), "{part} is not in {owners:?}");
+    }
+    // and so they are where it is left alone
+    let answer = ask("clean");
+    assert_eq!(answer.status, 3);
+    for part in [&place, &parent] {
+        assert!(answer.out.contains(part), "{part} is not in {answer:?}");
+    }
+});
+
+scenario!(an_heir_of_another_name_keeps_the_port, |backend| {
     // given a gateway's child of another command line that alone holds the listener
     let gateway = Part::gateway().on_port(unused_port()).with(&["--heir", "some-tool"]).start();
     let heir = gateway.pids[1];
@@ -76,37 +116,14 @@ fn an_heir_of_another_name_keeps_the_port(backend: Backend) {
     assert_eq!(answer.owner(heir)["action"], "spared");
     assert!(gateway.is_alive());
     assert!(!can_bind(gateway.address()));
-}
+});
 
-fn shut_down_listener(backend: Backend) {
+scenario!(a_listener_that_was_shut_down_still_holds_the_port, |backend| {
     let other = Part::other().on_port(unused_port()).with(&["--shut-down"]).start();
-    let answer = clean(backend, other.port(), &["--free-timeout", "100ms"]);
-    assert_eq!(
-        answer.outcome(),
-        differ::of_a_socket_that_does_not_listen(backend, "held_by_other"),
-        "{answer:?}"
-    );
-    assert!(other.is_alive());
-}
+    assert_keeps_the_port(backend, &other);
+});
 
-fn multipath(backend: Backend) {
-    if std::fs::read_to_string("/proc/sys/net/mptcp/enabled").map_or("0", |_| "1") == "0" {
-        // The kernel has no multipath sockets, so nobody can hold a port by one.
-        return;
-    }
+scenario!(a_multipath_gateway_is_ended, needs(Multipath), |backend| {
     let gateway = Part::gateway().on_port(unused_port()).with(&["--multipath"]).start();
     assert_cleaned(&clean(backend, gateway.port(), &[]), &gateway);
-}
-
-/// A read of the kernel's iterator that visits so many and has nothing to show fails.
-fn a_million_descriptors_hide_no_owner() {
-    const ALL: u64 = 1_050_000;
-    // given a crowd with as many, and an owner that began after it, and so is visited after it
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    let each = (most - 500).min(50_000);
-    let (each, workers) = (each.to_string(), (ALL / each).to_string());
-    let _crowd = Part::other().with(&["--descriptors", &each, "--workers", &workers]).start();
-    let owner = Part::other().on_port(unused_port()).start();
-    let answer = Gatewatch::on(Backend::Ebpf, &["owners"], owner.port()).run();
-    assert_eq!(answer.owner(owner.pid())["identity"], "other");
-}
+});

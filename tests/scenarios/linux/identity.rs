@@ -1,21 +1,13 @@
-//! Names that a process has beside its command line's, and files that are no more.
+//! Names that a process has beside its command line's, and files that no longer exist.
 
 use std::process::Command;
 
-use gatewatch_tests::{Backend, Needs, Part, node_package, program, unused_port};
+use gatewatch_tests::{Part, node_package, program, unused_port};
 
-use crate::Rule;
 use crate::clean::{assert_cleaned, clean};
 use crate::identity::{assert_left_alone, node};
 
-pub(crate) const RULES: &[Rule] = &[
-    ("a_title_with_a_hundred_nuls_is_a_gateway", &[], a_title_with_nuls_is_a_gateway),
-    ("a_name_alone_is_no_gateway", &[], a_name_alone_is_no_gateway),
-    ("a_removed_executable_still_matches_its_path", &[], removed_executable),
-    ("a_titled_node_gateway_is_known_by_its_title", &[Needs::Node], titled_node_gateway),
-];
-
-fn a_title_with_nuls_is_a_gateway(backend: Backend) {
+scenario!(a_title_with_a_hundred_nuls_is_a_gateway, |backend| {
     // A long argument makes the room that the title's NULs fill.
     let room = "x".repeat(200);
     let gateway = Part::named(&room).on_port(unused_port()).with(&["--title", "openclaw-gateway"]).start();
@@ -24,25 +16,25 @@ fn a_title_with_nuls_is_a_gateway(backend: Backend) {
     let owner = answer.owner(gateway.pid());
     assert_eq!(owner["argv"], serde_json::json!(["openclaw-gateway"]));
     assert_eq!(owner["comm"], "openclaw-gatewa");
-}
+});
 
-fn a_name_alone_is_no_gateway(backend: Backend) {
+scenario!(a_name_alone_is_no_gateway, |backend| {
     let owner = Part::named("node").on_port(unused_port()).with_comm("openclaw-gatewa").start();
     assert_left_alone(backend, &owner, &[]);
-}
+});
 
-fn removed_executable(backend: Backend) {
+scenario!(a_removed_executable_still_matches_its_path, |backend| {
     let folder = tempfile::tempdir().unwrap();
     let exe = folder.path().join("my server");
-    // A link, since a copy could be busy.
+    // A link, because a copy could be busy.
     std::fs::hard_link(program("actor"), &exe).unwrap();
     let owner = Part::program(Command::new(&exe)).on_port(unused_port()).start();
     std::fs::remove_file(&exe).unwrap();
     let answer = clean(backend, owner.port(), &["--match-exe", exe.to_str().unwrap()]);
     assert_cleaned(&answer, &owner);
-}
+});
 
-fn titled_node_gateway(backend: Backend) {
+scenario!(a_titled_node_gateway_is_known_by_its_title, needs(Node), |backend| {
     let folder = tempfile::tempdir().unwrap();
     node_package("some-app", folder.path());
     let gateway =
@@ -50,4 +42,4 @@ fn titled_node_gateway(backend: Backend) {
     let answer = clean(backend, gateway.port(), &[]);
     assert_cleaned(&answer, &gateway);
     assert_eq!(answer.owner(gateway.pid())["comm"], "openclaw-gatewa");
-}
+});

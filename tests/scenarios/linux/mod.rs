@@ -1,37 +1,29 @@
-//! Rules that are Linux's alone: kernel events, descriptors that are inherited and passed on, namespaces, users,
+//! Rules of Linux alone: kernel events, descriptors that are inherited and passed on, namespaces, users,
 //! the agent.
 
 mod agent;
+mod ancestors;
 mod clean;
 mod commands;
+mod completions;
+mod ebpf_only;
 mod exclusion;
+mod field;
+mod field_udp;
+mod foreign_proc;
 mod holders;
+mod hostile;
 mod identity;
+mod lingering;
 mod namespaces;
+mod owner_record;
+mod plan;
 mod restart;
+mod seeing;
+mod stand_in;
+mod terminal;
+mod top;
+mod udp;
+mod unprivileged;
 mod wait;
 mod watch;
-
-use crate::{OnceRule, Rule};
-
-pub(crate) const RULES: &[(&str, &[Rule])] = &[
-    ("clean", clean::RULES),
-    ("exclusion", exclusion::RULES),
-    ("holders", holders::RULES),
-    ("identity", identity::RULES),
-    ("namespaces", namespaces::RULES),
-    ("wait", wait::RULES),
-    ("watch", watch::RULES),
-];
-
-pub(crate) const ONCE_RULES: &[(&str, &[OnceRule])] = &[
-    ("agent", agent::serving::RULES),
-    ("agent", agent::events::RULES),
-    ("agent", agent::life::RULES),
-    ("commands", commands::RULES),
-    ("ebpf_only", watch::EBPF_RULES),
-    ("ebpf_only", holders::EBPF_RULES),
-    ("ebpf_only", restart::EBPF_RULES),
-    ("namespaces", namespaces::ONCE_RULES),
-    ("unprivileged", exclusion::UNPRIVILEGED_RULES),
-];

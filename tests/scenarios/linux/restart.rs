@@ -1,105 +1,316 @@
-//! `restart` by kernel events, and through the agent.
+//! `restart` and `exec` as only a system with a shell, signals and inherited descriptors shows them.
 
-use gatewatch_tests::{Agent, Backend, Gatewatch, Needs, Part, program, unused_port};
-use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
-use crate::OnceRule;
-use crate::restart::{end, gateway_command, restart};
+use gatewatch_tests::{Backend, Gatewatch, Life, Part, Running, can_bind, send, until, unused_port};
+use nix::sys::signal::Signal;
 
-pub(crate) const EBPF_RULES: &[OnceRule] = &[
-    ("the_timeline_is_the_kernels", &[Needs::Bpf], timeline),
-    ("a_supervisor_is_recognised_and_not_fought", &[Needs::Bpf], supervisor),
-    ("a_supervisors_new_process_can_be_adopted", &[Needs::Bpf], adopted),
-    ("binds_that_fail_again_and_again_are_a_crash_loop", &[Needs::Bpf], conflicts),
-    ("through_the_agent_for_an_ordinary_user", &[Needs::Bpf], through_the_agent),
-];
+use crate::restart::{actor, end, gateway_command, listens, restart, server_command};
 
-fn timeline() {
-    let old = Part::gateway().on_port(unused_port()).start();
-    let answer = restart(Backend::Ebpf, old.port(), &[], &gateway_command(old.port(), "60000"));
-    let json = answer.json();
-    let steps: Vec<&Value> = json["timeline"].as_array().unwrap().iter().collect();
-    let at = |step: &str| {
-        let found = steps.iter().find(|at| at["step"] == step);
-        assert!(found.is_some(), "no {step}: {json}");
-        found.and_then(|at| at["at_us"].as_i64()).unwrap()
-    };
-    assert_eq!(at("sigterm"), 0);
-    for (earlier, later) in [
-        ("sigterm", "released"),
-        ("sigterm", "exited"),
-        ("released", "command_started"),
-        ("command_started", "bind"),
-        ("bind", "listen"),
-    ] {
-        assert!(at(earlier) <= at(later), "{earlier} before {later}: {json}");
-    }
-    assert_eq!(json["downtime_us"].as_i64().unwrap(), at("listen") - at("released"), "{json}");
-    end(Backend::Ebpf, old.port());
+fn shell(script: &str) -> Vec<String> {
+    ["sh", "-c", script].map(str::to_owned).into()
 }
 
-/// An owner whose supervisor puts another in its place at once.
-fn supervised() -> gatewatch_tests::Actor {
-    Part::gateway().on_port(unused_port()).with(&["--respawn", "--on-term", "drain:1"]).start()
+fn quiet(command: &[String]) -> String {
+    format!("{} > /dev/null 2>&1", command.join(" "))
 }
 
-fn supervisor() {
-    let gateway = supervised();
-    let folder = tempfile::tempdir().unwrap();
-    let mark = folder.path().join("ran");
-    let script = format!("exec > /dev/null 2>&1; touch {}; sleep 60", mark.display());
-    let answer = restart(Backend::Ebpf, gateway.port(), &[], &["sh", "-c", &script].map(str::to_owned));
-    // The supervisor's process is either there before the command, which is then not run, or the one that is waited
-    // for; it is never ended.
-    assert_eq!(answer.killed(), [u64::from(gateway.pid())], "{answer:?}");
-    if answer.outcome() == "respawned" {
-        assert_eq!((answer.status, mark.exists()), (8, false));
-    } else {
-        assert_eq!((answer.status, answer.outcome().as_str()), (0, "restarted"), "{answer:?}");
-    }
-}
-
-fn adopted() {
-    for arguments in [&["--adopt"][..], &[]] {
-        let gateway = supervised();
-        let answer = restart(Backend::Ebpf, gateway.port(), arguments, &[]);
-        if arguments.is_empty() && answer.outcome() == "respawned" {
-            continue;
-        }
-        assert_eq!((answer.status, answer.outcome().as_str()), (0, "restarted"), "{answer:?}");
-        assert_eq!(answer.json()["new_owner"]["comm"], "actor");
-    }
-}
-
-fn conflicts() {
+scenario!(a_server_that_tries_its_bind_again_is_waited_for, |backend| {
+    // given a port that another socket, which does not listen, keeps for another second
     let port = unused_port();
-    // given a command whose own two servers are in each other's way
-    let actor = program("actor");
+    let address = format!("127.0.0.1:{port}");
+    let blocker = ["--on", &address, "--bound", "--no-reuse", "--stay", "--live-for", "1200"];
+    let blocker = actor("actor", &blocker);
     let folder = tempfile::tempdir().unwrap();
     let said = folder.path().join("said").display().to_string();
-    let first = format!("sleep 60 | {} --on 127.0.0.1:{port} --bound --no-reuse > {said}", actor.display());
-    let until_it_holds = format!("until grep -q ready {said}; do :; done");
-    let again = format!("{} --on 127.0.0.1:{port} < <(sleep 5)", actor.display());
     let script = format!(
-        "exec > /dev/null 2>&1; {first} & {until_it_holds}; for i in 1 2 3; do {again}; done; sleep 60"
+        "{} > {said} & until grep -q ready {said}; do :; done; exec {}",
+        blocker.join(" "),
+        quiet(&server_command(port, &["--retries", "60"])),
     );
-    let answer = restart(Backend::Ebpf, port, &[], &["bash", "-c", &script].map(str::to_owned));
-    assert_eq!((answer.status, answer.outcome().as_str()), (1, "crashed"), "{answer:?}");
-    assert!(answer.json()["why"].as_str().unwrap().contains("could not take the port"), "{answer:?}");
-    assert_eq!(Gatewatch::on(Backend::Ebpf, &["clean", "--identity", "any"], port).run().status, 0);
+    let answer = restart(backend, port, &["--listen-timeout", "15s"], &shell(&script));
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "restarted"), "{answer:?}");
+    end(backend, port);
+});
+
+scenario!(a_server_that_leaves_its_starter_is_still_the_commands, |backend| {
+    // given a server that is not a match, whose parents have ended, in a session of its own
+    let port = unused_port();
+    let script = format!(
+        "setsid -f {} < /dev/null",
+        quiet(&server_command(port, &["--churn", "1", "--churn-pause", "200"]))
+    );
+    let answer = restart(backend, port, &[], &shell(&script));
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "restarted"), "{answer:?}");
+    assert_eq!(answer.json()["new_owner"]["by"], "command", "{answer:?}");
+    end(backend, port);
+});
+
+scenario!(a_match_that_a_front_end_has_started_elsewhere_is_the_new_owner, |backend| {
+    // given a command that has another process start the gateway, and ends well
+    let folder = tempfile::tempdir().unwrap();
+    let asked = folder.path().join("asked");
+    let port = unused_port();
+    let command = shell(&format!("touch {}; sleep 0.2", asked.display()));
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    let running = Gatewatch::on(backend, &["restart"], port).with(&["--"]).with(&words).spawn();
+    until("it is asked", || asked.exists());
+    let gateway = Part::gateway().on_port(port).start();
+    let answer = running.finish();
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "restarted"), "{answer:?}");
+    let json = answer.json();
+    assert_eq!(
+        (&json["new_owner"]["pid"], &json["new_owner"]["by"]),
+        (&gateway.pid().into(), &"rules".into())
+    );
+});
+
+scenario!(of_two_restarts_at_once_one_is_told_by_whom_it_was_overtaken, |backend| {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let port = unused_port();
+    let spawn = |name: &str| -> Running {
+        let wait = format!(
+            "touch {}; until [ -e {} ]; do sleep 0.01; done",
+            file(name).display(),
+            file("go").display()
+        );
+        let command = shell(&format!("{wait}; exec {}", quiet(&gateway_command(port, "60000"))));
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        Gatewatch::on(backend, &["restart", "--poll-interval", "2ms"], port)
+            .with(&["--"])
+            .with(&words)
+            .spawn()
+    };
+    let both = ["one", "other"].map(spawn);
+    until("both run their commands", || ["one", "other"].iter().all(|name| file(name).exists()));
+    std::fs::File::create(file("go")).unwrap();
+    let mut answers = both.map(Running::finish);
+    answers.sort_by_key(|answer| answer.status);
+    let [winner, loser] = &answers;
+    assert_eq!((winner.status, winner.outcome().as_str()), (0, "restarted"), "{answers:?}");
+    assert_eq!((loser.status, loser.outcome().as_str()), (8, "respawned"), "{answers:?}");
+    assert_eq!(loser.json()["new_owner"]["pid"], winner.json()["new_owner"]["pid"], "{answers:?}");
+    end(backend, port);
+});
+
+scenario!(a_stranger_on_another_address_is_no_end_of_a_restart, |backend| {
+    // given a command that takes its time, and somebody who takes another address of the port meanwhile
+    let old = Part::gateway().on_port(unused_port()).start();
+    let port = old.port();
+    let folder = tempfile::tempdir().unwrap();
+    let [ready, go] = ["ready", "go"].map(|name| folder.path().join(name));
+    let wait = format!("touch {}; until [ -e {} ]; do sleep 0.01; done", ready.display(), go.display());
+    let command = shell(&format!("{wait}; exec {}", quiet(&server_command(port, &[]))));
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    let running = Gatewatch::on(backend, &["restart", "--poll-interval", "2ms"], port);
+    let running = running.with(&["--"]).with(&words).spawn();
+    until("the command runs", || ready.exists());
+    let stranger = Part::other().on(([127, 0, 0, 2], port).into()).start();
+    // when it has been seen
+    let watch = Gatewatch::on(backend, &["watch"], port).watch();
+    assert_eq!(watch.held[0]["pid"], stranger.pid());
+    std::fs::File::create(go).unwrap();
+    let answer = running.finish();
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "restarted"), "{answer:?}");
+    let owner = &answer.json()["new_owner"];
+    assert_eq!((&owner["by"], owner["pid"] == stranger.pid()), (&"command".into(), false), "{answer:?}");
+    assert!(stranger.is_alive());
+    end(backend, port);
+});
+
+scenario!(a_server_that_tries_again_to_the_end_is_not_served_by_who_overtook_it, |backend| {
+    let folder = tempfile::tempdir().unwrap();
+    let port = unused_port();
+    let [ready, go] = ["ready", "go"].map(|name| folder.path().join(name));
+    let mut command = gateway_command(port, "60000");
+    command.extend(["--retries", "600"].map(str::to_owned));
+    let script = format!(
+        "touch {}; until [ -e {} ]; do sleep 0.01; done; {}",
+        ready.display(),
+        go.display(),
+        quiet(&command)
+    );
+    let command = shell(&script);
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    let restart = ["restart", "--listen-timeout", "4s", "--kill-on-failure"];
+    let running = Gatewatch::on(backend, &restart, port).with(&["--"]).with(&words).spawn();
+    until("the command runs", || ready.exists());
+    let winner = Part::gateway().on_port(port).start();
+    std::fs::File::create(go).unwrap();
+    let answer = running.finish();
+    assert_eq!((answer.status, answer.outcome().as_str()), (8, "respawned"), "{answer:?}");
+    let json = answer.json();
+    assert_eq!((&json["reason"], &json["new_owner"]["pid"]), (&"stranger".into(), &winner.pid().into()));
+    assert!(winner.is_alive());
+});
+
+scenario!(an_overtaken_restart_tells_a_person_by_whom, |backend| {
+    let folder = tempfile::tempdir().unwrap();
+    let port = unused_port();
+    let [ready, go] = ["ready", "go"].map(|name| folder.path().join(name));
+    let script = format!(
+        "touch {}; until [ -e {} ]; do sleep 0.01; done; exec {}",
+        ready.display(),
+        go.display(),
+        quiet(&gateway_command(port, "60000"))
+    );
+    let command = shell(&script);
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    let running = Gatewatch::in_text(backend, &["restart", "--poll-interval", "2ms"], port);
+    let running = running.with(&["--"]).with(&words).spawn();
+    until("the command runs", || ready.exists());
+    let winner = Part::gateway().on_port(port).start();
+    std::fs::File::create(go).unwrap();
+    let answer = running.finish();
+    assert_eq!(answer.status, 8, "{answer:?}");
+    let by = format!("port {port} was taken by {} (pid {})", winner.file_name(), winner.pid());
+    assert!(answer.out.lines().next().unwrap().contains(&by), "{answer:?}");
+    assert!(winner.is_alive());
+});
+
+/// Restarts a port by a server that comes up elsewhere, interrupts that by each signal, and hands the answer on.
+fn interrupted(backend: Backend, restart: &[&str], elsewhere: u16, then: impl Fn(&serde_json::Value)) {
+    let port = unused_port();
+    let command = server_command(elsewhere, &[]);
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let running = Gatewatch::on(backend, restart, port).with(&["--"]).with(&words).spawn();
+        until("the command runs", || listens(elsewhere));
+        send(running.pid(), signal);
+        let answer = running.finish();
+        assert_eq!((answer.status, answer.outcome().as_str()), (7, "timed_out"), "{answer:?}");
+        then(&answer.json());
+    }
 }
 
-fn through_the_agent() {
+scenario!(an_interrupted_restart_says_what_runs_on, |backend| {
+    let elsewhere = unused_port();
+    interrupted(backend, &["restart"], elsewhere, |json| {
+        let why = json["why"].as_str().unwrap();
+        assert!(why.contains("interrupted") && why.contains(&format!("listens on {elsewhere}")), "{json}");
+        end(backend, elsewhere);
+    });
+});
+
+scenario!(an_interrupt_ends_the_command_where_a_failure_does, |backend| {
+    let elsewhere = unused_port();
+    interrupted(backend, &["restart", "--kill-on-failure"], elsewhere, |json| {
+        let why = json["why"].as_str().unwrap();
+        assert!(why.contains("interrupted") && why.contains("was ended"), "{json}");
+        assert!(can_bind(([127, 0, 0, 1], elsewhere).into()), "{json}");
+    });
+});
+
+scenario!(a_script_that_can_not_be_executed_costs_nobody_anything, |backend| {
     let old = Part::gateway().on_port(unused_port()).start();
-    let more = "clean = { users = [\"nobody\"] }";
-    let config = format!("[agent]\ngroup = \"65534\"\n{}", gatewatch_tests::config(&[(old.port(), more)]));
-    let agent = Agent::with(&config);
-    let command = gateway_command(old.port(), "60000");
-    let command: Vec<&str> = command.iter().map(String::as_str).collect();
-    let answer = agent.ask(&["restart"], old.port()).with(&["--"]).with(&command).as_nobody().run();
-    assert_eq!((answer.status, answer.outcome().as_str()), (0, "restarted"), "{answer:?}");
-    assert_eq!(answer.json()["backend"], "agent");
-    assert_eq!(answer.json()["new_owner"]["uid"], 65_534);
+    let folder = tempfile::tempdir().unwrap();
+    let script = |name: &str, text: &str, mode| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        file.display().to_string()
+    };
+    for (command, why) in [
+        (script("plain", "#!/bin/sh\n", 0o644), "may not be executed"),
+        (script("lost", "#!/no/such/shell\n", 0o755), "/no/such/shell is missing"),
+    ] {
+        let answer = restart(backend, old.port(), &[], &[command]);
+        assert_eq!((answer.status, &answer.json()["reason"]), (2, &"no_such_command".into()), "{answer:?}");
+        assert!(answer.err.contains(why), "{answer:?}");
+    }
+    assert!(old.is_alive());
+});
+
+scenario!(exec_is_the_new_owner_itself, |backend| {
+    let old = Part::gateway().on_port(unused_port()).start();
+    let command = server_command(old.port(), &[]);
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    let running = Gatewatch::on(backend, &["exec"], old.port()).with(&["--"]).with(&words).spawn();
+    let pid = running.pid();
+    until("it listens", || {
+        let owners = Gatewatch::on(backend, &["owners"], old.port()).run().json();
+        owners["owners"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|owner| owner["pid"] == pid && owner["comm"] == "some-server")
+    });
     assert!(old.is_gone());
-    end(Backend::Ebpf, old.port());
+    send(pid, Signal::SIGTERM);
+    assert_eq!(running.finish().status, 0);
+});
+
+/// Whether a process has a socket.
+fn has_sockets(pid: u32) -> bool {
+    let Ok(entries) = Path::new(&format!("/proc/{pid}/fd")).read_dir() else { return false };
+    let target = |entry: std::fs::DirEntry| std::fs::read_link(entry.path()).ok();
+    entries.flatten().filter_map(target).any(|target| target.to_string_lossy().starts_with("socket:"))
 }
+
+scenario!(a_listener_that_gatewatch_has_inherited_does_not_make_it_an_owner, |backend| {
+    // given a server that lets its children inherit its listener, and restarts itself through a detached gatewatch
+    let port = unused_port();
+    let folder = tempfile::tempdir().unwrap();
+    let (out, pid) = (folder.path().join("out"), folder.path().join("pid"));
+    let command = format!("echo $$ > {}; exec sleep 60 > /dev/null 2>&1", pid.display());
+    let gatewatch = Gatewatch::on(backend, &["restart", "--listen-timeout", "500ms"], port).words().join(" ");
+    // Until its parent has ended, the server is its ancestor.
+    let detach = "while [ \"$(cat /proc/$PPID/comm 2> /dev/null)\" = setsid ]; do :; done";
+    let script = format!("{detach}; exec {gatewatch} -- sh -c '{command}' > {}", out.display());
+    let detached = ["setsid", "-f", "sh", "-c", &script].map(str::to_owned);
+    let server = Part::gateway().on_port(port).with(&["--leak"]).running(&detached).start();
+    until("it answers", || std::fs::read_to_string(&out).is_ok_and(|text| text.ends_with('\n')));
+    let answer: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&out).unwrap()).unwrap();
+    assert_eq!(answer["killed"][0], server.pid(), "{answer}");
+    assert_eq!(answer["outcome"], "timed_out", "{answer}");
+    assert!(can_bind(server.address()));
+    // and what it has run has no socket of anybody
+    let pid: u32 = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    assert!(!has_sockets(pid));
+    let life = Life::of(pid);
+    send(pid, Signal::SIGKILL);
+    assert!(life.ends_within(gatewatch_tests::PATIENCE));
+});
+
+scenario!(a_stranger_is_no_success_of_a_restart_by_any, |backend| {
+    // given a command that ends well and starts nothing
+    let port = unused_port();
+    let restart = Gatewatch::on(backend, &["restart", "--any", "--listen-timeout", "20s"], port);
+    let folder = tempfile::tempdir().unwrap();
+    let ran = folder.path().join("ran");
+    let actor = gatewatch_tests::program("actor");
+    let running = restart.with(&["--", actor.to_str().unwrap(), "--touch", ran.to_str().unwrap()]).spawn();
+    until("the command has run", || ran.exists());
+    // when somebody else takes the port
+    let stranger = Part::other().on_port(port).start();
+    let answer = running.finish();
+    assert_eq!((answer.status, answer.outcome().as_str()), (8, "respawned"), "{answer:?}");
+    assert_eq!((&answer.json()["reason"], stranger.is_alive()), (&"stranger".into(), true), "{answer:?}");
+});
+
+scenario!(a_units_own_process_is_left_to_systemctl, |backend| {
+    // given a systemctl that knows one unit, whose main process it ends and replaces itself
+    let old = Part::gateway().on_port(unused_port()).start();
+    let folder = tempfile::tempdir().unwrap();
+    let systemctl = folder.path().join("systemctl");
+    let again = quiet(&gateway_command(old.port(), "60000"));
+    let script = format!(
+        "#!/bin/sh\nif [ \"$1\" = show ]; then echo LoadState=loaded; echo MainPID={0}; exit; fi\n\
+         kill {0}; while kill -0 {0} 2> /dev/null && ! grep -q '^State:.Z' /proc/{0}/status; do sleep 0.01; done\n\
+         setsid -f {again} < /dev/null\n",
+        old.pid()
+    );
+    std::fs::write(&systemctl, script).unwrap();
+    std::fs::set_permissions(&systemctl, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    let restart = Gatewatch::on(backend, &["restart"], old.port()).env("PATH", &path);
+    let answer = restart.with(&["--", "systemctl", "restart", "my-gateway"]).run();
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "restarted"), "{answer:?}");
+    assert!(answer.err.contains("--unit my-gateway"), "{answer:?}");
+    // then gatewatch has ended nobody
+    assert_eq!(answer.killed(), [0; 0]);
+    assert!(old.is_gone());
+    end(backend, old.port());
+});

@@ -1,14 +1,17 @@
 //! Linux: pidfds, namespaces, capabilities, other users.
 
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use socket2::{Domain, Protocol, Socket, Type};
 
 pub use super::unix::{ASKED, FORCED, FORWARDER, user};
 pub(crate) use super::unix::{interrupt, interruptible, is_root, name_again};
@@ -16,6 +19,18 @@ use crate::{Actor, Backend, Gatewatch, Needs, Part, program};
 
 /// How ports can be observed.
 pub const BACKENDS: &[Backend] = &[Backend::Ebpf, Backend::Poll];
+
+/// Whether no TCP or UDP socket has this port. Asked of the table, not by a bind: a child that another scenario forks in that
+/// moment has the listener too, and keeps the port until it is executed.
+pub(crate) fn is_unused(port: u16) -> bool {
+    let local = format!(":{port:04X}");
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6", "/proc/net/udp", "/proc/net/udp6"];
+    tables.into_iter().all(|table| {
+        // There is no second table where IPv6 is off.
+        let sockets = std::fs::read_to_string(table).unwrap_or_default();
+        sockets.lines().all(|line| !line.split_whitespace().nth(1).is_some_and(|word| word.ends_with(&local)))
+    })
+}
 
 /// Sends a signal.
 ///
@@ -25,21 +40,53 @@ pub fn send(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
 }
 
-/// The actor under a name: its first argument.
+/// Detaches the hooks that a process has at cgroups, as `bpftool link detach` does; how many there were.
+///
+/// # Panics
+/// When they can't be detached.
+pub fn detach_cgroup_hooks(pid: u32) -> usize {
+    const BPF_LINK_GET_FD_BY_ID: libc::c_int = 30;
+    const BPF_LINK_DETACH: libc::c_int = 34;
+    let bpf = |command: libc::c_int, number: u32| {
+        let mut attributes = [0u32; 32];
+        attributes[0] = number;
+        let length = size_of_val(&attributes);
+        // SAFETY: both commands read one number from the attributes, which have the length that is passed.
+        let result = unsafe { libc::syscall(libc::SYS_bpf, command, &raw mut attributes, length) };
+        nix::errno::Errno::result(result).unwrap()
+    };
+    let mut ids = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap() {
+        let info = std::fs::read_to_string(entry.unwrap().path()).unwrap_or_default();
+        let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        if field("link_type:") == Some("cgroup") {
+            ids.extend(field("link_id:").and_then(|id| id.parse::<u32>().ok()));
+        }
+    }
+    for &id in &ids {
+        let fd = i32::try_from(bpf(BPF_LINK_GET_FD_BY_ID, id)).unwrap();
+        // SAFETY: the kernel has just made this descriptor for us.
+        let link = unsafe { OwnedFd::from_raw_fd(fd) };
+        bpf(BPF_LINK_DETACH, link.as_raw_fd().cast_unsigned());
+    }
+    ids.len()
+}
+
+/// The actor with a name: its first argument.
 pub(crate) fn named(name: &str) -> Command {
     let mut command = Command::new(program("actor"));
     command.arg0(name);
     command
 }
 
-/// Goes on meaning a process when its pid is used again.
+/// Means a process even after its pid is reused.
 pub struct Life(OwnedFd);
 
 impl Life {
-    /// Takes hold of it.
+    /// Opens it.
     ///
     /// # Panics
-    /// When there is none.
+    /// When there is no such process.
     pub fn of(pid: u32) -> Self {
         // SAFETY: pidfd_open(2) takes two numbers and gives a new descriptor.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
@@ -48,17 +95,66 @@ impl Life {
         Self(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
-    /// Whether it has ended by now, or does within this time. A zombie has ended.
+    /// Whether it has ended, or ends within this time. A zombie has ended.
     ///
     /// # Panics
-    /// When that can't be told.
+    /// When that can't be found out.
     pub fn ends_within(&self, time: Duration) -> bool {
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         poll(&mut fds, PollTimeout::try_from(time).unwrap()).unwrap() > 0
     }
 }
 
-/// What this system can't show, and why: nothing that the machine has.
+/// A process in a frozen control group of version 1, where not even SIGKILL reaches it. It is thawed when this is dropped.
+pub struct Frozen(PathBuf);
+
+impl Frozen {
+    /// Freezes a process.
+    ///
+    /// # Panics
+    /// When this kernel has no such groups.
+    pub fn new(pid: u32) -> Self {
+        let mut freezer = PathBuf::from("/sys/fs/cgroup/freezer");
+        if !freezer.join("cgroup.procs").exists() {
+            // Hosts that use version 2 alone can mount it beside.
+            freezer = crate::programs().join("freezer");
+            std::fs::create_dir_all(&freezer).unwrap();
+            let mount = ["-t", "cgroup", "-o", "freezer", "gatewatch-tests"];
+            assert!(Command::new("mount").args(mount).arg(&freezer).status().unwrap().success());
+        }
+        let group = freezer.join(format!("gatewatch-tests-{pid}"));
+        std::fs::create_dir(&group).unwrap();
+        let frozen = Self(group);
+        std::fs::write(frozen.0.join("cgroup.procs"), pid.to_string()).unwrap();
+        let state = frozen.0.join("freezer.state");
+        std::fs::write(&state, "FROZEN").unwrap();
+        crate::until("the group is frozen", || std::fs::read_to_string(&state).unwrap() == "FROZEN\n");
+        frozen
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = std::fs::write(self.0.join("freezer.state"), "THAWED");
+        // The group can be removed once its last process has left it.
+        let above = self.0.parent().map(|above| above.join("cgroup.procs"));
+        for pid in std::fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default().lines() {
+            let _ = above.as_ref().map(|above| std::fs::write(above, pid));
+        }
+        let _ = std::fs::remove_dir(&self.0);
+        // Gives up the mount, where there is one of ours; busy while another one is frozen.
+        if let Some(mount) = self.0.parent().filter(|mount| mount.starts_with(crate::programs())) {
+            let _ = Command::new("umount").arg("--quiet").arg(mount).status();
+        }
+    }
+}
+
+/// Whether there are multipath sockets.
+pub(crate) fn has_multipath() -> bool {
+    Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)).is_ok()
+}
+
+/// Why this system can't show what needs this: no such need is known.
 pub(crate) fn cannot(_needs: Needs) -> Option<&'static str> {
     None
 }
@@ -75,6 +171,14 @@ impl Part {
         self
     }
 
+    /// As an ordinary user with the capabilities for kernel events.
+    pub fn as_nobody_with_kernel_events(self) -> Self {
+        let mut outer = Command::new(AS_NOBODY[0]);
+        outer.args(&AS_NOBODY[1..]).args(WITH_KERNEL_EVENTS).arg(self.command.get_program());
+        outer.args(self.command.get_args());
+        Self::program(outer)
+    }
+
     /// In a network namespace of its own, whose loopback is up.
     pub fn in_own_network(mut self) -> Self {
         // SAFETY: between fork and exec only system calls are made.
@@ -87,7 +191,38 @@ impl Part {
         self
     }
 
-    /// Raises the curtain in a pid namespace of its own, where it is PID 1. Its pid here is that of the outer namespace.
+    /// On this link-local address, which the loopback of a network namespace of its own has.
+    ///
+    /// # Panics
+    /// When it ends before it is ready.
+    pub fn start_on_link_local(self, address: &str, port: u16) -> Actor {
+        let mut outer = Command::new("unshare");
+        outer.args(["--net", "bash", "-ec"]).arg(format!(
+            "ip link set lo up; ip address add {address}/64 dev lo nodad; exec -a openclaw-gateway \"$0\" \"$@\""
+        ));
+        // The loopback is the first interface of each namespace.
+        outer.arg(self.command.get_program()).args(["--on", &format!("[{address}%1]:{port}")]);
+        outer.args(self.command.get_args());
+        Self::program(outer).start()
+    }
+
+    /// As an ordinary user who is root of a user namespace and a network namespace of its own: what everybody may be.
+    pub fn in_own_user_namespace(self) -> Self {
+        let mut part = self.as_nobody();
+        // SAFETY: between fork and exec only system calls are made.
+        unsafe {
+            part.command.pre_exec(|| {
+                use nix::sched::{CloneFlags, unshare};
+                // After a change of the user, the files of the own /proc folder are root's (PR_SET_DUMPABLE, prctl(2)).
+                nix::sys::prctl::set_dumpable(true)?;
+                unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?;
+                std::fs::write("/proc/self/uid_map", "0 65534 1")
+            });
+        }
+        part
+    }
+
+    /// Starts it as PID 1 of its own pid namespace. Its pid here is that of the outer namespace.
     ///
     /// # Panics
     /// When it ends before it is ready.
@@ -103,9 +238,79 @@ impl Part {
         actor.replace_holders(vec![children.trim().parse().unwrap()]);
         actor
     }
+
+    /// Starts it in its own pid namespace, where /proc is still the outer namespace's; with a double, a child that has the
+    /// number there that it has here. `outer` are more arguments for unshare.
+    ///
+    /// # Panics
+    /// When it ends before it is ready.
+    pub fn start_under_foreign_proc(self, outer: &[&str]) -> Actor {
+        let mut unshare = Command::new("unshare");
+        unshare.args(outer).args(["--pid", "--fork", "--kill-child", "bash", "-c"]);
+        // The first process of the namespace is the shell.
+        unshare.arg("(exec -a openclaw-gateway \"$0\" \"$@\" --double); exit $?");
+        unshare.arg(self.command.get_program()).args(self.command.get_args());
+        Self::program(unshare).start()
+    }
+
+    /// Starts it as an ordinary user, where /proc hides other users' processes.
+    ///
+    /// # Panics
+    /// When it ends before it is ready.
+    pub fn start_where_proc_hides(self, hidepid: &str) -> Actor {
+        let mut outer = Command::new("unshare");
+        outer.args(["--mount", "bash", "-c"]).arg(format!(
+            "mount -t proc -o hidepid={hidepid} proc /proc && exec {} \
+             bash -c 'exec -a openclaw-gateway \"$0\" \"$@\"' \"$0\" \"$@\"",
+            AS_NOBODY.join(" ")
+        ));
+        outer.arg(self.command.get_program()).args(self.command.get_args());
+        Self::program(outer).start()
+    }
+}
+
+/// For [`AS_NOBODY`], and before what it runs: with the capabilities for kernel events.
+const WITH_KERNEL_EVENTS: [&str; 3] = [
+    "--inh-caps=+bpf,+perfmon,+net_admin,+sys_ptrace,+dac_read_search",
+    "--ambient-caps=+bpf,+perfmon,+net_admin,+sys_ptrace,+dac_read_search",
+    "--",
+];
+
+/// Runs what follows as an ordinary user.
+const AS_NOBODY: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+
+/// A program that belongs to root and runs as root whoever starts it, as `sudo` does; it runs a command, as its parent
+/// and as the ordinary user again.
+///
+/// # Panics
+/// When it can't be made.
+pub fn below_setuid_hop(command: Vec<String>) -> Vec<String> {
+    static HOP: OnceLock<PathBuf> = OnceLock::new();
+    let hop = HOP.get_or_init(|| {
+        let hop = crate::programs().join("setuid-hop");
+        // By another program: while this one has the file open for writing, a fork in another thread could keep it so, and
+        // it could not be executed.
+        let made = Command::new("install").args(["-m", "4755"]).arg(program("actor")).arg(&hop).status();
+        assert!(made.unwrap().success());
+        hop
+    });
+    let mut words: Vec<String> = vec![hop.to_str().unwrap().to_owned()];
+    words.extend(["--hop", "--"].iter().chain(&AS_NOBODY).map(|&word| word.to_owned()));
+    words.extend(command);
+    words
 }
 
 impl Actor {
+    /// The children of its first thread.
+    ///
+    /// # Panics
+    /// When they can't be read.
+    pub fn children(&self) -> Vec<u32> {
+        let pid = self.pid();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        children.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    }
+
     /// Asks the first holder to end.
     pub fn ask_to_end(&self) {
         send(self.pid(), Signal::SIGTERM);
@@ -124,9 +329,15 @@ impl Gatewatch {
         self
     }
 
-    /// Within the pid namespace of a process, though not as a descendant of it.
+    /// Within the pid namespace of a process, but not as its descendant.
     pub fn inside(self, pid: u32) -> Self {
         self.through(&["nsenter", "--pid", "--mount", "--target", &pid.to_string(), "--"])
+    }
+
+    /// Within the pid namespace of a process, but with the /proc of this one; `outer` are more arguments for nsenter.
+    pub fn inside_with_foreign_proc(self, pid: u32, outer: &[&str]) -> Self {
+        let target = pid.to_string();
+        self.through(&[&["nsenter"], outer, &["--pid", "--target", &target, "--"]].concat())
     }
 
     /// Within the network namespace of a process.
@@ -134,14 +345,76 @@ impl Gatewatch {
         self.through(&["nsenter", "--net", "--target", &pid.to_string(), "--"])
     }
 
-    /// Without a capability, though as root.
+    /// In a time namespace of its own, whose monotonic clock is a day ahead.
+    pub fn in_own_time(self) -> Self {
+        self.through(&["unshare", "--time", "--monotonic", "86400", "--"])
+    }
+
+    /// As root, without a capability.
     pub fn without_capability(self, name: &str) -> Self {
         self.through(&["setpriv", &format!("--bounding-set=-{name}"), &format!("--inh-caps=-{name}"), "--"])
+    }
+
+    /// As an ordinary user with the capabilities for kernel events, as a unit with `User=` and `AmbientCapabilities=` runs.
+    pub fn as_nobody_with_kernel_events(self) -> Self {
+        self.through(&[&AS_NOBODY[..], &WITH_KERNEL_EVENTS].concat())
+    }
+
+    /// As root of a user namespace of its own.
+    pub fn in_own_user_namespace(self) -> Self {
+        self.through(&["unshare", "--user", "--map-root-user", "--"])
+    }
+
+    /// Under a filter of system calls that refuses bpf(2) with this error, as a container's does.
+    pub fn filtered(mut self, error: nix::errno::Errno) -> Self {
+        let step = |code: u32, if_so: u8, if_not: u8, k: u32| libc::sock_filter {
+            code: u16::try_from(code).unwrap(),
+            jt: if_so,
+            jf: if_not,
+            k,
+        };
+        let number = u32::try_from(libc::SYS_bpf).unwrap();
+        let refused = libc::SECCOMP_RET_ERRNO | (error as i32).cast_unsigned();
+        // The number of the system call is the first word of what a filter reads.
+        let mut filter = [
+            step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+            step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number),
+            step(libc::BPF_RET | libc::BPF_K, 0, 0, refused),
+            step(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+        ];
+        let install = move || {
+            let program =
+                libc::sock_fprog { len: u16::try_from(filter.len()).unwrap(), filter: filter.as_mut_ptr() };
+            // SAFETY: the kernel copies the filter, which has this length and outlives the call.
+            let set =
+                unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+            nix::errno::Errno::result(set).map(drop).map_err(Into::into)
+        };
+        // SAFETY: between fork and exec only a system call is made.
+        unsafe { self.command.pre_exec(install) };
+        self
+    }
+
+    /// Where its tables in /proc/net are hidden; `tables` are made there instead, empty.
+    pub fn without_proc_net(self, tables: &[&str]) -> Self {
+        let tables: Vec<String> = tables.iter().map(|table| format!(": > $net/{table}; ")).collect();
+        // The tables are those of the thread that reads them.
+        let script = format!(
+            "net=/proc/$$/task/$$/net; mount -t tmpfs none $net; {}exec \"$0\" \"$@\"",
+            tables.concat()
+        );
+        self.through(&["unshare", "--mount", "sh", "-ec", &script])
     }
 
     fn through(self, outer: &[&str]) -> Self {
         let mut command = Command::new(outer[0]);
         command.args(&outer[1..]).args(self.words());
+        for (name, value) in self.command.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
         Self { command }
     }
 }

@@ -12,19 +12,24 @@ use crate::{Backend, Needs, Part, program};
 /// How ports can be observed.
 pub const BACKENDS: &[Backend] = &[Backend::Poll];
 
-/// The actor under a name: its file's, which is what the kernel's short name is made of.
+/// Whether a server can listen on this port.
+pub(crate) fn is_unused(port: u16) -> bool {
+    crate::can_bind((std::net::Ipv4Addr::UNSPECIFIED, port).into())
+}
+
+/// The actor with a name: its file's, which is what the kernel's short name is made of.
 pub(crate) fn named(name: &str) -> Command {
     Command::new(program(name))
 }
 
-/// Goes on meaning a process when its pid is used again.
+/// Means a process even after its pid is reused.
 pub struct Life(Kqueue);
 
 impl Life {
-    /// Takes hold of it.
+    /// Opens it.
     ///
     /// # Panics
-    /// When there is none.
+    /// When there is no such process.
     pub fn of(pid: u32) -> Self {
         let queue = Kqueue::new().unwrap();
         let ident = pid.try_into().unwrap();
@@ -33,10 +38,10 @@ impl Life {
         Self(queue)
     }
 
-    /// Whether it has ended by now, or does within this time. A zombie has ended.
+    /// Whether it has ended, or ends within this time. A zombie has ended.
     ///
     /// # Panics
-    /// When that can't be told.
+    /// When that can't be found out.
     pub fn ends_within(&self, time: Duration) -> bool {
         let time = nix::sys::time::TimeSpec::from_duration(time);
         let exit = KEvent::new(0, EventFilter::EVFILT_PROC, EvFlags::empty(), FilterFlag::empty(), 0, 0);
@@ -44,13 +49,18 @@ impl Life {
     }
 }
 
-/// What this system can't show, and why.
+/// There are no multipath sockets for servers here.
+pub(crate) fn has_multipath() -> bool {
+    false
+}
+
+/// Why this system can't show what needs this: no such need is known.
 pub(crate) fn cannot(_needs: Needs) -> Option<&'static str> {
     None
 }
 
 impl Part {
-    /// A process here has no other short name than its file's.
+    /// Nothing to do: a process here has no short name but its file's.
     pub fn with_comm(self, _name: &str) -> Self {
         self
     }

@@ -1,4 +1,4 @@
-//! What differs from system to system: how processes are named, asked, held and looked after.
+//! What differs from system to system: how processes are named, asked to end and waited for.
 
 #[cfg(target_os = "linux")]
 mod linux;

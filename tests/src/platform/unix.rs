@@ -14,13 +14,13 @@ pub const FORCED: &str = "SIGKILL";
 /// A program that holds ports for others.
 pub const FORWARDER: &str = "docker-proxy";
 
-/// Gives a program another name. By a link: a copy could be busy, since another thread's fork holds the descriptor that
-/// wrote it for a moment (ETXTBSY).
+/// Gives a program another name, by a link: a copy could be busy (ETXTBSY), because another thread's fork holds the
+/// descriptor that wrote it for a moment.
 pub(crate) fn name_again(program: &Path, name: &Path) -> std::io::Result<()> {
     std::fs::hard_link(program, name)
 }
 
-/// Nothing has to be done so that a program can be interrupted.
+/// Nothing to do: programs can be interrupted as they are.
 pub(crate) fn interruptible(_command: &mut Command) {}
 
 /// Interrupts a program as a person at its terminal would.

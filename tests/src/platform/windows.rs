@@ -25,19 +25,24 @@ pub const FORCED: &str = "terminate";
 /// A program that holds ports for others.
 pub const FORWARDER: &str = "wslrelay";
 
-/// The actor under a name: its file's, since there is no other that a program could choose.
+/// Whether a server can listen on this port.
+pub(crate) fn is_unused(port: u16) -> bool {
+    crate::can_bind((std::net::Ipv4Addr::UNSPECIFIED, port).into())
+}
+
+/// The actor with a name: its file's, because a program can choose no other.
 pub(crate) fn named(name: &str) -> Command {
     let mut command = Command::new(program(name));
     interruptible(&mut command);
     command
 }
 
-/// Gives a program another name. By a copy: the system may show a process by any of its file's links.
+/// Gives a program another name, by a copy: the system may show a process under any of its file's links.
 pub(crate) fn name_again(program: &Path, name: &Path) -> io::Result<()> {
     std::fs::copy(program, name).map(drop)
 }
 
-/// A console of its own: keys that are pressed in one reach all who share it.
+/// Gives a program a console of its own: keys pressed in a console reach all processes that share it.
 pub(crate) fn interruptible(command: &mut Command) {
     command.creation_flags(CREATE_NO_WINDOW);
 }
@@ -49,14 +54,14 @@ pub(crate) fn interrupt(child: &Child) {
     assert!(pressed.unwrap().success());
 }
 
-/// Goes on meaning a process when its pid is used again.
+/// Means a process even after its pid is reused.
 pub struct Life(OwnedHandle);
 
 impl Life {
-    /// Takes hold of it.
+    /// Opens it.
     ///
     /// # Panics
-    /// When there is none.
+    /// When there is no such process.
     pub fn of(pid: u32) -> Self {
         // SAFETY: takes numbers and gives a new handle, or null.
         let handle = unsafe { OpenProcess(PROCESS_SYNCHRONIZE, 0, pid) };
@@ -65,10 +70,10 @@ impl Life {
         Self(unsafe { OwnedHandle::from_raw_handle(handle) })
     }
 
-    /// Whether it has ended by now, or does within this time. A zombie has ended.
+    /// Whether it has ended, or ends within this time. A zombie has ended.
     ///
     /// # Panics
-    /// When that can't be told.
+    /// When that can't be found out.
     pub fn ends_within(&self, time: Duration) -> bool {
         let milliseconds = time.as_millis().try_into().unwrap();
         // SAFETY: the handle is open.
@@ -76,22 +81,28 @@ impl Life {
     }
 }
 
-/// Nobody has a number here.
+/// Users have no numbers here.
 pub fn user() -> Value {
     Value::Null
 }
 
-/// What this system can't show, and why.
+/// There are no multipath sockets for servers here.
+pub(crate) fn has_multipath() -> bool {
+    false
+}
+
+/// Why this system can't show what needs this; `None` if it can.
 pub(crate) fn cannot(needs: Needs) -> Option<&'static str> {
     match needs {
         Needs::Ipv6Owners if is_wine() => Some("Wine names no process for a listener over IPv6"),
+        Needs::Checkout if is_wine() => Some("Wine has no cargo of its own"),
         _ => None,
     }
 }
 
-/// Whether this is Wine, which says so by a function that Windows has not got.
+/// Whether this is Wine, which has a function that Windows lacks.
 fn is_wine() -> bool {
-    // SAFETY: both take strings that end, and the library is always loaded.
+    // SAFETY: both take NUL-terminated strings, and the library is always loaded.
     unsafe {
         let library = GetModuleHandleA(c"ntdll.dll".as_ptr().cast());
         GetProcAddress(library, c"wine_get_version".as_ptr().cast()).is_some()
@@ -99,7 +110,7 @@ fn is_wine() -> bool {
 }
 
 impl Part {
-    /// A process here has no other short name than its file's.
+    /// Nothing to do: a process here has no short name but its file's.
     pub fn with_comm(self, _name: &str) -> Self {
         self
     }

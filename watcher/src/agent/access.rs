@@ -1,16 +1,18 @@
-//! Who may do what: reading is for root and one group, ending for those whom the configuration names, port by port.
+//! Who may do what: root and one group may read; the users and groups that the configuration names for a port may end.
 
 use std::collections::{HashMap, HashSet};
 
+use super::limits::Standing;
 use crate::config::{Allowed, Config, ConfigError};
-use crate::platform::host::peer::Peer;
-use crate::platform::host::users;
+use crate::model::Port;
+use crate::platform::Host;
+use crate::platform::contract::{AgentSystem, Peer};
 
-/// The configuration's users and groups, by their numbers.
+/// The configuration's users and groups, as numeric ids.
 #[derive(Debug, Default)]
-pub(crate) struct Access {
+pub(super) struct Access {
     readers: Option<u32>,
-    cleaners: HashMap<u16, Cleaners>,
+    cleaners: HashMap<Port, Cleaners>,
 }
 
 #[derive(Debug, Default)]
@@ -20,11 +22,11 @@ struct Cleaners {
 }
 
 impl Access {
-    /// From the configuration.
+    /// Looks up the configuration's users and groups.
     ///
     /// # Errors
-    /// [`ConfigError::Unknown`] for a user or a group that this host has not got.
-    pub(crate) fn new(config: &Config) -> Result<Self, ConfigError> {
+    /// [`ConfigError::Unknown`] for a user or a group unknown on this host.
+    pub(super) fn new(config: &Config) -> Result<Self, ConfigError> {
         let readers = config.agent.group.as_deref().map(group).transpose()?;
         let mut cleaners = HashMap::new();
         for watched in &config.watch {
@@ -33,27 +35,38 @@ impl Access {
         Ok(Self { readers, cleaners })
     }
 
-    /// Whether it may read.
-    pub(crate) fn may_read(&self, peer: &Peer) -> bool {
-        may_all(peer) || self.readers.is_some_and(|group| peer.groups.contains(&group))
+    /// Whether the client may read.
+    pub(super) fn may_read(&self, peer: &impl Peer<Host>) -> bool {
+        may_all(peer) || self.readers.is_some_and(|group| peer.groups().contains(&group))
     }
 
-    /// Whether it may have this port's stale owners ended.
-    pub(crate) fn may_clean(&self, peer: &Peer, port: u16) -> bool {
-        let named = |cleaners: &Cleaners| {
-            cleaners.users.contains(&peer.uid)
-                || peer.groups.iter().any(|group| cleaners.groups.contains(group))
-        };
-        may_all(peer) || self.cleaners.get(&port).is_some_and(named)
+    /// How the client stands, whatever it asks for.
+    pub(super) fn standing(&self, peer: &impl Peer<Host>) -> Standing {
+        if peer.uid() == 0 {
+            Standing::Root
+        } else if self.may_read(peer) || self.cleaners.values().any(|cleaners| cleaners.name(peer)) {
+            Standing::Named
+        } else {
+            Standing::Stranger
+        }
+    }
+
+    /// Whether the client may have this port's stale owners ended.
+    pub(super) fn may_clean(&self, peer: &impl Peer<Host>, port: Port) -> bool {
+        may_all(peer) || self.cleaners.get(&port).is_some_and(|cleaners| cleaners.name(peer))
     }
 }
 
-/// Root, and the user whom the agent runs as: neither gains anything by asking.
-fn may_all(peer: &Peer) -> bool {
-    peer.uid == 0 || peer.uid == users::own()
+/// Root, and the user that the agent runs as: neither gains any right by asking.
+fn may_all(peer: &impl Peer<Host>) -> bool {
+    peer.uid() == 0 || peer.uid() == Host::own_user()
 }
 
 impl Cleaners {
+    fn name(&self, peer: &impl Peer<Host>) -> bool {
+        self.users.contains(&peer.uid()) || peer.groups().iter().any(|group| self.groups.contains(group))
+    }
+
     fn new(allowed: &Allowed) -> Result<Self, ConfigError> {
         Ok(Self {
             users: allowed.users.iter().map(|name| user(name)).collect::<Result<_, _>>()?,
@@ -63,11 +76,11 @@ impl Cleaners {
 }
 
 fn user(name: &str) -> Result<u32, ConfigError> {
-    let number = name.parse().ok().or_else(|| users::user(name));
+    let number = name.parse().ok().or_else(|| Host::user(name));
     number.ok_or_else(|| ConfigError::Unknown { what: "user", name: name.to_owned() })
 }
 
 fn group(name: &str) -> Result<u32, ConfigError> {
-    let number = name.parse().ok().or_else(|| users::group(name));
+    let number = name.parse().ok().or_else(|| Host::group(name));
     number.ok_or_else(|| ConfigError::Unknown { what: "group", name: name.to_owned() })
 }

@@ -1,47 +1,65 @@
-//! Limits: what one client may take, so that a slow or hostile one harms nobody else.
+//! Limits: what one client may use, so that a slow or hostile client does not harm the others.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The longest body of a request, in bytes.
-pub(crate) const BODY: usize = 16 * 1024;
-/// The longest time for a request's head, and for a connection on which nothing is asked.
-pub(crate) const HEAD: Duration = Duration::from_secs(10);
-/// The longest wait that a request may ask for.
-pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(600);
-/// Connections, of all clients and of one user.
+pub(super) const BODY: usize = 16 * 1024;
+/// Timeout for request headers and idle connections.
+pub(super) const HEAD: Duration = Duration::from_secs(10);
+/// The longest wait that a request may ask for; longer ones are cut.
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(600);
+/// How long a body may take to arrive.
+pub(super) const BODY_WITHIN: Duration = Duration::from_secs(10);
+/// The same for each wait of a clean, of a user other than root.
+const LONGEST_OF_A_USER: Duration = Duration::from_secs(60);
+/// How many cleans of one user other than root are under way at once.
+pub(super) const CLEANS_EACH: usize = 4;
+/// Open connections, and those among them that are kept for root.
 const CONNECTIONS: usize = 512;
+const FOR_ROOT: usize = 64;
+/// Those of one user who may do something here.
 const CONNECTIONS_EACH: usize = 128;
+/// Those of users who may do nothing, and of one of them.
+const OF_STRANGERS: usize = 128;
+const OF_A_STRANGER: usize = 8;
+/// How many descriptors have to be left when another connection is accepted, for looks and cleans.
+pub(super) const ROOM: u32 = 32;
 
-/// How often one user may ask, and how much of that at once.
+/// The longest that each wait of this user's clean may be.
+pub(super) fn longest_of_a_clean(uid: u32) -> Duration {
+    if uid == 0 { LONGEST_WAIT } else { LONGEST_OF_A_USER }
+}
+
+/// How often one user may send requests, and how many at once.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Rate {
-    per_second: f64,
-    burst: f64,
+pub(super) struct Rate {
+    pub(super) per_second: f64,
+    pub(super) burst: f64,
 }
 
 /// For requests that read.
-pub(crate) const READS: Rate = Rate { per_second: 500.0, burst: 1000.0 };
+pub(super) const READS: Rate = Rate { per_second: 500.0, burst: 1000.0 };
 /// For requests that may end something.
-pub(crate) const CLEANS: Rate = Rate { per_second: 10.0, burst: 20.0 };
+pub(super) const CLEANS: Rate = Rate { per_second: 10.0, burst: 20.0 };
 
-/// One bucket for each user: it fills at the rate, and each request takes one from it.
+/// A token bucket for each user: it fills at the rate, and each request takes one token.
 #[derive(Debug)]
-pub(crate) struct Buckets {
+pub(super) struct Buckets {
     rate: Rate,
     filled: Mutex<HashMap<u32, (f64, Instant)>>,
 }
 
 impl Buckets {
-    pub(crate) fn new(rate: Rate) -> Self {
+    pub(super) fn new(rate: Rate) -> Self {
         Self { rate, filled: Mutex::default() }
     }
 
-    /// Takes one; false when there is none left. Root is not counted: it could do worse.
-    pub(crate) fn take(&self, uid: u32, now: Instant) -> bool {
+    /// Takes one token; false if none is left. Root is not limited, because root could do worse anyway.
+    pub(super) fn take(&self, uid: u32, now: Instant) -> bool {
         if uid == 0 {
             return true;
         }
@@ -50,7 +68,7 @@ impl Buckets {
         let level = |(left, at): (f64, Instant)| {
             (left + now.saturating_duration_since(at).as_secs_f64() * per_second).min(burst)
         };
-        // A full bucket says nothing about its user: it is forgotten.
+        // A full bucket is the same as none, so it is dropped.
         if filled.len() > 1024 {
             filled.retain(|_, &mut bucket| level(bucket) < burst);
         }
@@ -62,29 +80,100 @@ impl Buckets {
     }
 }
 
-/// Room for connections.
+/// Places of which each user has so many at once.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Places(Arc<Mutex<HashMap<u32, usize>>>);
+
+/// A place that a user has taken. It is given back when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Room {
-    all: Arc<Semaphore>,
-    each: Mutex<HashMap<u32, Arc<Semaphore>>>,
+pub(super) struct Place {
+    places: Places,
+    uid: u32,
 }
 
-impl Room {
-    pub(crate) fn new() -> Self {
-        Self { all: Arc::new(Semaphore::new(CONNECTIONS)), each: Mutex::default() }
+impl Places {
+    /// A place for this user; `None` if the user has `most` already. Root always gets one.
+    pub(super) fn take(&self, uid: u32, most: usize) -> Option<Place> {
+        let mut taken = self.taken();
+        let count = taken.entry(uid).or_default();
+        if uid != 0 && *count >= most {
+            return None;
+        }
+        *count += 1;
+        drop(taken);
+        Some(Place { places: self.clone(), uid })
     }
 
-    /// A connection's place, given back when it is dropped; `None` when there is none left for this user.
-    pub(crate) fn enter(&self, uid: u32) -> Option<[Option<OwnedSemaphorePermit>; 2]> {
-        let own = if uid == 0 {
-            None
-        } else {
-            let mut each = self.each.lock().unwrap_or_else(PoisonError::into_inner);
-            each.retain(|_, room| room.available_permits() < CONNECTIONS_EACH);
-            let room = each.entry(uid).or_insert_with(|| Arc::new(Semaphore::new(CONNECTIONS_EACH)));
-            Some(Arc::clone(room).try_acquire_owned().ok()?)
+    /// Whether anybody has a place.
+    pub(super) fn are_taken(&self) -> bool {
+        !self.taken().is_empty()
+    }
+
+    fn taken(&self) -> MutexGuard<'_, HashMap<u32, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken();
+        if let Some(count) = taken.get_mut(&self.uid) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.uid);
+            }
+        }
+    }
+}
+
+/// How a client stands with the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Root, for whom places are kept.
+    Root,
+    /// One who may read, or have some port cleaned.
+    Named,
+    /// One who may do nothing, and is told so.
+    Stranger,
+}
+
+/// The open connections: of all clients, of all but root, of all who may do nothing, and of each user.
+#[derive(Debug)]
+pub(super) struct ConnectionLimit {
+    all: Arc<Semaphore>,
+    but_root: Arc<Semaphore>,
+    strangers: Arc<Semaphore>,
+    each: Places,
+}
+
+/// The places of one connection.
+#[derive(Debug)]
+pub(super) struct Connected {
+    _shared: Vec<OwnedSemaphorePermit>,
+    _own: Place,
+}
+
+impl ConnectionLimit {
+    pub(super) fn new() -> Self {
+        let semaphore = |most| Arc::new(Semaphore::new(most));
+        Self {
+            all: semaphore(CONNECTIONS),
+            but_root: semaphore(CONNECTIONS - FOR_ROOT),
+            strangers: semaphore(OF_STRANGERS),
+            each: Places::default(),
+        }
+    }
+
+    /// A connection's places; `None` if none are left for this user.
+    pub(super) fn acquire(&self, uid: u32, standing: Standing) -> Option<Connected> {
+        let (shared, most): (&[&Arc<Semaphore>], usize) = match standing {
+            Standing::Root => (&[&self.all], CONNECTIONS),
+            Standing::Named => (&[&self.all, &self.but_root], CONNECTIONS_EACH),
+            Standing::Stranger => (&[&self.all, &self.but_root, &self.strangers], OF_A_STRANGER),
         };
-        Some([own, Some(Arc::clone(&self.all).try_acquire_owned().ok()?)])
+        let own = self.each.take(uid, most)?;
+        let permits = shared.iter().map(|room| Arc::clone(room).try_acquire_owned().ok());
+        Some(Connected { _shared: permits.collect::<Option<_>>()?, _own: own })
     }
 }
 
@@ -103,12 +192,36 @@ mod tests {
     }
 
     #[test]
-    fn one_user_cannot_take_all_the_room() {
-        let room = Room::new();
-        let taken: Vec<_> = (0..CONNECTIONS_EACH).map(|_| room.enter(5).unwrap()).collect();
-        assert!(room.enter(5).is_none());
-        assert!(room.enter(6).is_some());
-        drop(taken);
-        assert!(room.enter(5).is_some());
+    fn a_user_has_few_places_and_root_as_many_as_it_takes() {
+        let places = Places::default();
+        let held: Vec<_> = (0..10).filter_map(|_| places.take(5, CLEANS_EACH)).collect();
+        assert_eq!(held.len(), CLEANS_EACH);
+        let roots: Vec<_> = (0..10).filter_map(|_| places.take(0, CLEANS_EACH)).collect();
+        assert_eq!(roots.len(), 10);
+        drop((held, roots));
+        assert!(!places.are_taken());
+        assert!(longest_of_a_clean(5) < longest_of_a_clean(0));
+    }
+
+    #[test]
+    fn neither_one_user_nor_many_can_take_all_connections() {
+        let limit = ConnectionLimit::new();
+        let taken: Vec<_> =
+            (0..CONNECTIONS_EACH).map(|_| limit.acquire(5, Standing::Named).unwrap()).collect();
+        assert!(limit.acquire(5, Standing::Named).is_none());
+        assert!(limit.acquire(6, Standing::Named).is_some());
+        // given many who may do nothing
+        let strangers = (100..200).flat_map(|uid| (0..20).map(move |_| uid));
+        let held: Vec<_> = strangers.filter_map(|uid| limit.acquire(uid, Standing::Stranger)).collect();
+        assert_eq!(held.len(), OF_STRANGERS);
+        // and so many who may that no more fit
+        let named = (1000..1100).flat_map(|uid| (0..20).map(move |_| uid));
+        let more: Vec<_> = named.filter_map(|uid| limit.acquire(uid, Standing::Named)).collect();
+        assert!(limit.acquire(7, Standing::Named).is_none());
+        // root's places are left, and others come back
+        assert!(limit.acquire(0, Standing::Root).is_some());
+        drop((taken, held, more));
+        assert!(limit.acquire(5, Standing::Named).is_some());
+        assert!(!limit.each.are_taken());
     }
 }

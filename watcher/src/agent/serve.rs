@@ -1,87 +1,168 @@
-//! Connections: the socket, who is on it, and one task for each.
+//! Connections: the listening socket, the clients, and one task for each connection.
 
+use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use axum::Router;
 use axum::extract::Extension;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
-use super::limits::HEAD;
-use super::{Agent, api};
-use crate::platform::host::peer::Peer;
-use crate::platform::host::socket::{self, Listener, Stream};
+use super::api;
+use super::limits::{HEAD, ROOM, Standing};
+use super::state::Agent;
+use crate::platform::Host;
+use crate::platform::contract::{AgentSystem, Peer};
 
-/// The longest that requests under way are waited for at the end: a clean's own timeouts are shorter.
+/// The path of the event stream.
+const EVENTS: &str = "/v1/events";
+
+type Listener = <Host as AgentSystem>::Listener;
+type Stream = <Host as AgentSystem>::Stream;
+
+/// The longest wait at shutdown for cleans in progress.
 const FINISH: Duration = Duration::from_secs(30);
+/// The longest wait at shutdown for clients that are being answered; for a reader of the events, which has all of them but the
+/// last; and for the request of a client that has connected and not asked yet.
+const ANSWERING: Duration = Duration::from_secs(1);
+const LAST_EVENTS: Duration = Duration::from_millis(100);
+const FIRST_REQUEST: Duration = Duration::from_millis(200);
 
 /// The connections of an agent.
 pub(super) struct Connections {
     agent: Arc<Agent>,
+    router: Router,
     listener: Listener,
     open: JoinSet<()>,
+    /// When the log was last told that connections can't be accepted.
+    complained: Option<Instant>,
 }
 
 impl Connections {
     pub(super) fn new(agent: Arc<Agent>, listener: Listener) -> Self {
-        Self { agent, listener, open: JoinSet::new() }
+        let router = api::router(Arc::clone(&agent));
+        Self { agent, router, listener, open: JoinSet::new(), complained: None }
     }
 
-    /// Takes the next connection, or takes note that one has ended.
+    /// Accepts a connection, or reaps a finished one.
     pub(super) async fn next(&mut self) {
         tokio::select! {
-            accepted = socket::accept(&self.listener) => match accepted {
+            accepted = Host::accept(&self.listener) => match accepted {
                 Ok(stream) => self.begin(stream),
-                Err(error) => {
-                    // Out of descriptors, most likely: others have to end before the next can begin.
-                    warn!(%error, "a connection can't be taken");
-                    let _ = self.open.join_next().await;
-                }
+                Err(error) => self.hard_pressed(&error).await,
             },
             Some(_) = self.open.join_next() => {}
         }
     }
 
+    /// A connection can't be accepted, most likely because no descriptors are left. One that waits is accepted with those
+    /// kept back, and served if it is root's.
+    async fn hard_pressed(&mut self, error: &io::Error) {
+        const PAUSE: Duration = Duration::from_millis(50);
+        if self.complained.is_none_or(|at| at.elapsed() > Duration::from_secs(10)) {
+            self.complained = Some(Instant::now());
+            warn!(%error, "connections can't be accepted; root's are, with the descriptors kept back");
+        }
+        let agent = Arc::clone(&self.agent);
+        let _lent = agent.reserve.lend();
+        match timeout(PAUSE, Host::accept(&self.listener)).await {
+            Ok(Ok(stream)) => self.begin(stream),
+            Ok(Err(_)) => sleep(PAUSE).await,
+            Err(_) => {}
+        }
+    }
+
     fn begin(&mut self, stream: Stream) {
-        let peer = match Peer::of(&stream) {
+        let peer = match Host::peer(&stream) {
             Ok(peer) => peer,
-            Err(error) => return debug!(%error, "a client that can't be known"),
+            Err(error) => return debug!(%error, "can't read the client's credentials"),
         };
-        let Some(place) = self.agent.room.enter(peer.uid) else {
+        let standing = self.agent.settings().access.standing(&peer);
+        let has_room = !self.agent.reserve.is_lent() && Host::has_room_beside(&stream, ROOM);
+        let may = has_room || standing == Standing::Root;
+        let Some(permit) = may.then(|| self.agent.connections.acquire(peer.uid(), standing)).flatten() else {
             self.agent.metrics.turned_away();
-            return warn!(uid = peer.uid, "too many connections");
+            if self.agent.refusals.may_tell(peer.uid(), Instant::now()) {
+                warn!(uid = peer.uid(), "too many connections");
+            }
+            return;
         };
         let agent = Arc::clone(&self.agent);
+        let router = self.router.clone().layer(Extension(Arc::new(peer)));
         self.open.spawn(async move {
-            let _place = place;
-            let router = api::router(Arc::clone(&agent)).layer(Extension(Arc::new(peer)));
+            let _permit = permit;
             let mut http = http1::Builder::new();
             http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(64 * 1024);
-            let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+            let asked = Arc::new(Asked::default());
+            let (service, noted) = (TowerToHyperService::new(router), Arc::clone(&asked));
+            let service = service_fn(move |request| {
+                noted.note(&request);
+                service.call(request)
+            });
+            let connection = http.serve_connection(TokioIo::new(stream), service);
             tokio::pin!(connection);
-            let ended = tokio::select! {
-                ended = connection.as_mut() => ended,
-                () = agent.ending.notified() => {
-                    // A request under way is answered; an idle connection ends at once.
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = ended {
-                debug!(%error, "a connection broke");
+            tokio::select! {
+                ended = connection.as_mut() => return tell_if_broken(ended),
+                () = agent.has_to_end() => {}
+            }
+            tokio::select! {
+                ended = connection.as_mut() => return tell_if_broken(ended),
+                () = asked.first.notified() => {}
+                () = sleep(FIRST_REQUEST) => {}
+            }
+            // A request in progress is answered; an idle connection ends at once.
+            connection.as_mut().graceful_shutdown();
+            let longest = if asked.for_events.load(Ordering::Relaxed) { LAST_EVENTS } else { FINISH };
+            if let Ok(ended) = timeout(longest, connection).await {
+                tell_if_broken(ended);
             }
         });
     }
 
-    /// Waits until the requests under way are answered.
+    /// Waits until the cleans in progress have ended, and all requests are answered that can be.
     pub(super) async fn finish(mut self) {
         drop(self.listener);
-        let all = async { while self.open.join_next().await.is_some() {} };
-        if tokio::time::timeout(FINISH, all).await.is_err() {
-            warn!("some requests were not finished");
+        let begun = Instant::now();
+        loop {
+            let all = async { while self.open.join_next().await.is_some() {} };
+            if timeout(ANSWERING, all).await.is_ok() {
+                return;
+            }
+            // A client that is slow to ask, or to read its answer, is not waited for.
+            if !self.agent.under_way.are_taken() || begun.elapsed() > FINISH {
+                return debug!("some connections were broken off");
+            }
         }
+    }
+}
+
+/// What has been asked for on a connection.
+#[derive(Debug, Default)]
+struct Asked {
+    first: Notify,
+    /// Whether it is the event stream.
+    for_events: AtomicBool,
+}
+
+impl Asked {
+    fn note(&self, request: &Request<Incoming>) {
+        self.for_events.fetch_or(request.uri().path() == EVENTS, Ordering::Relaxed);
+        self.first.notify_one();
+    }
+}
+
+fn tell_if_broken(ended: Result<(), hyper::Error>) {
+    if let Err(error) = ended {
+        debug!(%error, "a connection broke");
     }
 }

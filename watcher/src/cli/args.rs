@@ -3,86 +3,113 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-use regex::Regex;
 
-use crate::port;
+use super::exit;
+use super::ports::Ports;
+use crate::agent::SOCKET_VARIABLE;
+use crate::clean::Overrides;
+use crate::model::EndSignal;
+use crate::model::{Port, Process};
+use crate::owner_record::OwnerRecord;
+use crate::platform::Host;
+use crate::platform::contract::{self, POLL_INTERVAL, Platform};
+use crate::steps::end::{self, Timeouts};
+use crate::steps::identify::Criteria;
+use crate::wait::Until;
 
 /// Gatewatch knows who owns a port, ends its stale owner, and proves that the port is free.
 #[derive(Debug, Parser)]
-#[command(name = "gatewatch", version, max_term_width = 110, after_help = EXAMPLES)]
+#[command(name = "gatewatch", version, max_term_width = 110, after_help = after_help())]
 pub(super) struct Arguments {
-    /// Say more on standard error; twice for the kernel program's own diagnostics
+    /// Print more on standard error; twice for the kernel program's own diagnostics
     #[arg(short, long, action = ArgAction::Count, global = true, conflicts_with = "quiet")]
     pub(super) verbose: u8,
-    /// Only errors on standard error
+    /// Print only errors on standard error
     #[arg(short, long, global = true)]
     pub(super) quiet: bool,
+    #[command(flatten)]
+    pub(super) color: colorchoice_clap::Color,
     #[command(subcommand)]
     pub(super) command: Command,
 }
 
-const EXAMPLES: &str = "Examples:
-  gatewatch owners -p 18789                who holds the port
-  gatewatch clean -p 18789                 end its stale gateway; answers once the port can be bound
-  gatewatch clean -p 8080 --match-exe /usr/bin/my-server --dry-run
-  gatewatch restart -p 18789 -- systemctl restart openclaw-gateway
-  gatewatch watch -p 18789                 every bind, listen, release and conflict, as it happens
-  gatewatch wait free -p 18789 --timeout 5s && my-server
+pub(super) const EXAMPLES: &str = "Examples:
+  gatewatch 3000                           who holds the port, and what would free it
+  gatewatch clean 3000                     end its stale owner; asks if that is not a gateway
+  gatewatch exec 3000 --any -- npm run dev   free the port, whoever has it, and be its server
+  gatewatch clean 18789                    end a stale OpenClaw gateway; answers once the port can be bound
+  gatewatch clean 8080 --match-exe /usr/bin/my-server --dry-run
+  gatewatch restart 18789 -- systemctl restart openclaw-gateway
+  gatewatch top                            every port that is held, as a live screen
+  gatewatch watch 80 443                   every bind, listen, release and conflict, as it happens
+  gatewatch wait free 8080 --timeout 5s && my-server";
 
-Exit statuses of clean, restart and wait: 0 the port can be bound (or what was waited for came), 1 gatewatch or the
-restart's command failed, 2 bad command line or configuration, 3 held by another process, 4 held by the caller or a protected process, 5 held
-by an owner that can't be seen, 6 not permitted, 7 timed out, 8 taken by a new process.";
+fn after_help() -> String {
+    format!("{EXAMPLES}\n\nExit statuses of clean, restart and wait: {}.", exit::describe())
+}
 
+/// The flags of a command are put together only where that command is given: those of all take a fifth of a start.
 #[derive(Debug, Subcommand)]
+#[command(defer = true)]
 pub(super) enum Command {
-    /// Say who holds a port now
+    /// Print who holds a port now
     Owners(OwnersArgs),
-    /// End the stale owners of a port, and answer once the port can be bound
+    /// Print every socket that holds a port, with its owner
+    #[command(visible_alias = "ls")]
+    List(ListArgs),
+    /// End the stale owners of a port, and return once the port can be bound
     Clean(CleanArgs),
     /// Clean a port, run a command, and wait until a new owner listens
     Restart(RestartArgs),
+    /// Clean a port, then become a command: free my port, then be my server
+    Exec(ExecArgs),
     /// Print bind, listen, release and conflict events as they happen
     Watch(WatchArgs),
-    /// Wait until a port can be bound, or until somebody listens on it
+    /// Print what happened to ports in a span of time, as the host agent has recorded it
+    History(HistoryArgs),
+    /// Wait until a port can be bound, or until a process listens on it
     Wait(WaitArgs),
-    /// Run the host agent: holds the kernel programs, answers on its Unix socket
+    /// Show ports, their owners and what happens to them on a live screen; q ends it
+    Top(TopArgs),
+    /// Run the host agent: it keeps the kernel programs loaded and answers on its Unix socket
     Agent(AgentArgs),
-    /// Say which backends work on this host, and what mends those that don't
+    /// Print which backends work on this host, and how to fix those that don't
     Doctor(DoctorArgs),
-    /// Show it all on a stale gateway of its own
+    /// Demonstrate all of this on a stale gateway that the demo starts itself
     Demo(DemoArgs),
     /// Print shell completions
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
-    /// Print the manual page
-    Man,
+    /// Print the manual page, or write a page for each command
+    Man {
+        /// Write all pages into this folder
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
     /// The gateway that the demo cleans
     #[command(hide = true)]
-    DemoGateway {
-        #[arg(value_parser = port::parse)]
-        port: u16,
-    },
+    DemoGateway { port: Port },
 }
 
 /// How to observe: shared by all commands.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Observing {
-    /// How the port is observed; auto falls back to polling and says so
+    /// How to observe the port; auto falls back to polling and says so
     #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
     pub(super) backend: BackendChoice,
-    /// How often the polling backend looks
-    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration)]
+    /// Poll interval of the polling backend
+    #[arg(long, value_name = "DURATION", default_value = written(POLL_INTERVAL), value_parser = duration)]
     pub(super) poll_interval: Duration,
     /// The network namespace to look in: /run/netns/NAME or /proc/PID/ns/net [default: the caller's]
     #[arg(long, value_name = "PATH")]
     pub(super) netns: Option<PathBuf>,
-    /// The configuration [default: /etc/gatewatch/config.toml, where there is one]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help = config_help())]
     pub(super) config: Option<PathBuf>,
-    /// Write for people or for programs
+    /// Write text for people or JSON for programs
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
     #[command(flatten)]
@@ -92,11 +119,10 @@ pub(super) struct Observing {
 /// Whether to ask the host agent.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Asking {
-    /// Ask the host agent: where it answers, only (status 6 where it doesn't), or never
+    /// Whether to ask the host agent: if it answers, always (status 6 if it doesn't), or never
     #[arg(long, value_enum, default_value_t = AgentChoice::Auto)]
     pub(super) agent: AgentChoice,
-    /// The agent's socket [default: GATEWATCH_SOCKET, then the configuration, then /run/gatewatch/agent.sock]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", help = socket_help())]
     pub(super) socket: Option<PathBuf>,
 }
 
@@ -107,11 +133,22 @@ pub(super) enum AgentChoice {
     Never,
 }
 
+/// How to observe, as given on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum BackendChoice {
     Auto,
     Ebpf,
     Poll,
+}
+
+impl From<BackendChoice> for contract::BackendChoice {
+    fn from(choice: BackendChoice) -> Self {
+        match choice {
+            BackendChoice::Auto => Self::Auto,
+            BackendChoice::Ebpf => Self::Ebpf,
+            BackendChoice::Poll => Self::Poll,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -121,58 +158,78 @@ pub(super) enum Format {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct OnePort {
-    /// The TCP port [default: OPENCLAW_GATEWAY_PORT, then the configuration, then 18789]
-    #[arg(short, long, value_name = "PORT", value_parser = port::parse)]
-    pub(super) port: Option<u16>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ManyPorts {
-    /// A TCP port; repeatable [default: OPENCLAW_GATEWAY_PORT, then the configuration, then 18789]
-    #[arg(short, long = "port", value_name = "PORT", value_parser = port::parse)]
-    pub(super) ports: Vec<u16>,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct OwnersArgs {
     #[command(flatten)]
-    pub(super) ports: ManyPorts,
+    pub(super) ports: Ports,
     #[command(flatten)]
     pub(super) matching: Matching,
+    /// End with status 3 if a process holds the port
+    #[arg(long)]
+    pub(super) exit_code: bool,
+    /// Print pids only, one a line
+    #[arg(long)]
+    pub(super) pids: bool,
     #[command(flatten)]
     pub(super) observing: Observing,
 }
 
 #[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// TCP ports; without --udp, only these
+    #[arg(long)]
+    pub(super) tcp: bool,
+    /// UDP ports; without --tcp, only these
+    #[arg(long)]
+    pub(super) udp: bool,
+    #[command(flatten)]
+    pub(super) observing: Observing,
+}
+
+#[derive(Debug, Clone, Args)]
 pub(super) struct CleanArgs {
     #[command(flatten)]
-    pub(super) port: OnePort,
+    pub(super) ports: Ports,
     #[command(flatten)]
     pub(super) matching: Matching,
     #[command(flatten)]
     pub(super) sparing: Sparing,
-    /// Say what would be ended, signal nobody
+    /// Print what would be ended, without signalling any process
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// The longest wait after SIGTERM: the grace for a clean exit
-    #[arg(long, value_name = "DURATION", default_value = "600ms", value_parser = duration)]
-    pub(super) term_timeout: Duration,
-    /// The longest wait after SIGKILL
-    #[arg(long, value_name = "DURATION", default_value = "400ms", value_parser = duration)]
-    pub(super) kill_timeout: Duration,
-    /// The longest wait for the port, once its owners are gone
-    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
-    pub(super) free_timeout: Duration,
+    /// Longest wait after SIGTERM for a clean exit
+    #[arg(long, value_name = "DURATION", value_parser = duration, help = term_help())]
+    pub(super) term_timeout: Option<Duration>,
+    /// Longest wait after SIGKILL
+    #[arg(long, value_name = "DURATION", value_parser = duration, help = kill_help())]
+    pub(super) kill_timeout: Option<Duration>,
+    /// Longest wait for the port to become free once its owners are gone
+    #[arg(long, value_name = "DURATION", value_parser = duration, help = free_help())]
+    pub(super) free_timeout: Option<Duration>,
+    #[command(flatten)]
+    pub(super) ending: EndingArgs,
+    #[command(flatten)]
+    pub(super) confirming: Confirming,
     #[command(flatten)]
     pub(super) observing: Observing,
 }
 
+impl CleanArgs {
+    /// What is said of how to end owners.
+    pub(super) fn overrides(&self) -> Overrides {
+        Overrides {
+            signal: self.ending.signal.map(EndSignal::from),
+            term: self.term_timeout,
+            kill: self.kill_timeout,
+            free: self.free_timeout,
+        }
+    }
+}
+
 impl Matching {
-    /// Whether anything is given.
+    /// Whether any of these is given.
     pub(super) fn is_given(&self) -> bool {
-        let Self { identity, match_comm, match_argv, match_exe } = self;
-        identity.is_some() || match_comm.is_some() || match_argv.is_some() || match_exe.is_some()
+        let Self { identity, any, criteria, chosen, only } = self;
+        *any || identity.is_some() || !chosen.is_empty() || only.is_some() || !criteria.is_empty()
     }
 }
 
@@ -180,61 +237,214 @@ impl Matching {
 pub(super) struct RestartArgs {
     #[command(flatten)]
     pub(super) clean: CleanArgs,
-    /// The longest wait for a new owner to listen, once the port is clean
+    /// Longest wait for a new owner to listen, once the port is clean
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub(super) listen_timeout: Duration,
-    /// How long the new owner has to stay before it counts
-    #[arg(long, value_name = "DURATION", default_value = "0ms", value_parser = duration)]
+    /// How long the new owner must keep listening before it counts: many servers try their port before they take it
+    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration)]
     pub(super) settle: Duration,
-    /// Take a process that a supervisor started by itself for the new owner
+    /// End the command, with its process group, if the restart does not succeed
+    #[arg(long)]
+    pub(super) kill_on_failure: bool,
+    /// Run this by the shell before anything else; if it fails, no process is signalled
+    #[arg(long, value_name = "CMD")]
+    pub(super) check: Option<String>,
+    /// Draw the phases of the restart into this file, as a picture in SVG
+    #[arg(long, value_name = "FILE")]
+    pub(super) svg: Option<PathBuf>,
+    /// Accept a process that a supervisor started by itself as the new owner
     #[arg(long)]
     pub(super) adopt: bool,
-    /// What starts the new owner; without it, somebody else has to
+    /// The command that starts the new owner; without it, a supervisor must start it
     #[arg(last = true, value_name = "CMD")]
     pub(super) command: Vec<String>,
 }
 
-/// Which owners may be ended. All that is given must match.
 #[derive(Debug, Args)]
+pub(super) struct ExecArgs {
+    #[command(flatten)]
+    pub(super) clean: CleanArgs,
+    /// Run this by the shell before anything else; if it fails, no process is signalled
+    #[arg(long, value_name = "CMD")]
+    pub(super) check: Option<String>,
+    /// The command to become
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(super) command: Vec<String>,
+}
+
+/// Which owners may be ended. All criteria that are given must match.
+#[derive(Debug, Clone, Args)]
 pub(super) struct Matching {
     /// A rule set by name: openclaw-gateway (the default without a --match), one of the configuration's, or any
     #[arg(long, value_name = "NAME")]
     pub(super) identity: Option<String>,
-    /// The process's name contains TEXT, whatever its case
-    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    pub(super) match_comm: Option<String>,
-    /// The command line, joined by spaces, matches REGEX
-    #[arg(long, value_name = "REGEX", value_parser = pattern)]
-    pub(super) match_argv: Option<Regex>,
-    /// The executable is PATH
-    #[arg(long, value_name = "PATH")]
-    pub(super) match_exe: Option<PathBuf>,
+    /// Short for --identity any
+    #[arg(long, conflicts_with = "identity")]
+    pub(super) any: bool,
+    #[command(flatten)]
+    pub(super) criteria: Criteria,
+    /// Processes that a person has chosen besides.
+    #[arg(skip)]
+    pub(super) chosen: Vec<Process>,
+    /// Where it is given, nobody else is ended: these are the processes that a person was shown.
+    #[arg(skip)]
+    pub(super) only: Option<Vec<Process>>,
 }
 
-/// Who is never ended, besides the caller and its ancestors.
-#[derive(Debug, Args)]
+/// Which processes are never ended, besides the caller and its ancestors.
+#[derive(Debug, Clone, Args)]
 pub(super) struct Sparing {
-    /// Never this process, nor its ancestors; repeatable
+    /// Never end this process or its ancestors; repeatable
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
     pub(super) protect: Vec<u32>,
-    /// Never the main process of this systemd unit; `restart` restarts it where no command is given
+    /// Never end the main process of this systemd unit; without a command, `restart` restarts the unit
     #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(super) unit: Option<String>,
-    /// Let PID 1 be ended, where it matches: a container's own gateway
+    /// Allow PID 1 to be ended if it matches; but never that of gatewatch's own pid namespace, because gatewatch would end
+    /// with it: end that one from outside
     #[arg(long)]
     pub(super) include_init: bool,
+    /// Spare an owner that began less than this ago
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    pub(super) min_age: Option<Duration>,
+    /// Also end those that hold the very socket of a match, whatever they are
+    #[arg(long)]
+    pub(super) inherited: bool,
+    /// Spare the live gateway that OpenClaw's own record names (Linux): the record of this state folder or user, or a
+    /// database by its path
+    #[arg(long, value_name = "auto|PATH", value_parser = owner_record())]
+    pub(super) owner_record: Option<OwnerRecord>,
+}
+
+/// Whether to ask a person before a process that matches no rule is ended.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Confirming {
+    /// Where a process that matches no rule holds the port, end it without asking. On a terminal, and without this flag, you
+    /// are asked
+    #[arg(long, conflicts_with = "no_input")]
+    pub(super) yes: bool,
+    /// Never ask
+    #[arg(long)]
+    pub(super) no_input: bool,
+}
+
+/// How owners are ended, where that is not the rule set's to say.
+#[derive(Debug, Clone, Args)]
+pub(super) struct EndingArgs {
+    /// What owners are asked to end with [default: TERM, or the rule set's]
+    #[arg(long, value_name = "NAME", value_enum, ignore_case = true)]
+    pub(super) signal: Option<SignalName>,
+    /// Never force: an owner that outlives --term-timeout has survived
+    #[arg(long)]
+    pub(super) no_kill: bool,
+    /// Wait for the exit of the ended processes, or for the port alone
+    #[arg(long, value_enum, default_value_t = UntilEnded::Exited)]
+    pub(super) until: UntilEnded,
+    /// Where only connections in TIME_WAIT keep the port, take them away (Linux; needs CAP_NET_ADMIN)
+    #[arg(long)]
+    pub(super) drop_time_wait: bool,
+}
+
+/// The names of signals on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "UPPER")]
+pub(super) enum SignalName {
+    #[value(alias = "SIGTERM")]
+    Term,
+    #[value(alias = "SIGINT")]
+    Int,
+    #[value(alias = "SIGQUIT")]
+    Quit,
+    #[value(alias = "SIGHUP")]
+    Hup,
+    #[value(alias = "SIGUSR1")]
+    Usr1,
+    #[value(alias = "SIGUSR2")]
+    Usr2,
+}
+
+impl From<SignalName> for EndSignal {
+    fn from(name: SignalName) -> Self {
+        match name {
+            SignalName::Term => Self::Term,
+            SignalName::Int => Self::Int,
+            SignalName::Quit => Self::Quit,
+            SignalName::Hup => Self::Hup,
+            SignalName::Usr1 => Self::Usr1,
+            SignalName::Usr2 => Self::Usr2,
+        }
+    }
+}
+
+/// What the answer waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum UntilEnded {
+    Released,
+    Exited,
+}
+
+impl From<UntilEnded> for end::Until {
+    fn from(until: UntilEnded) -> Self {
+        match until {
+            UntilEnded::Released => Self::Released,
+            UntilEnded::Exited => Self::Exited,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
 pub(super) struct WatchArgs {
     #[command(flatten)]
-    pub(super) ports: ManyPorts,
+    pub(super) ports: Ports,
     /// End after N events
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) count: Option<u64>,
+    /// Print times in UTC; without it they are local
+    #[arg(long)]
+    pub(super) utc: bool,
+    /// Watch every TCP port
+    #[arg(long, conflicts_with_all = ["words", "flags"])]
+    pub(super) all: bool,
     /// End after this time
     #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
     pub(super) lasting: Option<Duration>,
+    #[command(flatten)]
+    pub(super) observing: Observing,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TopArgs {
+    /// Ports: 3000, :3000, 3000,3001, 3000-3005, 127.0.0.1:3000, [::1]:3000, localhost:3000
+    /// [default: every port that is held; with --agent only, the agent's]
+    #[command(flatten)]
+    pub(super) ports: Ports,
+    #[command(flatten)]
+    pub(super) matching: Matching,
+    #[command(flatten)]
+    pub(super) sparing: Sparing,
+    /// Print times in UTC; without it they are local
+    #[arg(long)]
+    pub(super) utc: bool,
+    #[command(flatten)]
+    pub(super) observing: Observing,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HistoryArgs {
+    #[command(flatten)]
+    pub(super) ports: Ports,
+    /// From when on: a time (RFC 3339), or a duration back from now
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub(super) since: String,
+    /// Until when [default: now]
+    #[arg(long, value_name = "TIME")]
+    pub(super) until: Option<String>,
+    /// Draw who held which port into this file, as a picture in SVG, instead of printing it
+    #[arg(long, value_name = "FILE")]
+    pub(super) svg: Option<PathBuf>,
+    /// Print times in UTC; without it they are local
+    #[arg(long)]
+    pub(super) utc: bool,
     #[command(flatten)]
     pub(super) observing: Observing,
 }
@@ -245,10 +455,22 @@ pub(super) struct WaitArgs {
     #[arg(value_enum)]
     pub(super) state: Awaited,
     #[command(flatten)]
-    pub(super) port: OnePort,
-    /// The longest wait [default: for ever]
+    pub(super) ports: Ports,
+    /// Longest wait [default: for ever]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(super) timeout: Option<Duration>,
+    /// `free`: until a server that does not set SO_REUSEADDR can bind as well
+    #[arg(long)]
+    pub(super) plain: bool,
+    /// `listening`: until a process that matches listens
+    #[command(flatten)]
+    pub(super) matching: Matching,
+    /// `listening`: until this process listens
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
+    pub(super) pid: Option<u32>,
+    /// `listening`: until it has listened for this long
+    #[arg(long, value_name = "DURATION", default_value = "0ms", value_parser = duration)]
+    pub(super) settle: Duration,
     #[command(flatten)]
     pub(super) observing: Observing,
 }
@@ -257,58 +479,101 @@ pub(super) struct WaitArgs {
 pub(super) enum Awaited {
     /// The port can be bound
     Free,
-    /// Somebody listens on the port
+    /// A process listens on the port; of UDP, it is bound to it
+    #[value(alias = "bound")]
     Listening,
+}
+
+impl From<Awaited> for Until {
+    fn from(awaited: Awaited) -> Self {
+        match awaited {
+            Awaited::Free => Self::Free,
+            Awaited::Listening => Self::Listening,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
 pub(super) struct AgentArgs {
-    /// The configuration [default: /etc/gatewatch/config.toml, where there is one]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help = config_help())]
     pub(super) config: Option<PathBuf>,
-    /// Where to answer [default: GATEWATCH_SOCKET, then the configuration, then /run/gatewatch/agent.sock]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", help = socket_help())]
     pub(super) socket: Option<PathBuf>,
-    /// Only say whether the configuration is right
+    /// Check the configuration and exit
     #[arg(long)]
     pub(super) check_config: bool,
-    /// How often to look where kernel events can't be had
-    #[arg(long, value_name = "DURATION", default_value = "50ms", value_parser = duration)]
+    /// Poll interval when kernel events are unavailable
+    #[arg(long, value_name = "DURATION", default_value = written(POLL_INTERVAL), value_parser = duration)]
     pub(super) poll_interval: Duration,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct DoctorArgs {
-    /// Write for people or for programs
+    /// Write text for people or JSON for programs
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
-    /// Fail, with status 6, unless this backend works whole
+    /// Fail, with status 6, unless this backend works completely
     #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
     pub(super) backend: BackendChoice,
+    #[arg(long, value_name = "FILE", help = config_help())]
+    pub(super) config: Option<PathBuf>,
+    #[arg(long, value_name = "PATH", help = socket_help())]
+    pub(super) socket: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct DemoArgs {
-    /// How the port is observed
+    /// How to observe the port
     #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
     pub(super) backend: BackendChoice,
 }
 
-/// A duration with its unit: `600ms`, `2s`, `1m`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || "a duration is written with its unit: 600ms, 2s, 1m".to_owned();
-    if !text.starts_with(|first: char| first.is_ascii_digit()) {
-        return Err(wrong());
-    }
-    let parsed: jiff::SignedDuration = text.parse().map_err(|_| wrong())?;
-    Duration::try_from(parsed).map_err(|_| wrong())
+fn owner_record() -> impl TypedValueParser<Value = OwnerRecord> {
+    PathBufValueParser::new().map(OwnerRecord::from)
 }
 
-fn pattern(text: &str) -> Result<Regex, String> {
-    Regex::new(text).map_err(|error| {
-        let message = error.to_string();
-        format!("it is no regular expression: {}", crate::config::last_line(&message))
-    })
+/// A duration with its unit: `600ms`, `2s`, `1m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    crate::duration::parse(text)
+        .ok_or_else(|| "a duration is written with its unit: 600ms, 2s, 1m".to_owned())
+}
+
+/// A duration in the form that [`duration`] parses.
+fn written(duration: Duration) -> String {
+    let milliseconds = duration.as_millis();
+    if milliseconds.is_multiple_of(1000) {
+        format!("{}s", milliseconds / 1000)
+    } else {
+        format!("{milliseconds}ms")
+    }
+}
+
+fn term_help() -> String {
+    let default = written(Timeouts::DEFAULT.term);
+    format!(
+        "Longest wait after SIGTERM: the grace for a clean exit [default: {default} for openclaw-gateway, 5s for others, \
+         or the rule set's]"
+    )
+}
+
+fn kill_help() -> String {
+    format!("Longest wait after SIGKILL [default: {}]", written(Timeouts::DEFAULT.kill))
+}
+
+fn free_help() -> String {
+    let default = written(Timeouts::DEFAULT.free);
+    format!("Longest wait for the port, once its owners are gone [default: {default}]")
+}
+
+fn config_help() -> String {
+    format!("The configuration [default: {}, if it exists]", Host::CONFIG)
+}
+
+fn socket_help() -> String {
+    format!(
+        "The agent's socket [default: {SOCKET_VARIABLE}, then the configuration, then {}]",
+        Host::AGENT_SOCKET
+    )
 }
 
 #[cfg(test)]
@@ -323,26 +588,11 @@ mod tests {
         Arguments::command().debug_assert();
     }
 
-    #[test]
-    fn durations_need_a_unit() {
-        assert_eq!(duration("600ms"), Ok(Duration::from_millis(600)));
-        assert_eq!(duration("2s"), Ok(Duration::from_secs(2)));
-        assert_eq!(duration("1m"), Ok(Duration::from_secs(60)));
-        for text in ["", "5", "-1s", "s", "1 parsec", "PT5S", "99999999999999999999s"] {
-            assert!(duration(text).is_err(), "{text:?}");
-        }
-    }
-
     proptest! {
         #[test]
-        fn whole_milliseconds_and_seconds_are_exact(number in 0u32..) {
-            prop_assert_eq!(duration(&format!("{number}ms")), Ok(Duration::from_millis(number.into())));
-            prop_assert_eq!(duration(&format!("{number}s")), Ok(Duration::from_secs(number.into())));
-        }
-
-        #[test]
-        fn any_text_is_a_duration_or_refused(text in ".{0,20}") {
-            let _ = duration(&text);
+        fn a_written_duration_is_parsed_as_the_same(milliseconds in 0u32..) {
+            let time = Duration::from_millis(milliseconds.into());
+            prop_assert_eq!(duration(&written(time)), Ok(time));
         }
     }
 }

@@ -1,176 +1,185 @@
 //! `gatewatch clean`.
 
-use std::fmt::Write as _;
-use std::time::Duration;
+use std::slice;
 
 use tracing::warn;
 
-use super::args::{CleanArgs, Format};
-use super::setup::Setup;
-use super::style::{self, Colour, Paint};
-use super::{CliError, unit};
-use crate::agent::CleanRequest;
-use crate::clean::{Request, clean};
-use crate::end::{Action, Timeouts};
-use crate::exclude::Exclusions;
-use crate::observe::Interest;
-use crate::outcome::Outcome;
-use crate::prove::Means;
-use crate::report::{CleanReport, EndedReport};
-use crate::system::System;
+use super::args::{AgentChoice, CleanArgs, EndingArgs, Format, Sparing as SparingArgs, UntilEnded};
+use super::context::Context;
+use super::exit::{CliError, Exit};
+use super::ports::{self, Asked};
+use super::{confirm, next, text, unit};
+use crate::agent::client::Client;
+use crate::agent::socket_path;
+use crate::clean::{Cleaned, Request, clean};
+use crate::model::{Exclusion, Outcome, Port, Reason, Socket};
+use crate::owner_record;
+use crate::platform::contract::{Interest, Observer, System};
+use crate::steps::exclude::Exclusions;
+use crate::steps::plan::Sparing;
+use crate::steps::prove::Plain;
+use crate::wire::agent::{CleanRequest, MOST_PROTECTED};
+use crate::wire::answers::CleanAnswer;
 
-pub(super) async fn run(args: &CleanArgs) -> Result<u8, CliError> {
-    let setup = Setup::new(&args.observing)?;
-    let report = clean_port(&setup, args, setup.port(&args.port)).await?;
-    match setup.format {
-        Format::Json => super::print_json(&report)?,
-        Format::Text => super::print(&text(&report))?,
+pub(super) async fn run(args: &CleanArgs) -> Result<Exit, CliError> {
+    let context = Context::new(&args.observing)?;
+    let mut exits = Vec::new();
+    for asked in context.asked_to_end(&args.ports)? {
+        let cleaned = clean_port(&context, args, &asked, false).await?;
+        match context.format {
+            Format::Json => super::print_json(&CleanAnswer::from(&cleaned))?,
+            Format::Text => {
+                let next = next::after_clean(&cleaned, &asked, args);
+                super::print(&text::clean::answer(&cleaned, next))?;
+            }
+        }
+        exits.push(cleaned.outcome.into());
     }
-    Ok(report.outcome.status())
+    Ok(Exit::worst(exits))
 }
 
-/// Has the port cleaned: by the agent, where it answers and may be asked for this, else by ourselves.
-pub(super) async fn clean_port(setup: &Setup, args: &CleanArgs, port: u16) -> Result<CleanReport, CliError> {
-    let rules = setup.rules(&args.matching, port)?;
+/// Cleans the port, and once more if it is held by a process that matches no rule and a person says that it may go. With
+/// `all_or_nothing` nobody is ended unless that frees the addresses.
+pub(super) async fn clean_port(
+    context: &Context,
+    args: &CleanArgs,
+    asked: &Asked,
+    all_or_nothing: bool,
+) -> Result<Cleaned, CliError> {
+    let first = clean_once(context, args, asked, all_or_nothing).await?;
+    if args.dry_run {
+        return Ok(first);
+    }
+    let Some(chosen) = confirm::chosen(args, context.format, &first) else { return Ok(first) };
+    let mut args = args.clone();
+    args.matching.chosen = chosen;
+    let second = clean_once(context, &args, asked, all_or_nothing).await?;
+    Ok(second.after(first))
+}
+
+/// Cleans the port: through the agent, if it answers and can run this clean, else in this process.
+async fn clean_once(
+    context: &Context,
+    args: &CleanArgs,
+    asked: &Asked,
+    all_or_nothing: bool,
+) -> Result<Cleaned, CliError> {
+    let port = asked.port;
+    let rules = context.rules(&args.matching, port)?;
     let mut protect = args.sparing.protect.clone();
+    if rules.is_gateways() {
+        protect.extend(service_pid());
+    }
     if let Some(unit) = &args.sparing.unit {
         protect.extend(unit::main_pid(unit).await?);
     }
-    if let Some(mut agent) = setup.agent(&args.observing, not_for_agent(args)).await? {
-        let answer = agent.post(&format!("/v1/ports/{port}/clean"), &request(args, &protect)).await;
-        if let Some(report) = Setup::answered(&args.observing, answer)? {
-            return Ok(report);
-        }
+    protect.sort_unstable();
+    protect.dedup();
+    let said = args.overrides();
+    let cannot = not_for_agent(args)
+        .or_else(|| ports::not_for_agent(slice::from_ref(asked)))
+        .or_else(|| too_many(&protect));
+    let asking = &args.observing.asking;
+    if let Some(why) = too_many(&protect)
+        && asking.agent == AgentChoice::Auto
+        && socket_path(asking.socket.as_deref(), &context.config).exists()
+    {
+        warn!("the agent is not asked: {why}");
+    }
+    let request = CleanRequest::new(&said, &protect, args.sparing.min_age, args.dry_run, all_or_nothing);
+    // What an agent that broke off has done already, the next one finds done.
+    let ask = async |agent: &mut Client| agent.clean(port, &request).await;
+    if let Some(cleaned) = context.ask_agent(&args.observing, cannot, ask).await? {
+        return Ok(cleaned);
     }
     for &pid in &protect {
-        if setup.host.process(pid, pid).is_err() {
+        if context.host.process(pid).is_err() {
             warn!("--protect {pid}: there is no such process");
         }
     }
-    let exclusions = Exclusions::new(&setup.host, std::process::id(), &protect, args.sparing.include_init);
-    let request = Request {
-        port,
-        rules,
-        exclusions,
-        timeouts: Timeouts { term: args.term_timeout, kill: args.kill_timeout, free: args.free_timeout },
-        dry_run: args.dry_run,
-        pace: setup.pace,
+    let mut observer = context.observer(slice::from_ref(asked), Interest::ReleasesLater)?;
+    let exclude =
+        |pids: &[u32]| Exclusions::new(&context.host, std::process::id(), pids, args.sparing.include_init);
+    let unrecorded = exclude(&protect);
+    let exclusions = match &args.sparing.owner_record {
+        Some(record) => {
+            let users = users_of(&context.host, observer.as_mut(), port)?;
+            protect.extend(owner_record::live(record, &users, &context.host).await?);
+            exclude(&protect)
+        }
+        None => unrecorded.clone(),
     };
-    let mut observer = setup.observer(&[port], Interest::Releases)?;
-    let cleaned = clean(&setup.host, observer.as_mut(), &request).await?;
-    Ok(CleanReport::from(&cleaned))
+    let mut request = Request {
+        sparing: Sparing { min_age: args.sparing.min_age, inherited: args.sparing.inherited },
+        asked: asked.at.clone(),
+        dry_run: args.dry_run,
+        all_or_nothing,
+        // Its answer is in the JSON alone, and to try it can disturb a server that starts.
+        plain: if context.format == Format::Json { Plain::Try } else { Plain::Leave },
+        drop_time_wait: args.ending.drop_time_wait,
+        longest_pause: context.poll_interval,
+        ..Request::new(port, rules, exclusions)
+    };
+    said.apply(&mut request.ending);
+    request.ending.kill &= !args.ending.no_kill;
+    request.ending.until = args.ending.until.into();
+    let mut cleaned = clean(&context.host, observer.as_mut(), &request).await?;
+    if is_kept_by_record(&cleaned, &unrecorded) {
+        cleaned.reason = Some(Reason::ProtectedByRecord);
+    }
+    Ok(cleaned)
 }
 
-/// Why this can't be asked of the agent, if so: whom it may end is not its callers' to say.
+/// The users whose processes hold the port.
+fn users_of(system: &dyn System, observer: &mut dyn Observer, port: Port) -> Result<Vec<u32>, CliError> {
+    let mut sockets = observer.snapshot(port)?;
+    sockets.retain(Socket::owns_port);
+    let mut users: Vec<u32> = Vec::new();
+    for socket in &sockets {
+        let holders = socket.descriptors.iter().filter_map(|holder| system.process(holder.pid).ok()?.uid);
+        users.extend(holders);
+        // All that is known of a holder that can't be seen.
+        users.extend(socket.uid.filter(|_| socket.descriptors.is_empty()));
+    }
+    users.sort_unstable();
+    users.dedup();
+    Ok(users)
+}
+
+/// Whether the port is held by protected processes, none of which is excluded but by OpenClaw's record.
+fn is_kept_by_record(cleaned: &Cleaned, unrecorded: &Exclusions) -> bool {
+    let mut protected = cleaned.owners.iter().filter(|dealt| dealt.owner.exclusion.is_some()).peekable();
+    cleaned.outcome == Outcome::HeldByProtected
+        && protected.peek().is_some()
+        && protected.all(|dealt| {
+            dealt.owner.exclusion == Some(Exclusion::Protected)
+                && dealt.owner.pid.is_some_and(|pid| unrecorded.exclusion(pid).is_none())
+        })
+}
+
+/// Why the agent can't spare all of these, if so.
+fn too_many(protect: &[u32]) -> Option<&'static str> {
+    let why = "it spares 64 processes at most, and --protect names more";
+    (protect.len() > MOST_PROTECTED).then_some(why)
+}
+
+/// Why the agent can't run this clean, if so: its callers may not choose which processes it ends.
 pub(super) fn not_for_agent(args: &CleanArgs) -> Option<&'static str> {
     if args.matching.is_given() {
-        Some("what may be ended is for its configuration to say")
+        Some("its configuration decides what may be ended")
     } else {
-        args.sparing.include_init.then_some("it never ends PID 1")
+        // To spare more than the agent would is its callers' to say.
+        let SparingArgs { include_init, min_age: _, inherited, owner_record, protect: _, unit: _ } =
+            &args.sparing;
+        let EndingArgs { signal, no_kill, until, drop_time_wait } = args.ending;
+        let how = signal.is_some() || no_kill || drop_time_wait || until == UntilEnded::Released;
+        (*include_init || *inherited || owner_record.is_some() || how)
+            .then_some("how it ends owners, and which it ends, is not its callers' to say")
     }
 }
 
-/// What to ask of the agent.
-fn request(args: &CleanArgs, protect: &[u32]) -> CleanRequest {
-    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).ok();
-    CleanRequest {
-        term_timeout_ms: milliseconds(args.term_timeout),
-        kill_timeout_ms: milliseconds(args.kill_timeout),
-        free_timeout_ms: milliseconds(args.free_timeout),
-        protect: protect.to_vec(),
-        dry_run: args.dry_run,
-    }
-}
-
-/// The answer for people: the outcome, who was ended or spared and why, the proof.
-pub(super) fn text(cleaned: &CleanReport) -> String {
-    let paint = Paint::stdout();
-    let colour = if cleaned.outcome.status() == 0 { Colour::Good } else { Colour::Bad };
-    let took = format!("({}, {})", cleaned.backend.name(), style::micros(cleaned.elapsed_us));
-    let mut out = String::new();
-    let _ =
-        writeln!(out, "{}  {}", paint.paint(colour, &headline(cleaned)), paint.paint(Colour::Faint, &took));
-    owners(&mut out, cleaned);
-    if let Some(released) = &cleaned.released {
-        let after = style::micros(released.after_us);
-        let proof = match released.proof {
-            Means::Ebpf => {
-                format!("the kernel gave the port back {after} after the first signal, and a bind succeeded")
-            }
-            Means::Bind => "a bind succeeded".to_owned(),
-            Means::Poll => "nobody listens (this user may not bind the port to try)".to_owned(),
-        };
-        let _ = writeln!(out, "  {:<8} {proof}", "proof");
-        if released.plain_bind == Some(false) {
-            let _ = writeln!(
-                out,
-                "           old connections linger: a server that does not set SO_REUSEADDR can't bind yet"
-            );
-        }
-    }
-    out
-}
-
-/// Who was ended or spared, and why.
-pub(super) fn owners(out: &mut String, cleaned: &CleanReport) {
-    let paint = Paint::stdout();
-    for ended in &cleaned.owners {
-        let _ = writeln!(
-            out,
-            "  {:<8} {}",
-            done(ended.action),
-            paint.paint(Colour::Strong, &style::process(&ended.owner))
-        );
-        let mut line = |text: &str| {
-            let _ = writeln!(out, "           {text}");
-        };
-        line(&fate(ended));
-        if let Some(command) = style::command_line(&ended.owner) {
-            line(&paint.paint(Colour::Faint, &command));
-        }
-    }
-}
-
-pub(super) fn headline(cleaned: &CleanReport) -> String {
-    let port = cleaned.port;
-    match cleaned.outcome {
-        Outcome::Free => format!("port {port} is free"),
-        Outcome::Cleaned => format!("port {port} is free: cleaned"),
-        Outcome::WouldClean => format!("port {port} would be cleaned"),
-        Outcome::Listening | Outcome::Restarted => format!("port {port} is being listened on"),
-        Outcome::CommandFailed | Outcome::Crashed => format!("nobody listens on port {port}"),
-        Outcome::HeldByOther => format!("port {port} is held by another process, which was left alone"),
-        Outcome::HeldByProtected => format!("port {port} is held by a process that is never ended"),
-        Outcome::Unknown => format!("port {port} is held, and its owner can't be seen or identified"),
-        Outcome::NotPermitted => format!("port {port} is held by a process that this user may not signal"),
-        Outcome::TimedOut => format!("port {port} is still held: time ran out"),
-        Outcome::Respawned => format!("port {port} was taken by a new process"),
-    }
-}
-
-fn done(action: Action) -> &'static str {
-    match action {
-        Action::Killed => "ended",
-        Action::Spared => "spared",
-        Action::Gone => "gone",
-        Action::NotPermitted => "denied",
-        Action::Survived => "survived",
-        Action::WouldKill => "would end",
-    }
-}
-
-fn fate(ended: &EndedReport) -> String {
-    let why = style::printable(&ended.owner.why);
-    match (ended.action, &ended.ended_by, ended.ended_after_us) {
-        (Action::Killed, Some(means), Some(after)) => {
-            format!("by {means} after {}; {why}", style::micros(after))
-        }
-        (Action::NotPermitted, ..) => format!("{why}; run as its user or as root to end it"),
-        (Action::Gone, ..) => "it let go of the port before it was signalled".to_owned(),
-        (Action::Survived, ..) => format!("{why}; signalled, and still alive"),
-        _ => match ended.owner.relation {
-            Some(relation) => format!("{}; {why}", relation.describe()),
-            None => why,
-        },
-    }
+/// OpenClaw's gateway sets this for its children: the pid that a cleaner must spare, also where the caller has been
+/// re-parented and ancestry does not show it.
+fn service_pid() -> Option<u32> {
+    std::env::var("OPENCLAW_GATEWAY_SERVICE_PID").ok()?.trim().parse().ok().filter(|&pid| pid != 0)
 }

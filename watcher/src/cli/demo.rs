@@ -1,80 +1,74 @@
 //! `gatewatch demo`: a stale gateway of its own, watched and cleaned.
 
 use std::process::Stdio;
+use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
-use super::CliError;
-use super::args::{BackendChoice, DemoArgs};
-use super::style::{self, Colour, Paint};
-use super::{owners, setup};
+use super::args::DemoArgs;
+use super::exit::{CliError, Exit};
+use super::text::style::{self, Colour};
+use super::{context, text};
 use crate::clean::{Request, clean};
-use crate::end::Timeouts;
-use crate::exclude::Exclusions;
-use crate::identify::{OPENCLAW_GATEWAY, Rules};
-use crate::observe::{Interest, Socket};
-use crate::outcome::Outcome;
-use crate::platform::host::{self, Host};
-use crate::report::{CleanReport, OwnerReport};
-use crate::watch::{Watch, What};
+use crate::model::{Backend, Outcome, Port, WatchKind};
+use crate::platform::Host;
+use crate::platform::contract::{Interest, Platform, Signals as _};
+use crate::steps::exclude::Exclusions;
+use crate::steps::identify::{OPENCLAW_GATEWAY, Rules};
+use crate::steps::owner::Owners;
+use crate::watch::Watch;
 
 /// How often the demo's polling looks.
 const PACE: std::time::Duration = std::time::Duration::from_millis(10);
 
-pub(super) async fn run(args: &DemoArgs) -> Result<u8, CliError> {
-    let paint = Paint::stdout();
-    let step = |text: &str| super::print(&format!("\n{}\n", paint.paint(Colour::Strong, text)));
+pub(super) async fn run(args: &DemoArgs) -> Result<Exit, CliError> {
+    let step = |text: &str| super::print(&format!("\n{}\n", style::paint(Colour::Strong, text)));
+    let mut lines = text::watch::Lines::new(false);
     let host = Host::new(None)?;
     let port = unused_port().await?;
 
-    step(&format!("1. A watch on port {port}, then a gateway that is started and forgotten"))?;
-    let observer = setup::observer(&host, args.backend, &[port], Interest::Everything, PACE)?;
-    let backend = observer.backend();
-    // What polling loses has been said; the second observer need not repeat it.
-    let second =
-        if backend == crate::observe::Backend::Poll { BackendChoice::Poll } else { BackendChoice::Ebpf };
-    let mut watch = Watch::begin(&host, observer, &[port])?;
+    step(&format!("1. A watch on port {port}, then a gateway that is started and left running"))?;
+    let observer = context::observer(&host, args.backend, &[port], Interest::Everything, PACE)?;
+    let polls = observer.backend() == Backend::Poll;
+    let mut watch = Watch::begin(Arc::new(host.clone()), observer, &[port])?;
     let mut gateway = start_gateway(port)?;
     loop {
-        let line = watch.next().await?;
-        super::print(&format!("   {}", super::watch::text(paint, &line)))?;
-        if line.event == What::Listen {
+        let event = watch.next().await?;
+        super::print(&format!("   {}", lines.next(&event)))?;
+        if event.kind == WatchKind::Listen {
             break;
         }
     }
 
-    step("2. Who owns the port, and is it one that may be ended?")?;
-    let mut observer = match second {
-        BackendChoice::Poll => host.by_polling(&[port], PACE),
-        _ => host.by_events(&[port], Interest::Releases)?.0,
-    };
+    step("2. Who owns the port, and may that owner be ended?")?;
+    // What polling loses was already reported, so the second observer need not repeat it.
+    let mut observer =
+        if polls { host.by_polling(&[port], PACE) } else { host.by_events(&[port], Interest::Releases)?.0 };
     let exclusions = Exclusions::new(&host, std::process::id(), &[], false);
     let rules = Rules::openclaw_gateway();
-    let mut sockets = observer.snapshot(port)?;
-    sockets.retain(Socket::owns_port);
-    for owner in crate::owner::owners(&sockets, &host, &rules, &exclusions) {
-        super::print(&format!(
-            "   {}\n",
-            owners::describe(paint, &OwnerReport::from(&owner)).replace('\n', "\n   ")
-        ))?;
+    for owner in Owners::of_port(&host, observer.as_mut(), port, &rules, &exclusions)?.owners {
+        let described = text::owners::describe(&owner).replace('\n', "\n   ");
+        super::print(&format!("   {described}\n"))?;
     }
 
     step("3. gatewatch clean")?;
-    let request =
-        Request { port, rules, exclusions, timeouts: Timeouts::default(), dry_run: false, pace: PACE };
+    let request = Request { longest_pause: PACE, ..Request::new(port, rules, exclusions) };
     let cleaned = clean(&host, observer.as_mut(), &request).await?;
-    super::print(&indent(&super::clean::text(&CleanReport::from(&cleaned))))?;
+    super::print(&indent(&text::clean::answer(&cleaned, None)))?;
 
     if cleaned.outcome != Outcome::Cleaned {
-        return Ok(cleaned.outcome.status().max(1));
+        return Ok(match Exit::from(cleaned.outcome) {
+            Exit::Done => Exit::Failed,
+            exit => exit,
+        });
     }
 
     step("4. What the watch saw of it")?;
     loop {
-        let line = watch.next().await?;
-        super::print(&format!("   {}", super::watch::text(paint, &line)))?;
-        if line.event == What::Free {
+        let event = watch.next().await?;
+        super::print(&format!("   {}", lines.next(&event)))?;
+        if event.kind == WatchKind::Free {
             break;
         }
     }
@@ -82,49 +76,49 @@ pub(super) async fn run(args: &DemoArgs) -> Result<u8, CliError> {
 
     step("5. And the new gateway can start")?;
     let begun = std::time::Instant::now();
-    let bound = TcpListener::bind(("127.0.0.1", port)).await;
+    let bound = TcpListener::bind(("127.0.0.1", port.number)).await;
     let took = style::duration(begun.elapsed());
     match bound {
         Ok(_) => super::print(&format!(
             "   bound and listening on 127.0.0.1:{port} in {took}, at the first attempt\n"
         ))?,
-        Err(error) => super::print(&format!("   {}\n", paint.paint(Colour::Bad, &error.to_string())))?,
+        Err(error) => super::print(&format!("   {}\n", style::paint(Colour::Bad, &error.to_string())))?,
     }
-    if second == BackendChoice::Poll {
+    if polls {
         super::print(
             "\n   As root, the kernel itself tells of each bind, listen and release, within microseconds.\n",
         )?;
     }
-    Ok(0)
+    Ok(Exit::Done)
 }
 
 /// The gateway: listens, and ends when asked to.
-pub(super) async fn gateway(port: u16) -> Result<u8, CliError> {
+pub(super) async fn gateway(port: Port) -> Result<Exit, CliError> {
     let failed = |error| CliError::Io { what: "the demo's gateway can't listen", error };
-    let mut signals = host::signals::Signals::new().map_err(failed)?;
-    let listener = TcpListener::bind(("127.0.0.1", port)).await.map_err(failed)?;
-    // Wine leaves a listener that was never asked anything with no process in its socket table.
+    let mut signals = <Host as Platform>::Signals::new().map_err(failed)?;
+    let listener = TcpListener::bind(("127.0.0.1", port.number)).await.map_err(failed)?;
+    // In Wine's socket table, a listener has no process until the socket is first queried.
     listener.ttl().map_err(failed)?;
     signals.next().await;
-    Ok(0)
+    Ok(Exit::Done)
 }
 
-fn start_gateway(port: u16) -> Result<Child, CliError> {
+fn start_gateway(port: Port) -> Result<Child, CliError> {
     let failed = |error| CliError::Io { what: "the demo's gateway can't be started", error };
     let program = std::env::current_exe().map_err(failed)?;
-    let mut command = host::titled(&program, OPENCLAW_GATEWAY).map_err(failed)?;
+    let mut command = Host::titled(&program, OPENCLAW_GATEWAY).map_err(failed)?;
     command.args(["demo-gateway", &port.to_string()]);
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let mut command = Command::from(command);
     command.kill_on_drop(true).spawn().map_err(failed)
 }
 
-async fn unused_port() -> Result<u16, CliError> {
+async fn unused_port() -> Result<Port, CliError> {
     let find = async {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        Ok(listener.local_addr()?.port())
+        Ok(Port::tcp(listener.local_addr()?.port()))
     };
-    find.await.map_err(|error| CliError::Io { what: "no port can be found for the demo", error })
+    find.await.map_err(|error| CliError::Io { what: "no free port was found for the demo", error })
 }
 
 fn indent(text: &str) -> String {

@@ -1,140 +1,168 @@
-//! The command line: one file a command.
+//! The command line: one file per command. [`args`] defines the arguments, [`context`] what a command needs, [`ask`] how
+//! the agent is asked, [`text`] how an answer looks, and [`exit`] the exit status.
 
 mod agent;
 mod args;
+mod ask;
 mod clean;
+mod command;
+mod complete;
+mod confirm;
+mod context;
 mod demo;
 mod doctor;
-mod error;
+mod exec;
+mod exit;
+mod following;
+#[cfg(all(any(fuzzing, test), target_os = "linux"))]
+pub(crate) mod fuzzing;
+mod hints;
+mod history;
+mod list;
+mod man;
+mod next;
 mod owners;
+mod picture;
+mod ports;
+mod progress;
 mod restart;
-mod setup;
-mod style;
+mod several;
+mod started;
+mod text;
+mod top;
 mod unit;
 mod wait;
 mod watch;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
 use self::args::{Arguments, Command};
-pub(crate) use self::error::CliError;
-use crate::platform::host;
+use self::exit::{CliError, Exit};
+use crate::platform::Host;
+use crate::platform::contract::Platform;
+use crate::wire;
 
-/// Runs the program with the arguments of this process, and gives its exit status.
+/// Runs the program with the arguments of this process, and returns its exit status.
 #[must_use]
-pub fn run() -> ExitCode {
-    if let Some(status) = host::helper() {
+pub(crate) fn run() -> ExitCode {
+    if let Some(status) = Host::before_main() {
         return ExitCode::from(status);
     }
-    host::keep_handles();
-    let arguments = match Arguments::try_parse() {
+    if let Some(status) = complete::answer() {
+        return status;
+    }
+    let arguments = match parse(std::env::args_os().collect()) {
         Ok(arguments) => arguments,
-        Err(error) => return refuse(&error),
+        Err(error) => return refuse(error),
     };
-    // A service says what it does without being asked.
+    // The agent is a service, so it logs what it does by default.
     let verbose = arguments.verbose + u8::from(matches!(arguments.command, Command::Agent(_)));
-    setup::logging(verbose, arguments.quiet);
-    let result = match arguments.command {
-        Command::Completions { shell } => completions(shell),
-        Command::Man => man(),
-        command => setup::runtime().and_then(|runtime| runtime.block_on(dispatch(command))),
-    };
+    arguments.color.write_global();
+    match arguments.command {
+        Command::Top(_) => top::notes::logging(),
+        _ => context::logging(verbose, arguments.quiet),
+    }
+    let result = context::runtime().and_then(|runtime| {
+        let result = runtime.block_on(dispatch(arguments.command));
+        // Nothing that goes on beside it is waited for.
+        runtime.shutdown_background();
+        result
+    });
     match result {
-        Ok(status) => ExitCode::from(status),
-        // The reader has gone: whoever reads `gatewatch watch | head -1` has what they wanted.
-        Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Ok(exit) => ExitCode::from(exit.status()),
         Err(error) => {
-            eprintln!("gatewatch: {error}");
-            ExitCode::from(error.status())
+            say(&format!("gatewatch: {error}\n"));
+            ExitCode::from(Exit::from(&error).status())
         }
     }
 }
 
-async fn dispatch(command: Command) -> Result<u8, CliError> {
+async fn dispatch(command: Command) -> Result<Exit, CliError> {
     match command {
         Command::Owners(owners) => owners::run(&owners).await,
+        Command::List(list) => list::run(&list),
         Command::Clean(clean) => clean::run(&clean).await,
-        Command::Restart(restart) => restart::run(&restart).await,
+        Command::Restart(restart) => restart::run(restart).await,
+        Command::Exec(exec) => exec::run(&exec).await,
         Command::Watch(watch) => watch::run(&watch).await,
+        Command::History(history) => history::run(&history).await,
         Command::Wait(wait) => wait::run(&wait).await,
+        Command::Top(top) => top::run(&top).await,
         Command::Agent(agent) => agent::run(&agent).await,
-        Command::Doctor(doctor) => doctor::run(&doctor),
+        Command::Doctor(doctor) => doctor::run(&doctor).await,
         Command::Demo(demo) => demo::run(&demo).await,
         Command::DemoGateway { port } => demo::gateway(port).await,
-        Command::Completions { .. } | Command::Man => Ok(0),
+        Command::Completions { shell } => complete::script(shell),
+        Command::Man { dir } => man::run(dir.as_deref()),
     }
 }
 
-/// Help and version are answers; anything else is one sentence on standard error, and status 2.
-fn refuse(error: &clap::Error) -> ExitCode {
-    if error.exit_code() == 0 {
-        let _ = error.print();
-        return ExitCode::SUCCESS;
+/// The arguments; without a command, ports are those of `owners`: `gatewatch 3000`.
+fn parse(mut words: Vec<OsString>) -> Result<Arguments, clap::Error> {
+    let error = match Arguments::try_parse_from(&words) {
+        Ok(arguments) => return Ok(arguments),
+        Err(error) => error,
+    };
+    let is_command = |word: &OsString| {
+        word == "help"
+            || Arguments::command()
+                .get_subcommands()
+                .any(|command| command.get_name_and_visible_aliases().iter().any(|name| word == name))
+    };
+    let is_other = matches!(error.kind(), ErrorKind::InvalidSubcommand | ErrorKind::UnknownArgument);
+    if !is_other || words.iter().skip(1).any(is_command) {
+        return Err(error);
     }
-    let message = error.to_string();
-    // clap draws a paragraph: what is wrong, a tip, the usage. The first two are the sentence.
-    let said: Vec<&str> = message
-        .lines()
-        .take_while(|line| !line.starts_with("Usage:"))
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with("For more information"))
-        .collect();
-    let sentence = said.join("; ").replace("error: ", "").replace(":; ", ": ").replace("tip: ", "");
-    if sentence.is_empty() || sentence.starts_with("Gatewatch") {
-        let _ = error.print();
-    } else {
-        eprintln!("gatewatch: {sentence} (`gatewatch --help` says more)");
-    }
-    ExitCode::from(CliError::USAGE)
+    let mut plain =
+        words.iter().skip(1).filter_map(|word| word.to_str()).filter(|word| !word.starts_with('-'));
+    let looks_like_port = plain.next().is_some_and(ports::looks_like_one);
+    words.insert(1, "owners".into());
+    Arguments::try_parse_from(&words).map_err(|as_owners| if looks_like_port { as_owners } else { error })
 }
 
-fn completions(shell: clap_complete::Shell) -> Result<u8, CliError> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "gatewatch", &mut script);
-    io::stdout().write_all(&script).map_err(CliError::Output)?;
-    Ok(0)
+/// Help and version are answers; anything else is said on standard error, with a hint where there is a sensible one.
+fn refuse(mut error: clap::Error) -> ExitCode {
+    hints::improve(&mut error);
+    let _ = error.print();
+    let status = if error.exit_code() == 0 { Exit::Done } else { Exit::Usage };
+    ExitCode::from(status.status())
 }
 
-/// The page of the program, and after it the synopsis and the options of each command.
-fn man() -> Result<u8, CliError> {
-    let mut program = Arguments::command();
-    program.build();
-    let mut page = Vec::new();
-    clap_mangen::Man::new(program.clone()).render(&mut page).map_err(CliError::Output)?;
-    for command in
-        program.get_subcommands().filter(|command| !command.is_hide_set() && command.get_name() != "help")
-    {
-        let title = format!(".SH \"GATEWATCH {}\"\n", command.get_name().to_uppercase());
-        page.extend(title.as_bytes());
-        let man = clap_mangen::Man::new(command.clone());
-        let mut part = Vec::new();
-        man.render_description_section(&mut part)
-            .and_then(|()| man.render_synopsis_section(&mut part))
-            .and_then(|()| man.render_options_section(&mut part))
-            .map_err(CliError::Output)?;
-        // Sections of a section.
-        page.extend(String::from_utf8_lossy(&part).replace(".SH ", ".SS ").as_bytes());
-    }
-    io::stdout().write_all(&page).map_err(CliError::Output)?;
-    Ok(0)
+/// Writes to standard error. That nobody reads it is no failure.
+fn say(text: &str) {
+    let _ = anstream::stderr().lock().write_all(text.as_bytes());
 }
 
 /// Writes an answer as one line of JSON.
 fn print_json(answer: &impl serde::Serialize) -> Result<(), CliError> {
-    print(&json_line(answer)?)
+    is_read_raw(&wire::line(answer).map_err(|error| CliError::Output(error.into()))?).map(drop)
 }
 
-fn json_line(answer: &impl serde::Serialize) -> Result<String, CliError> {
-    let mut line = serde_json::to_string(answer).map_err(|error| CliError::Output(error.into()))?;
-    line.push('\n');
-    Ok(line)
-}
-
-/// Writes to standard output, at once.
+/// Writes to standard output and flushes it, without colours where they are not wanted. That nobody reads it is no failure:
+/// the status is the outcome's all the same.
 fn print(text: &str) -> Result<(), CliError> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CliError::Output)
+    is_read(text).map(drop)
+}
+
+/// As [`print`]; false once the reader has closed the pipe, as in `gatewatch watch | head -1`.
+fn is_read(text: &str) -> Result<bool, CliError> {
+    written(&mut anstream::stdout().lock(), text)
+}
+
+/// As [`is_read`], for what has no colours.
+fn is_read_raw(text: &str) -> Result<bool, CliError> {
+    written(&mut io::stdout().lock(), text)
+}
+
+fn written(out: &mut impl Write, text: &str) -> Result<bool, CliError> {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(CliError::Output(error)),
+    }
 }

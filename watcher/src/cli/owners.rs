@@ -1,123 +1,84 @@
 //! `gatewatch owners`.
 
-use std::fmt::Write as _;
+use std::collections::HashSet;
 use std::time::Instant;
 
-use super::CliError;
+use tracing::warn;
+
 use super::args::{Format, OwnersArgs};
-use super::setup::Setup;
-use super::style::{self, Colour, Paint};
+use super::context::Context;
+use super::exit::{CliError, Exit};
+use super::ports::{Asked, not_for_agent};
+use super::{next, text};
 use crate::agent::client::Client;
-use crate::exclude::Exclusions;
-use crate::observe::{Interest, Socket, SocketState};
-use crate::owner::owners;
-use crate::process::Identity;
-use crate::report::{OwnerReport, OwnersReport, SocketReport};
+use crate::platform::contract::{Interest, Platform as _};
+use crate::steps::exclude::Exclusions;
+use crate::steps::owner::Owners;
+use crate::wire::answers::OwnersAnswer;
 
-pub(super) async fn run(args: &OwnersArgs) -> Result<u8, CliError> {
+pub(super) async fn run(args: &OwnersArgs) -> Result<Exit, CliError> {
     let begun = Instant::now();
-    let setup = Setup::new(&args.observing)?;
-    let ports = setup.ports(&args.ports);
-    let cannot = args.matching.is_given().then_some("what matches is for its configuration to say");
-    if let Some(mut agent) = setup.agent(&args.observing, cannot).await?
-        && ask(&setup, &mut agent, args, &ports, begun).await?
-    {
-        return Ok(0);
+    let context = Context::new(&args.observing)?;
+    let asked = context.asked(&args.ports);
+    let own_rules = args.matching.is_given().then_some("its configuration decides what matches");
+    let cannot = own_rules.or_else(|| not_for_agent(&asked));
+    let netns = context.host.netns();
+    let request = async |agent: &mut Client| {
+        let mut answers = Vec::new();
+        for Asked { port, .. } in &asked {
+            answers.push(agent.owners(*port, netns).await?);
+        }
+        Ok(answers)
+    };
+    if let Some(answers) = context.ask_agent(&args.observing, cannot, request).await? {
+        return print_all(&context, args, &asked, &answers, begun);
     }
-    let rules = ports.iter().map(|&port| setup.rules(&args.matching, port)).collect::<Result<Vec<_>, _>>()?;
-    let mut observer = setup.observer(&ports, Interest::Snapshots)?;
-    let exclusions = Exclusions::new(&setup.host, std::process::id(), &[], false);
-    for (port, rules) in ports.into_iter().zip(rules) {
-        let mut sockets = observer.snapshot(port)?;
-        sockets.retain(Socket::owns_port);
-        let owners = owners(&sockets, &setup.host, &rules, &exclusions);
-        let owners = owners.iter().map(OwnerReport::from).collect();
-        print(&setup, &OwnersReport { port, owners, backend: observer.backend() }, begun)?;
+    let rules =
+        asked.iter().map(|asked| context.rules(&args.matching, asked.port)).collect::<Result<Vec<_>, _>>()?;
+    let mut observer = context.observer(&asked, Interest::Snapshots)?;
+    let exclusions = Exclusions::new(&context.host, std::process::id(), &[], false);
+    // Each port by itself tells more, and takes a look of its own.
+    const FEW: usize = 16;
+    if asked.len() > FEW {
+        let ports: Vec<_> = asked.iter().map(|asked| asked.port).zip(rules).collect();
+        let answers = Owners::of_ports(&context.host, observer.as_mut(), &ports, &exclusions)?;
+        return print_all(&context, args, &asked, &answers, begun);
     }
-    Ok(0)
+    let mut answers = Vec::new();
+    for (Asked { port, .. }, rules) in asked.iter().zip(rules) {
+        answers.push(Owners::of_port(&context.host, observer.as_mut(), *port, &rules, &exclusions)?);
+    }
+    print_all(&context, args, &asked, &answers, begun)
 }
 
-/// Has the agent answer; false where it won't.
-async fn ask(
-    setup: &Setup,
-    agent: &mut Client,
+fn print_all(
+    context: &Context,
     args: &OwnersArgs,
-    ports: &[u16],
+    asked: &[Asked],
+    answers: &[Owners],
     begun: Instant,
-) -> Result<bool, CliError> {
-    let mut reports: Vec<OwnersReport> = Vec::new();
-    for port in ports {
-        let answer = agent.get(&format!("/v1/ports/{port}?netns={}", setup.host.netns())).await;
-        let Some(report) = Setup::answered(&args.observing, answer)? else { return Ok(false) };
-        reports.push(report);
+) -> Result<Exit, CliError> {
+    let mut told = HashSet::new();
+    for (owners, asked) in answers.iter().zip(asked) {
+        if args.pids {
+            let pids = owners.owners.iter().filter_map(|owner| owner.pid).filter(|pid| told.insert(*pid));
+            super::print(&pids.map(|pid| format!("{pid}\n")).collect::<String>())?;
+            if owners.left_out > 0 {
+                warn!("{} more are left out by the agent; `--agent never` prints all", owners.left_out);
+            }
+        } else {
+            print(context, owners, asked, begun)?;
+        }
     }
-    for report in &reports {
-        print(setup, report, begun)?;
-    }
-    Ok(true)
+    let held = answers.iter().any(|owners| !owners.owners.is_empty());
+    Ok(if args.exit_code && held { Exit::HeldByOther } else { Exit::Done })
 }
 
-fn print(setup: &Setup, report: &OwnersReport, begun: Instant) -> Result<(), CliError> {
-    match setup.format {
-        Format::Json => super::print_json(report),
-        Format::Text => super::print(&text(report, begun)),
-    }
-}
-
-fn text(report: &OwnersReport, begun: Instant) -> String {
-    let OwnersReport { port, owners, backend } = report;
-    let paint = Paint::stdout();
-    let took = format!("({}, {})", backend.name(), style::duration(begun.elapsed()));
-    let took = paint.paint(Colour::Faint, &took);
-    let mut out = String::new();
-    let head = match owners.len() {
-        0 => format!("nobody holds port {port}"),
-        1 => format!("port {port} is held by one process"),
-        many => format!("port {port} is held by {many} processes"),
-    };
-    let _ = writeln!(out, "{}  {took}", paint.paint(Colour::Strong, &head));
-    for owner in owners {
-        let _ = writeln!(out, "  {}", describe(paint, owner));
-    }
-    out
-}
-
-/// An owner in a few aligned lines.
-pub(super) fn describe(paint: Paint, owner: &OwnerReport) -> String {
-    let mut out = paint.paint(Colour::Strong, &style::process(owner));
-    let mut line = |what: &str, text: &str| {
-        let _ = write!(out, "\n      {what:<9} {text}");
-    };
-    let mut sockets: Vec<String> = owner.sockets.iter().map(address).collect();
-    sockets.sort_unstable();
-    sockets.dedup();
-    line("holds", &sockets.join("  "));
-    if let Some(command) = style::command_line(owner) {
-        line("command", &command);
-    }
-    if let Some(unit) = &owner.unit {
-        line("unit", &style::printable(unit));
-    }
-    if let Some(container) = &owner.container {
-        line("container", container.get(..12).unwrap_or(container));
-    }
-    let (colour, verdict) = match owner.identity {
-        Identity::Match => (Colour::Good, "match"),
-        Identity::Other => (Colour::Odd, "other"),
-        Identity::Unclassified => (Colour::Odd, "unclassified"),
-    };
-    line("identity", &format!("{}: {}", paint.paint(colour, verdict), style::printable(&owner.why)));
-    if let Some(relation) = owner.relation {
-        line("never", &paint.paint(Colour::Odd, relation.describe()));
-    }
-    out
-}
-
-fn address(socket: &SocketReport) -> String {
-    let address = &socket.address;
-    match socket.state {
-        SocketState::Listen => address.clone(),
-        SocketState::Bound => format!("{address} (bound, not listening)"),
-        SocketState::Connected => format!("{address} (a connection)"),
+fn print(context: &Context, owners: &Owners, asked: &Asked, begun: Instant) -> Result<(), CliError> {
+    match context.format {
+        Format::Json => super::print_json(&OwnersAnswer::from(owners)),
+        Format::Text => {
+            super::print(&text::owners::answer(owners, begun.elapsed(), next::after_owners(owners, asked)))
+        }
     }
 }

@@ -1,60 +1,150 @@
 //! `gatewatch restart`.
 
-use std::fmt::Write as _;
-use std::process::{ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::collections::HashMap;
+use std::path::Path;
 
-use tokio::process::{Child, Command};
-use tokio::time::{sleep, timeout};
+use tracing::warn;
 
-use super::args::{Format, RestartArgs};
-use super::setup::Setup;
-use super::style::{self, Colour, Paint};
+use super::args::{CleanArgs, Format, RestartArgs};
+use super::context::Context;
+use super::exit::{CliError, Exit};
+use super::following::{Following, next_event, of_port};
+use super::picture::{self, Picture};
+use super::ports::Asked;
+use super::several::{self, Planned};
+use super::started::Started;
 use super::watch::Source;
-use super::{CliError, clean, unit};
-use crate::clock;
-use crate::end::Action;
-use crate::exclude::Relation;
-use crate::outcome::Outcome;
-use crate::report::CleanReport;
-use crate::restart::{CommandReport, Restart, RestartReport, Step};
-use crate::watch::What;
+use super::{clean, command, next, ports, text, unit};
+use crate::clean::Cleaned;
+use crate::model::{Action, Exclusion, Outcome, Port, WatchKind};
+use crate::restart::Restart;
+use crate::steps::waiting::told;
+use crate::wire::restart::RestartAnswer;
 
-pub(super) async fn run(args: &RestartArgs) -> Result<u8, CliError> {
-    let setup = Setup::new(&args.clean.observing)?;
-    let port = setup.port(&args.clean.port);
-    let command = command_line(args);
-    let mut restart = Restart::default();
-    let cannot = clean::not_for_agent(&args.clean);
-    let mut source = Source::new(&setup, &args.clean.observing, cannot, &[port]).await?;
-    loop {
-        let (line, _) = source.next().await?;
-        match line.event {
-            What::Held => restart.held_before(&line),
-            What::Ready => break,
-            _ => {}
+pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
+    let context = Context::new(&args.clean.observing)?;
+    let asked = context.asked_to_end(&args.clean.ports)?;
+    let Some(first) = asked.first() else { return Ok(Exit::Usage) };
+    if let Some(exit) = command::refuse(&context, first.port, &args.command, args.check.as_deref()).await? {
+        return Ok(exit);
+    }
+    let picture = args.svg.as_deref().map(Picture::open).transpose()?;
+    prefer_unit(&mut args).await;
+    let args = &args;
+    let cannot = clean::not_for_agent(&args.clean).or(ports::not_for_agent(&asked));
+    let mut restarts: Vec<(Port, Restart)> =
+        asked.iter().map(|asked| (asked.port, Restart::new(args.adopt))).collect();
+    let mut source = Source::new(&context, &args.clean.observing, cannot, &asked).await?;
+    let mut awaited = asked.len();
+    while awaited > 0 {
+        let event = next_event(&mut source).await?;
+        match event.kind {
+            WatchKind::Held => of_port(&mut restarts, event.port).for_each(|it| it.held_before(&event)),
+            WatchKind::Ready { .. } => awaited -= 1,
+            WatchKind::Bind
+            | WatchKind::Listen
+            | WatchKind::Conflict { .. }
+            | WatchKind::Release
+            | WatchKind::Free
+            | WatchKind::Lost { .. } => {}
         }
     }
-    let cleaned = clean::clean_port(&setup, &args.clean, port).await?;
-    restart.cleaned(&cleaned);
-    let (outcome, command) = if args.clean.dry_run {
-        (cleaned.outcome, None)
-    } else if is_clear(args, &cleaned).await? {
-        follow(args, &mut restart, &mut source, command).await?
-    } else if cleaned.outcome == Outcome::Respawned && args.adopt {
-        follow(args, &mut restart, &mut source, Vec::new()).await?
-    } else {
-        (cleaned.outcome, None)
-    };
-    let report = restart.report(cleaned, outcome, command);
-    match setup.format {
-        Format::Json => super::print_json(&report)?,
-        Format::Text => super::print(&text(&report))?,
+    let plan = several::plan(&context, &args.clean, asked.clone()).await?;
+    let mut is_vain = args.clean.dry_run;
+    for look in plan.iter().filter_map(|planned| planned.look.as_ref()) {
+        is_vain |= !is_clear(args, look).await?;
     }
-    Ok(outcome.status())
+    let (mut argv, mut done) = (Some(command_line(args)).filter(|_| !is_vain), Vec::new());
+    for Planned { asked, args: own, look } in plan {
+        // Where one port would stay held, nobody is ended for the others.
+        let cleaned = match look {
+            Some(look) if is_vain => look,
+            _ => clean::clean_port(&context, &own, &asked, true).await?,
+        };
+        of_port(&mut restarts, asked.port).for_each(|restart| restart.cleaned(&cleaned));
+        let is_clear = is_vain || is_clear(args, &cleaned).await?;
+        let is_adopted = cleaned.outcome == Outcome::Respawned && args.adopt;
+        done.push((asked, own, cleaned));
+        if !is_clear {
+            // Who has put a new owner there already needs no other.
+            argv = argv.filter(|_| is_adopted).map(|_| Vec::new());
+        }
+        if !is_clear && !is_adopted {
+            break;
+        }
+    }
+    let (outcomes, command) = match argv {
+        Some(argv) => {
+            let mut rules = HashMap::new();
+            for (asked, own, _) in &done {
+                rules.insert(asked.port, context.rules(&own.matching, asked.port)?);
+            }
+            let started = Started::new(context.host.clone(), rules, args.clean.sparing.unit.clone());
+            let awaited = waited_for(&done);
+            let (format, restarts, source) = (context.format, &mut restarts, &mut source);
+            let mut following = Following { args, format, restarts, source, started };
+            told(|| awaited, Some(args.listen_timeout), following.run(argv)).await?
+        }
+        None => (vec![None; done.len()], None),
+    };
+    let (mut exits, mut all) = (Vec::new(), Vec::new());
+    for (((asked, own, cleaned), (_, restart)), outcome) in done.into_iter().zip(restarts).zip(outcomes) {
+        let outcome = outcome.unwrap_or(cleaned.outcome);
+        exits.push(outcome.into());
+        let restarted = restart.finish(cleaned, outcome, command.clone());
+        match context.format {
+            Format::Json => super::print_json(&RestartAnswer::from(&restarted))?,
+            Format::Text => {
+                let is_undone = restarted.command.is_none();
+                let next = is_undone.then(|| next::after_clean(&restarted.cleaned, &asked, &own)).flatten();
+                super::print(&text::restart::answer(&restarted, next))?;
+            }
+        }
+        all.push(restarted);
+    }
+    if let Some(picture) = picture
+        && let Err(error) = picture.write(&picture::restart::drawn(&all))
+    {
+        // What was done is done, and the status is the restart's.
+        warn!("the picture can't be written: {error}");
+    }
+    Ok(Exit::worst(exits))
 }
 
-/// The command that is given, else the one that restarts the unit, else none.
+fn waited_for(done: &[(Asked, CleanArgs, Cleaned)]) -> String {
+    let ports: Vec<String> = done.iter().map(|(asked, ..)| asked.port.to_string()).collect();
+    let noun = if ports.len() == 1 { "port" } else { "ports" };
+    format!("waiting for a new owner to listen on {noun} {}", ports.join(", "))
+}
+
+/// Where the command is `systemctl restart UNIT`, the unit's own main process is left to systemd, as with `--unit`: ended
+/// behind its back, it would be down for longer, and systemd might take that for a crash.
+async fn prefer_unit(args: &mut RestartArgs) {
+    if args.clean.sparing.unit.is_some() {
+        return;
+    }
+    if let Some(unit) = restarted_unit(&args.command)
+        && let Ok(Some(_)) = unit::main_pid(unit).await
+    {
+        warn!("systemd restarts {unit} and ends its main process itself; `--unit {unit}` says so");
+        args.clean.sparing.unit = Some(unit.to_owned());
+    }
+}
+
+/// The unit that a command restarts by `systemctl restart UNIT`, with nothing else that systemctl is told.
+fn restarted_unit(argv: &[String]) -> Option<&str> {
+    let (program, words) = argv.split_first()?;
+    let is_systemctl = Path::new(program).file_name().is_some_and(|name| name == "systemctl");
+    let words: Vec<&str> = words.iter().map(String::as_str).filter(|&word| word != "--").collect();
+    match words[..] {
+        ["restart" | "try-restart" | "reload-or-restart", unit] if is_systemctl => {
+            Some(unit).filter(|unit| !unit.starts_with('-'))
+        }
+        _ => None,
+    }
+}
+
+/// The given command, else the one that restarts the unit, else none.
 fn command_line(args: &RestartArgs) -> Vec<String> {
     match &args.clean.sparing.unit {
         Some(unit) if args.command.is_empty() => {
@@ -64,156 +154,18 @@ fn command_line(args: &RestartArgs) -> Vec<String> {
     }
 }
 
-/// Whether the command can be run: the port can be bound, or only the unit's own main process holds it, which systemd
-/// will end by itself.
-async fn is_clear(args: &RestartArgs, cleaned: &CleanReport) -> Result<bool, CliError> {
-    if matches!(cleaned.outcome, Outcome::Free | Outcome::Cleaned) {
+/// Whether the command can be run: either the port can be bound, or will be, or only the unit's own main process holds it, and
+/// systemd will end that process by itself.
+async fn is_clear(args: &RestartArgs, cleaned: &Cleaned) -> Result<bool, CliError> {
+    if matches!(cleaned.outcome, Outcome::Free | Outcome::Cleaned | Outcome::WouldClean) {
         return Ok(true);
     }
     let (Some(unit), Outcome::HeldByProtected) = (&args.clean.sparing.unit, cleaned.outcome) else {
         return Ok(false);
     };
     let main = unit::main_pid(unit).await?;
-    let mut left = cleaned.owners.iter().filter(|ended| ended.action == Action::Spared);
-    Ok(left.all(|ended| ended.owner.relation == Some(Relation::Protected) && ended.owner.pid == main))
-}
-
-/// Runs the command and follows the port until the new owner listens, or it is certain that none will.
-async fn follow(
-    args: &RestartArgs,
-    restart: &mut Restart,
-    source: &mut Source<'_>,
-    argv: Vec<String>,
-) -> Result<(Outcome, Option<CommandReport>), CliError> {
-    // What has happened by now was not the command's doing.
-    let mut outcome = None;
-    while let Ok(line) = timeout(Duration::ZERO, source.next()).await {
-        outcome = restart.take_in(&line?.0).or(outcome);
-    }
-    if restart.is_respawned() && !args.adopt && !argv.is_empty() {
-        return Ok((Outcome::Respawned, None));
-    }
-    let deadline = Instant::now() + args.listen_timeout;
-    let mut child = None;
-    if !restart.is_listening() && !argv.is_empty() {
-        // A supervisor's process that has come and gone by now decides nothing.
-        outcome = None;
-        // Before the start: its process can be further by the time that this one goes on.
-        let at = clock::monotonic_ns(Instant::now());
-        let started = start(&argv)?;
-        restart.command_started(at, started.id());
-        child = Some(started);
-    }
-    let mut status = None;
-    while outcome.is_none() {
-        tokio::select! {
-            line = source.next() => outcome = restart.take_in(&line?.0),
-            ended = exit_of(&mut child) => {
-                child = None;
-                status = ended.code();
-                restart.command_ended(clock::monotonic_ns(Instant::now()), status);
-                if !ended.success() {
-                    // What it did before its end has happened, though it may be read only now.
-                    while let Ok(line) = timeout(Duration::from_millis(1), source.next()).await {
-                        outcome = restart.take_in(&line?.0).or(outcome);
-                    }
-                    outcome = outcome.or(Some(Outcome::CommandFailed));
-                }
-            }
-            () = sleep(deadline.saturating_duration_since(Instant::now())) => outcome = Some(Outcome::TimedOut),
-        }
-    }
-    if outcome == Some(Outcome::Restarted) {
-        outcome = settle(args.settle, restart, source).await?.or(outcome);
-    }
-    let command = (!argv.is_empty()).then_some(CommandReport { argv, status });
-    Ok((outcome.unwrap_or(Outcome::TimedOut), command))
-}
-
-/// Watches the new owner for a while; the outcome, if that changes it.
-async fn settle(
-    time: Duration,
-    restart: &mut Restart,
-    source: &mut Source<'_>,
-) -> Result<Option<Outcome>, CliError> {
-    let deadline = Instant::now() + time;
-    while let Ok(line) = timeout(deadline.saturating_duration_since(Instant::now()), source.next()).await {
-        if let Some(outcome) = restart.take_in(&line?.0).filter(|outcome| *outcome != Outcome::Restarted) {
-            return Ok(Some(outcome));
-        }
-    }
-    Ok(None)
-}
-
-/// Starts the command. Its standard output goes to our standard error: ours carries the answer and nothing else.
-fn start(argv: &[String]) -> Result<Child, CliError> {
-    let (program, arguments) =
-        argv.split_first().ok_or_else(|| CliError::Usage("the command is empty".to_owned()))?;
-    let mut command = Command::new(program);
-    command.args(arguments).stdout(Stdio::from(std::io::stderr()));
-    command.spawn().map_err(|error| CliError::Command { program: program.clone(), error })
-}
-
-/// The end of the child; never, where there is none.
-async fn exit_of(child: &mut Option<Child>) -> ExitStatus {
-    match child {
-        Some(child) => match child.wait().await {
-            Ok(status) => status,
-            Err(_) => std::future::pending().await,
-        },
-        None => std::future::pending().await,
-    }
-}
-
-fn text(report: &RestartReport) -> String {
-    let paint = Paint::stdout();
-    let RestartReport { cleaned, command, timeline, downtime_us, new_owner, why } = report;
-    let good = cleaned.outcome.status() == 0;
-    let headline = match (cleaned.outcome, new_owner) {
-        (Outcome::Restarted, Some(owner)) => format!(
-            "port {} is served by {} (pid {}): restarted",
-            cleaned.port,
-            style::printable(owner.comm.as_deref().unwrap_or("an unseen process")),
-            owner.pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string())
-        ),
-        // The port was clean; it is the new owner that did not come.
-        (Outcome::TimedOut, None) if cleaned.released.is_some() || command.is_some() => {
-            format!("nobody new listens on port {} yet: time ran out", cleaned.port)
-        }
-        _ => clean::headline(cleaned),
-    };
-    let mut out = paint.paint(if good { Colour::Good } else { Colour::Bad }, &headline);
-    if let Some(downtime) = downtime_us {
-        let _ = write!(
-            out,
-            "  {}",
-            paint.paint(Colour::Faint, &format!("(down for {})", style::micros(*downtime)))
-        );
-    }
-    out.push('\n');
-    if let Some(why) = why {
-        let _ = writeln!(out, "  {why}");
-    }
-    clean::owners(&mut out, cleaned);
-    for at in timeline {
-        let step = match at.step {
-            Step::Sigterm => "SIGTERM sent",
-            Step::Sigkill => "SIGKILL sent",
-            Step::Exited => "old process exited",
-            Step::Released => "port released",
-            Step::CommandStarted => "command started",
-            Step::CommandEnded => "command ended",
-            Step::Bind => "new process bound",
-            Step::Listen => "listening",
-            Step::Conflict => "bind failed",
-            Step::Lost => "port given back",
-        };
-        let pid = at.pid.map_or_else(String::new, |pid| format!("  pid {pid}"));
-        let time = format!("{:+.3} ms", f64::from(i32::try_from(at.at_us).unwrap_or(i32::MAX)) / 1e3);
-        let _ = writeln!(out, "  {time:>14}  {step}{}", paint.paint(Colour::Faint, &pid));
-    }
-    if let Some(CommandReport { argv, status: Some(status) }) = command {
-        let _ = writeln!(out, "  {} ended with status {status}", style::printable(&argv.join(" ")));
-    }
-    out
+    let mut left = cleaned.owners.iter().filter(|dealt| dealt.action == Action::Spared);
+    // Of those that the agent left out nothing is known.
+    Ok(cleaned.left_out.count == 0
+        && left.all(|dealt| dealt.owner.exclusion == Some(Exclusion::Protected) && dealt.owner.pid == main))
 }

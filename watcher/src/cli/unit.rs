@@ -4,12 +4,12 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use super::CliError;
+use super::exit::CliError;
 
-/// The unit's main process; `None` while it runs none.
+/// The unit's main process; `None` while it has none.
 ///
 /// # Errors
-/// When there is no such unit, or no systemd to ask.
+/// When the unit does not exist, or systemd can't be asked.
 pub(super) async fn main_pid(unit: &str) -> Result<Option<u32>, CliError> {
     let mut command = Command::new("systemctl");
     command.args(["show", "--property=LoadState", "--property=MainPID", "--", unit]).stdin(Stdio::null());

@@ -2,77 +2,181 @@
 
 use std::time::{Duration, Instant};
 
-use super::CliError;
-use super::args::{Awaited, Format, WaitArgs};
-use super::setup::Setup;
-use super::style;
-use crate::agent::client::Client;
-use crate::observe::Interest;
-use crate::outcome::Outcome;
-use crate::report::{WaitReport, micros};
-use crate::wait::{self, Limits};
+use tokio::time::timeout;
 
-pub(super) async fn run(args: &WaitArgs) -> Result<u8, CliError> {
+use super::args::{Format, WaitArgs};
+use super::ask::Again;
+use super::context::Context;
+use super::exit::{CliError, Exit};
+use super::ports::{self, Asked};
+use super::text;
+use crate::agent::client::Client;
+use crate::model::{Outcome, Port, Protocol};
+use crate::platform::contract::{Interest, Observer};
+use crate::steps::prove::Plain;
+use crate::steps::waiting::told;
+use crate::wait::{self, Deadline, Until, Waited, Wanted};
+use crate::wire::answers::WaitAnswer;
+
+pub(super) async fn run(args: &WaitArgs) -> Result<Exit, CliError> {
     let begun = Instant::now();
-    let setup = Setup::new(&args.observing)?;
-    let port = setup.port(&args.port);
-    if let Some(mut agent) = setup.agent(&args.observing, None).await?
-        && let Some(report) = ask(&mut agent, args, port, begun).await?
-    {
-        print(&setup, args, &report)?;
-        return Ok(report.outcome.status());
-    }
-    let limits = Limits { timeout: args.timeout, pace: setup.pace };
-    let interest = match args.state {
-        Awaited::Free => Interest::Releases,
-        Awaited::Listening => Interest::Listening,
+    let context = Context::new(&args.observing)?;
+    let asked = context.asked_to_bind(&args.ports)?;
+    let until = Until::from(args.state);
+    let cannot = not_for_agent(args).or_else(|| ports::not_for_agent(&asked));
+    let agent = context.agent_within(args.timeout, &args.observing, cannot).await?;
+    let mut waiting = Waiting { context: &context, args, asked: &asked, agent, observer: None };
+    let all = loop {
+        let all = waiting.for_each(begun, args.timeout).await?;
+        let is_over = all.iter().any(|waited| Exit::from(waited.outcome) != Exit::Done);
+        // One that came first may have gone while another was waited for.
+        if is_over || asked.len() == 1 || !args.settle.is_zero() {
+            break all;
+        }
+        let now = waiting.for_each(Instant::now(), Some(Duration::ZERO)).await?;
+        if now.iter().all(|waited| Exit::from(waited.outcome) == Exit::Done) {
+            break all;
+        }
     };
-    let mut observer = setup.observer(&[port], interest)?;
-    let outcome = match args.state {
-        Awaited::Free => wait::free(&setup.host, observer.as_mut(), port, limits).await?,
-        Awaited::Listening => wait::listening(observer.as_mut(), port, limits).await?,
-    };
-    let elapsed_us = micros(begun.elapsed());
-    print(&setup, args, &WaitReport { port, outcome, backend: observer.backend(), elapsed_us })?;
-    Ok(outcome.status())
+    let exits = all.iter().map(|waited| print(&context, until, waited)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Exit::worst(exits))
 }
 
-/// Has the agent wait; `None` where it won't. It waits for some minutes at a time.
-async fn ask(
+/// The ports that are waited for, and by whom.
+struct Waiting<'a> {
+    context: &'a Context,
+    args: &'a WaitArgs,
+    asked: &'a [Asked],
+    /// `None` once it has refused.
+    agent: Option<Client>,
+    observer: Option<Box<dyn Observer>>,
+}
+
+impl Waiting<'_> {
+    /// Waits for one port after the other.
+    async fn for_each(&mut self, begun: Instant, limit: Option<Duration>) -> Result<Vec<Waited>, CliError> {
+        let mut all = Vec::new();
+        for asked in self.asked {
+            let awaited = awaited(self.args.state.into(), asked.port.protocol);
+            let what = || format!("waiting until port {} is {awaited}", asked.port);
+            let waited = told(what, limit, self.for_one(asked, begun, limit)).await?;
+            all.push(Waited { elapsed: begun.elapsed(), ..waited });
+        }
+        Ok(all)
+    }
+
+    async fn for_one(
+        &mut self,
+        asked: &Asked,
+        begun: Instant,
+        limit: Option<Duration>,
+    ) -> Result<Waited, CliError> {
+        let Self { context, args, .. } = *self;
+        if let Some(agent) = &mut self.agent {
+            if let Some(waited) = request(context, agent, args, asked.port, begun, limit).await? {
+                return Ok(waited);
+            }
+            self.agent = None;
+        }
+        let observer = match &mut self.observer {
+            Some(observer) => observer,
+            None => self.observer.insert(context.observer(self.asked, interest(args.state.into()))?),
+        };
+        wait_for(context, observer.as_mut(), args, asked, begun, limit).await
+    }
+}
+
+fn awaited(until: Until, protocol: Protocol) -> &'static str {
+    match (until, protocol) {
+        (Until::Free, _) => "free",
+        (Until::Listening, Protocol::Tcp) => "listened on",
+        (Until::Listening, Protocol::Udp) => "bound",
+    }
+}
+
+fn interest(until: Until) -> Interest {
+    match until {
+        Until::Free => Interest::ReleasesLater,
+        Until::Listening => Interest::Listening,
+    }
+}
+
+/// Waits in this process.
+async fn wait_for(
+    context: &Context,
+    observer: &mut dyn Observer,
+    args: &WaitArgs,
+    asked: &Asked,
+    begun: Instant,
+    limit: Option<Duration>,
+) -> Result<Waited, CliError> {
+    let timeout = limit.map(|timeout| timeout.saturating_sub(begun.elapsed()));
+    let deadline = Deadline { timeout, longest_pause: context.poll_interval };
+    let port = asked.port;
+    Ok(match Until::from(args.state) {
+        Until::Free => {
+            let plain = if args.plain { Plain::Try } else { Plain::Leave };
+            wait::free(&context.host, observer, port, &asked.at, plain, deadline).await?
+        }
+        Until::Listening => {
+            let wanted = wanted(context, args, port)?;
+            wait::listening(&context.host, observer, port, &wanted, deadline).await?
+        }
+    })
+}
+
+/// Which listener is waited for: any, where nothing is said.
+fn wanted(context: &Context, args: &WaitArgs, port: Port) -> Result<Wanted, CliError> {
+    let rules = args.matching.is_given().then(|| context.rules(&args.matching, port)).transpose()?;
+    Ok(Wanted { rules, pid: args.pid, settle: args.settle })
+}
+
+/// Why the agent can't wait for this, if so.
+fn not_for_agent(args: &WaitArgs) -> Option<&'static str> {
+    let WaitArgs { plain, matching, pid, settle, .. } = args;
+    (*plain || matching.is_given() || pid.is_some() || !settle.is_zero())
+        .then_some("it waits for any listener, or for a bind with SO_REUSEADDR")
+}
+
+/// Asks the agent to wait; `None` if it does not, and the command can continue without it. The agent waits for some minutes
+/// at a time. An agent that ends says so, and the next one in its place is asked.
+async fn request(
+    context: &Context,
     agent: &mut Client,
     args: &WaitArgs,
-    port: u16,
+    port: Port,
     begun: Instant,
-) -> Result<Option<WaitReport>, CliError> {
+    limit: Option<Duration>,
+) -> Result<Option<Waited>, CliError> {
     const AT_A_TIME: Duration = Duration::from_secs(300);
-    let until = match args.state {
-        Awaited::Free => "free",
-        Awaited::Listening => "listening",
-    };
+    /// How much later than asked an answer may come.
+    const LATE: Duration = Duration::from_millis(250);
+    let mut again = Again::default();
     loop {
-        let left = args.timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
-        let timeout = left.unwrap_or(AT_A_TIME).min(AT_A_TIME);
-        let path = format!("/v1/ports/{port}/wait?until={until}&timeout_ms={}", timeout.as_millis());
-        let Some(mut report) = Setup::answered::<WaitReport>(&args.observing, agent.get(&path).await)? else {
-            return Ok(None);
+        let left = limit.map(|limit| limit.saturating_sub(begun.elapsed()));
+        let time = left.unwrap_or(AT_A_TIME).min(AT_A_TIME);
+        let answer = timeout(time + LATE, agent.wait(port, args.state.into(), time)).await;
+        let waited = match answer.unwrap_or_else(|_| Err(agent.silent())) {
+            Ok(waited) => waited,
+            Err(error) => match context.next_agent(left, &args.observing, error, &mut again).await? {
+                Some(next) => {
+                    *agent = next;
+                    continue;
+                }
+                None => return Ok(None),
+            },
         };
-        if report.outcome != Outcome::TimedOut || left.is_some_and(|left| left <= AT_A_TIME) {
-            report.elapsed_us = micros(begun.elapsed());
-            return Ok(Some(report));
+        if waited.outcome != Outcome::TimedOut || left.is_some_and(|left| left <= AT_A_TIME) {
+            return Ok(Some(Waited { elapsed: begun.elapsed(), ..waited }));
         }
+        again = Again::default();
     }
 }
 
-fn print(setup: &Setup, args: &WaitArgs, report: &WaitReport) -> Result<(), CliError> {
-    if setup.format == Format::Json {
-        return super::print_json(report);
+fn print(context: &Context, until: Until, waited: &Waited) -> Result<Exit, CliError> {
+    match context.format {
+        Format::Json => super::print_json(&WaitAnswer::from(waited))?,
+        Format::Text => super::print(&text::wait::answer(until, waited))?,
     }
-    let WaitReport { port, outcome, backend, elapsed_us } = report;
-    let what = match (outcome, args.state) {
-        (Outcome::Free, _) => format!("port {port} is free"),
-        (Outcome::Listening, _) => format!("somebody listens on port {port}"),
-        (_, Awaited::Free) => format!("port {port} is still held: time ran out"),
-        (_, Awaited::Listening) => format!("nobody listens on port {port} yet: time ran out"),
-    };
-    super::print(&format!("{what}  ({}, {})\n", backend.name(), style::micros(*elapsed_us)))
+    Ok(waited.outcome.into())
 }

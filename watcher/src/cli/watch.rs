@@ -1,27 +1,40 @@
 //! `gatewatch watch`.
 
-use std::fmt::Write as _;
-use std::future::pending;
+use std::future::{pending, poll_fn};
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
 
 use tokio::time::sleep;
 
-use super::CliError;
 use super::args::{Format, Observing, WatchArgs};
-use super::setup::Setup;
-use super::style::{self, Colour, Paint};
-use crate::agent::client::{Client, ClientError, Lines};
-use crate::observe::Interest;
-use crate::platform::host::Host;
-use crate::platform::host::signals::Signals;
-use crate::watch::{Line, Watch, What};
+use super::ask::Again;
+use super::context::Context;
+use super::exit::{CliError, Exit};
+use super::ports::{Asked, not_for_agent};
+use super::text;
+use crate::agent::client::{ClientError, Events};
+use crate::model::{Port, Protocol, WatchEvent, WatchKind};
+use crate::platform::Host;
+use crate::platform::contract::{Interest, Platform, Signals as _};
+use crate::watch::Watch;
+use crate::wire;
+use crate::wire::event::WatchLine;
 
-pub(super) async fn run(args: &WatchArgs) -> Result<u8, CliError> {
-    let setup = Setup::new(&args.observing)?;
-    let ports = setup.ports(&args.ports);
+pub(super) async fn run(args: &WatchArgs) -> Result<Exit, CliError> {
+    let context = Context::new(&args.observing)?;
+    let asked: Vec<Asked> = if args.all {
+        Port::all(Protocol::Tcp).map(Asked::from).collect()
+    } else {
+        context.asked(&args.ports)
+    };
+    let cannot =
+        not_for_agent(&asked).or_else(|| args.all.then_some("it watches the ports of its configuration"));
+    let mut is_ready = false;
     let failed = |error| CliError::Io { what: "signals can't be received", error };
-    let mut signals = Signals::new().map_err(failed)?;
-    let mut source = Source::new(&setup, &args.observing, None, &ports).await?;
-    let paint = Paint::stdout();
+    let mut signals = <Host as Platform>::Signals::new().map_err(failed)?;
+    let mut source = Source::new(&context, &args.observing, cannot, &asked).await?;
     let over = async {
         match args.lasting {
             Some(time) => sleep(time).await,
@@ -29,125 +42,159 @@ pub(super) async fn run(args: &WatchArgs) -> Result<u8, CliError> {
         }
     };
     tokio::pin!(over);
+    let reader_gone = Host::reader_gone();
+    tokio::pin!(reader_gone);
+    let mut lines = text::watch::Lines::new(args.utc);
     let mut left = args.count;
     while left != Some(0) {
-        let (line, json) = tokio::select! {
+        let (event, cursor) = tokio::select! {
             biased;
-            line = source.next() => line?,
+            told = source.next() => told?,
             () = &mut over => break,
             _ = signals.next() => break,
+            () = &mut reader_gone => break,
         };
-        match setup.format {
-            Format::Json => super::print(&json)?,
-            Format::Text => super::print(&text(paint, &line))?,
+        // Nobody has asked for one port after the other there.
+        let is_told =
+            args.all && matches!(event.kind, WatchKind::Ready { .. }) && mem::replace(&mut is_ready, true);
+        if is_told {
+            continue;
         }
-        if !matches!(line.event, What::Held | What::Ready) {
+        let text = match context.format {
+            Format::Json => {
+                let line = WatchLine::new(&event, cursor);
+                wire::line(&line).map_err(|error| CliError::Output(error.into()))?
+            }
+            Format::Text => lines.next(&event),
+        };
+        let is_read = match context.format {
+            Format::Json => super::is_read_raw(&text)?,
+            Format::Text => super::is_read(&text)?,
+        };
+        if !is_read {
+            return Ok(Exit::Done);
+        }
+        if !matches!(event.kind, WatchKind::Held | WatchKind::Ready { .. }) {
             left = left.map(|left| left - 1);
         }
     }
-    Ok(0)
+    super::print(&lines.end())?;
+    Ok(Exit::Done)
 }
 
-/// Where the lines come from.
-pub(super) enum Source<'a> {
-    Own(Box<Watch<&'a Host>>),
-    Agent(Box<Lines>),
+/// What happens to the ports: told by the agent, or by a watch in this process.
+pub(super) struct Source<'a> {
+    context: &'a Context,
+    observing: &'a Observing,
+    asked: &'a [Asked],
+    feed: Feed<'a>,
+    /// After the last event, if the agent told it.
+    cursor: Option<String>,
+    again: Again,
 }
+
+enum Feed<'a> {
+    Own(Box<Watch>),
+    Agent(Box<Events>),
+    /// On the way from one to the next. It is kept, so that it goes on where a caller has dropped [`Source::next`].
+    Changing(Pin<Box<dyn Future<Output = Changed<'a>> + 'a>>),
+}
+
+type Changed<'a> = Result<(Feed<'a>, Again), CliError>;
 
 impl<'a> Source<'a> {
-    /// What happens to the ports, in the agent's words or in our own; `cannot` as for [`Setup::agent`].
+    /// What happens to the ports; `cannot` is the reason why the agent can't tell it, if any.
     pub(super) async fn new(
-        setup: &'a Setup,
-        observing: &Observing,
+        context: &'a Context,
+        observing: &'a Observing,
         cannot: Option<&'static str>,
-        ports: &[u16],
+        asked: &'a [Asked],
     ) -> Result<Self, CliError> {
-        if let Some(agent) = setup.agent(observing, cannot).await? {
-            let answer = Self::of_agent(agent, ports, &setup.host).await;
-            if let Some(source) = Setup::answered(observing, answer)? {
-                return Ok(source);
+        let mut agent = context.agent_within(None, observing, cannot).await?;
+        let mut again = Again::default();
+        let feed = loop {
+            let Some(asking) = agent else { break Feed::Own(Box::new(own(context, asked)?)) };
+            match asking.events(&ports(asked), context.host.netns(), None).await {
+                Ok(events) => break Feed::Agent(Box::new(events)),
+                Err(error) => agent = context.next_agent(None, observing, error, &mut again).await?,
             }
+        };
+        Ok(Self { context, observing, asked, feed, cursor: None, again: Again::default() })
+    }
+
+    /// Whether the agent tells it.
+    pub(super) fn is_agents(&self) -> bool {
+        !matches!(self.feed, Feed::Own(_))
+    }
+
+    /// The watch in this process; `None` where the agent tells what happens.
+    pub(super) fn own(&mut self) -> Option<&mut Watch> {
+        match &mut self.feed {
+            Feed::Own(watch) => Some(watch),
+            Feed::Agent(_) | Feed::Changing(_) => None,
         }
-        let observer = setup.observer(ports, Interest::Everything)?;
-        Ok(Self::Own(Box::new(Watch::begin(&setup.host, observer, ports)?)))
     }
 
-    /// What the agent sees of the ports in our network namespace.
-    async fn of_agent(agent: Client, ports: &[u16], host: &Host) -> Result<Self, ClientError> {
-        let ports: String = ports.iter().map(|port| format!("port={port}&")).collect();
-        let lines = agent.lines(&format!("/v1/events?{ports}netns={}", host.netns())).await?;
-        Ok(Self::Agent(Box::new(lines)))
+    /// Who holds the port now, as `Held` events; empty where that is the agent's to know.
+    pub(super) async fn holders(&mut self, port: Port) -> Result<Vec<WatchEvent>, CliError> {
+        match &mut self.feed {
+            Feed::Own(watch) => {
+                poll_fn(|cx| Poll::Ready(watch.refresh(cx))).await?;
+                Ok(watch.current(&[port]))
+            }
+            Feed::Agent(_) | Feed::Changing(_) => Ok(Vec::new()),
+        }
     }
 
-    /// The next line, and the same as JSON.
-    pub(super) async fn next(&mut self) -> Result<(Line, String), CliError> {
-        match self {
-            Self::Own(watch) => {
-                let line = watch.next().await?;
-                let json = super::json_line(&line)?;
-                Ok((line, json))
-            }
-            Self::Agent(lines) => {
-                let json = lines.next().await?;
-                let line = serde_json::from_str(&json).map_err(|error| CliError::Output(error.into()))?;
-                Ok((line, json + "\n"))
-            }
+    /// The next event, and the cursor after it if it comes from the agent. Dropped before it is ready, it has lost nothing.
+    pub(super) async fn next(&mut self) -> Result<(WatchEvent, Option<String>), CliError> {
+        loop {
+            let error = match &mut self.feed {
+                Feed::Own(watch) => return Ok((watch.next().await?, None)),
+                Feed::Agent(events) => match events.next().await {
+                    Ok((event, cursor)) => {
+                        self.cursor.clone_from(&cursor);
+                        self.again = Again::default();
+                        return Ok((event, cursor));
+                    }
+                    Err(error) => error,
+                },
+                Feed::Changing(next) => {
+                    (self.feed, self.again) = next.await?;
+                    continue;
+                }
+            };
+            let (cursor, again) = (self.cursor.take(), mem::take(&mut self.again));
+            let next = feed_after(error, self.context, self.observing, self.asked, cursor, again);
+            self.feed = Feed::Changing(Box::pin(next));
         }
     }
 }
 
-/// One line for people.
-pub(super) fn text(paint: Paint, line: &Line) -> String {
-    let time = line.time.get(11..26).unwrap_or(&line.time);
-    let (colour, event) = match line.event {
-        What::Held => (Colour::Strong, "held"),
-        What::Ready => (Colour::Faint, "ready"),
-        What::Bind => (Colour::Strong, "bind"),
-        What::Listen => (Colour::Odd, "listen"),
-        What::Conflict => (Colour::Bad, "conflict"),
-        What::Release => (Colour::Good, "release"),
-        What::Free => (Colour::Good, "free"),
-        What::Lost => (Colour::Bad, "lost"),
-    };
-    let address = line.address.clone().unwrap_or_else(|| format!("port {}", line.port));
-    let event = paint.paint(colour, &format!("{event:<8}"));
-    let mut out = format!("{}  {event}  {address:<22}", paint.paint(Colour::Faint, time));
-    match (line.event, &line.comm, line.pid) {
-        (What::Ready, ..) => match line.resolution_us {
-            None => out.push_str("  nothing later is missed"),
-            Some(resolution) => {
-                let _ = write!(out, "  what is shorter than {} can be missed", style::micros(resolution));
-            }
-        },
-        (What::Lost, ..) => {
-            let _ = write!(
-                out,
-                "  {} events were dropped; what holds the port now follows",
-                line.count.unwrap_or(0)
-            );
-        }
-        (_, Some(comm), Some(pid)) => {
-            let _ = write!(out, "  {} (pid {pid})", style::printable(comm));
-        }
-        (_, None, Some(pid)) => {
-            let _ = write!(out, "  pid {pid}");
-        }
-        (What::Free, ..) => {}
-        _ => {
-            let _ = write!(out, "  an unseen process");
+/// Goes on after an agent that ended or broke off: with the next one, which says what is lost, or with a watch in this
+/// process. For that, all in between is lost, and the current holders stand in for it.
+async fn feed_after<'a>(
+    mut error: ClientError,
+    context: &'a Context,
+    observing: &'a Observing,
+    asked: &'a [Asked],
+    cursor: Option<String>,
+    mut again: Again,
+) -> Changed<'a> {
+    while let Some(agent) = context.next_agent(None, observing, error, &mut again).await? {
+        match agent.events(&ports(asked), context.host.netns(), cursor.as_deref()).await {
+            Ok(events) => return Ok((Feed::Agent(Box::new(events)), again)),
+            Err(another) => error = another,
         }
     }
-    for holder in line.holders.iter().flatten() {
-        let name = holder.comm.as_deref().map_or_else(|| "an unseen process".to_owned(), style::printable);
-        let _ = write!(
-            out,
-            "; held by {name} (pid {})",
-            holder.pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string())
-        );
-    }
-    if let Some(delay) = line.delay_us {
-        let _ = write!(out, "  {}", paint.paint(Colour::Faint, &format!("+{delay} µs")));
-    }
-    out.push('\n');
-    out
+    Ok((Feed::Own(Box::new(own(context, asked)?.after_a_loss())), again))
+}
+
+fn ports(asked: &[Asked]) -> Vec<Port> {
+    asked.iter().map(|asked| asked.port).collect()
+}
+
+fn own(context: &Context, asked: &[Asked]) -> Result<Watch, CliError> {
+    let observer = context.observer(asked, Interest::Everything)?;
+    Ok(Watch::begin(Arc::new(context.host.clone()), observer, &ports(asked))?)
 }

@@ -1,23 +1,41 @@
-//! What differs from system to system, one folder each. Everything above this folder is the same on all.
+//! What differs from system to system: one folder per system, behind one [`contract`]. Everything above this folder is
+//! the same on all systems.
 
-mod common;
-#[cfg(not(target_os = "linux"))]
-mod elsewhere;
-#[cfg(target_os = "linux")]
-pub mod linux;
-#[cfg(target_os = "macos")]
-pub mod macos;
+mod choose;
+pub(crate) mod clock;
+pub(crate) mod contract;
+pub(crate) mod patience;
 pub(crate) mod poll;
-#[cfg(unix)]
-pub(crate) mod unix;
-#[cfg(windows)]
-pub mod windows;
 
-pub(crate) use common::Hook;
-pub use common::NetnsError;
 #[cfg(target_os = "linux")]
-pub use linux as host;
+mod linux;
 #[cfg(target_os = "macos")]
-pub use macos as host;
+mod macos;
+#[cfg(not(target_os = "linux"))]
+mod netstat;
+#[cfg(not(target_os = "linux"))]
+mod root_by_name;
+#[cfg(unix)]
+mod unix;
 #[cfg(windows)]
-pub use windows as host;
+mod windows;
+#[cfg(not(unix))]
+mod without_agent;
+#[cfg(not(target_os = "linux"))]
+mod without_kernel_events;
+
+/// Its folder.
+#[cfg(target_os = "linux")]
+use linux as own;
+#[cfg(all(any(fuzzing, test), target_os = "linux"))]
+pub(crate) use linux::fuzzing;
+#[cfg(target_os = "macos")]
+use macos as own;
+#[cfg(windows)]
+use windows as own;
+
+/// The system that this program was built for.
+#[cfg(target_os = "linux")]
+pub(crate) use linux::Linux as Host;
+#[cfg(not(target_os = "linux"))]
+pub(crate) use without_kernel_events::Host;

@@ -1,58 +1,80 @@
-//! Observing by polling: the socket table through netstat2, read again and again. It works everywhere and without
-//! privileges, but it is slower and sees less: no binds, no conflicts, no socket that is bound and does not listen,
-//! and of other users' listeners only that they are there.
+//! Observes ports by polling: the system's socket table, read repeatedly. It works everywhere and without privileges,
+//! but it is slower and sees less: no conflicts, no binds except by chance, and of other users' listeners only that they
+//! exist. Sockets that are bound but do not listen are seen where the system lists them (Linux 6.8).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
 
-use netstat2::{AddressFamilyFlags, ProtocolFlags, ProtocolSocketInfo, SocketInfo, TcpState};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use crate::clock;
-use crate::observe::{
-    Backend, Event, EventKind, Holder, Observation, ObserveError, Observer, Socket, SocketState,
-};
+use super::clock;
+use super::contract::{AgentObserver, ObserveError, Observer, cannot_drop_time_wait};
+use crate::model::{Backend, Event, EventKind, Observation, Port, Protocol, Socket, SocketState};
 
-/// For how long after a change others are expected.
+/// How long after a change further changes are expected.
 const EXPECTING: Duration = Duration::from_secs(1);
-/// How many times as often is looked then.
+/// How many times more often to poll then.
 const FASTER: u32 = 10;
-/// But not more often than this.
+/// The shortest interval then.
 const FASTEST: Duration = Duration::from_millis(2);
 
 /// Reads the system's socket table.
 pub(crate) trait SocketTable: Send {
-    /// The listeners, without their holders where leaving them out is cheaper.
-    fn listeners(&self) -> Result<Vec<Socket>, String>;
+    /// The listeners on the ports and all UDP sockets, without their holders if that is cheaper; with `bound` also the
+    /// sockets that are bound but do not listen, if the system lists them.
+    fn owners(&self, ports: &[Port], bound: bool) -> Result<Vec<Socket>, ObserveError>;
 
-    /// The listeners with their holders.
-    fn owned_listeners(&self) -> Result<Vec<Socket>, String>;
+    /// The sockets that take one of the ports, bound ones included, with their holders.
+    fn with_holders(&self, ports: &[Port]) -> Result<Vec<Socket>, ObserveError>;
 
-    /// Whether connections, living or lingering, have the port as their local one.
-    fn has_connections(&self, port: u16) -> Result<bool, String>;
+    /// The same, and the connections that keep other sockets from the ports, as far as they can be told.
+    fn snapshot(&self, ports: &[Port]) -> Result<Vec<Socket>, ObserveError>;
+
+    /// As [`Observer::may_hide_bound`].
+    fn may_hide_bound(&self, port: Port) -> Result<bool, ObserveError>;
 
     /// The short name of a process.
     fn name_of(&self, pid: u32) -> Option<String>;
+
+    /// As [`Observer::time_wait`].
+    fn time_wait(&self, port: Port) -> Result<Option<Duration>, ObserveError> {
+        let _ = port;
+        Ok(None)
+    }
+
+    /// As [`Observer::drop_time_wait`]; `None` where the system can't.
+    fn drop_time_wait(&self, port: Port) -> Option<Result<usize, ObserveError>> {
+        let _ = port;
+        None
+    }
+
+    /// As [`Observer::other_ports`].
+    fn other_ports(&self, port: Port, pids: &[u32]) -> HashMap<u32, Vec<u16>>;
 }
 
-/// Sees ports by polling.
+/// A table that could not be read.
+pub(crate) fn failed(ports: &[Port], why: String) -> ObserveError {
+    ObserveError::Snapshot { port: ports.first().copied().unwrap_or(Port::GATEWAY), why }
+}
+
+/// Observes ports by polling.
 pub(crate) struct PollObserver<T> {
     table: T,
-    ports: Vec<u16>,
+    ports: Vec<Port>,
     pace: Duration,
     ticks: Option<Interval>,
-    /// Until when changes are expected, one having just been seen.
+    /// Until when further changes are expected, after a recent one.
     fast_until: Option<Instant>,
     known: Vec<Socket>,
-    /// The names of their holders: when a release is seen, its process has mostly ended.
+    /// The names of their holders, remembered because a process has mostly ended when its release is seen.
     names: HashMap<u32, String>,
     pending: VecDeque<Event>,
 }
 
 impl<T: SocketTable> PollObserver<T> {
-    /// Looks at the ports every `pace`, all of them in one reading of the table; more often just after a change.
-    pub(crate) fn new(table: T, ports: &[u16], pace: Duration) -> Self {
+    /// Polls the ports every `pace`, all of them in one reading of the table; more often just after a change.
+    pub(crate) fn new(table: T, ports: &[Port], pace: Duration) -> Self {
         Self {
             table,
             ports: ports.to_vec(),
@@ -65,16 +87,18 @@ impl<T: SocketTable> PollObserver<T> {
         }
     }
 
-    fn look(&mut self) -> Result<(), ObserveError> {
-        let failed = |why| ObserveError::Snapshot { port: self.ports.first().copied().unwrap_or(0), why };
-        let watched = |socket: &Socket| self.ports.contains(&socket.address.port());
-        let mut now: Vec<Socket> =
-            self.table.listeners().map_err(failed)?.into_iter().filter(watched).collect();
-        if same_ids(&now, &self.known) {
+    fn compare(&mut self) -> Result<(), ObserveError> {
+        // Sockets that do not listen are expensive to list, so they are looked for only as long as one is known.
+        let bound = self.known.iter().any(|socket| socket.state == SocketState::Bound && !socket.serves());
+        if is_same(&self.table.owners(&self.ports, bound)?, &self.known) {
             return Ok(());
         }
-        // Holders cost a walk over all processes, so they are asked for only when something has changed.
-        now = self.table.owned_listeners().map_err(failed)?.into_iter().filter(watched).collect();
+        // Finding the holders takes a walk over all processes, so it is done only if something has changed. What has
+        // stopped listening may still be bound.
+        let now = self.table.with_holders(&self.ports)?;
+        if is_same(&now, &self.known) {
+            return Ok(());
+        }
         self.remember_names(&now);
         let before = std::mem::take(&mut self.known);
         self.tell(&before, &now);
@@ -83,19 +107,26 @@ impl<T: SocketTable> PollObserver<T> {
         Ok(())
     }
 
-    /// Makes events of what is in one look and not in the other.
+    /// Turns the differences between two looks into events.
     fn tell(&mut self, before: &[Socket], now: &[Socket]) {
-        for gone in before.iter().filter(|socket| !contains(now, socket)) {
+        for gone in before.iter().filter(|socket| find(now, socket).is_none()) {
             self.pending.push_back(self.event(EventKind::Release, gone));
         }
-        for new in now.iter().filter(|socket| !contains(before, socket)) {
-            self.pending.push_back(self.event(EventKind::Listen, new));
+        for socket in now {
+            let was = find(before, socket).map(|socket| socket.state);
+            let kind = match (was, socket.state) {
+                (None | Some(SocketState::Connected), SocketState::Bound) => EventKind::Bind,
+                (None | Some(SocketState::Bound), SocketState::Listen) => EventKind::Listen,
+                (Some(SocketState::Listen), SocketState::Bound) => EventKind::Unlisten,
+                _ => continue,
+            };
+            self.pending.push_back(self.event(kind, socket));
         }
     }
 
     fn remember_names(&mut self, now: &[Socket]) {
         let pids = |sockets: &[Socket]| -> HashSet<u32> {
-            sockets.iter().flat_map(|socket| &socket.holders).map(|holder| holder.pid).collect()
+            sockets.iter().flat_map(|socket| &socket.descriptors).map(|descriptor| descriptor.pid).collect()
         };
         let (now, before) = (pids(now), pids(&self.known));
         self.names.retain(|pid, _| now.contains(pid) || before.contains(pid));
@@ -106,17 +137,18 @@ impl<T: SocketTable> PollObserver<T> {
         }
     }
 
-    /// The time to the next look: a change seldom comes alone, so after one the looks are closer together for a while.
+    /// The time until the next look: a change seldom comes alone, so the looks are more frequent for a while after one.
     fn pace_now(&self) -> Duration {
         let expecting = self.fast_until.is_some_and(|until| Instant::now() < until);
         if expecting { (self.pace / FASTER).max(FASTEST.min(self.pace)) } else { self.pace }
     }
 
     fn event(&self, kind: EventKind, socket: &Socket) -> Event {
-        let pid = socket.holders.first().map(|holder| holder.pid);
+        let pid = socket.descriptors.first().map(|first| first.pid);
         let at = Instant::now();
         Event {
             kind,
+            protocol: socket.protocol,
             address: socket.address,
             monotonic_ns: clock::monotonic_ns(at),
             at,
@@ -125,7 +157,8 @@ impl<T: SocketTable> PollObserver<T> {
             pid,
             uid: socket.uid,
             comm: pid.and_then(|pid| self.names.get(&pid).cloned()).unwrap_or_default(),
-            cookie: None,
+            by_kernel_thread: false,
+            cookie: socket.cookie,
             netns: socket.netns,
         }
     }
@@ -136,15 +169,21 @@ impl<T: SocketTable> Observer for PollObserver<T> {
         Backend::Poll
     }
 
-    fn snapshot(&mut self, port: u16) -> Result<Vec<Socket>, ObserveError> {
-        let all = self.table.owned_listeners().map_err(|why| ObserveError::Snapshot { port, why })?;
-        let sockets: Vec<Socket> = all.into_iter().filter(|socket| socket.address.port() == port).collect();
-        self.remember_names(&sockets);
-        // What has changed since the last look is told all the same.
-        let (before, others) = self.known.drain(..).partition(|socket| socket.address.port() == port);
+    fn look(&mut self, ports: &[Port]) -> Result<Vec<Socket>, ObserveError> {
+        let sockets = self.table.snapshot(ports)?;
+        let owning: Vec<Socket> = sockets.iter().filter(|socket| socket.takes_port()).cloned().collect();
+        self.remember_names(&owning);
+        // Changes since the last look are still reported.
+        let (before, others) = self.known.drain(..).partition(|socket| ports.contains(&socket.port()));
         self.known = others;
-        self.tell(&before, &sockets);
-        self.known.extend(sockets.iter().cloned());
+        self.tell(&before, &owning);
+        self.known.extend(owning);
+        Ok(sockets)
+    }
+
+    fn owning(&mut self, ports: &[Port]) -> Result<Vec<Socket>, ObserveError> {
+        let mut sockets = self.table.with_holders(ports)?;
+        sockets.retain(Socket::owns_port);
         Ok(sockets)
     }
 
@@ -160,7 +199,7 @@ impl<T: SocketTable> Observer for PollObserver<T> {
                 ticks
             });
             ready!(ticks.poll_tick(cx));
-            self.look()?;
+            self.compare()?;
             let pace = self.pace_now();
             if let Some(ticks) = &mut self.ticks {
                 ticks.reset_after(pace);
@@ -172,91 +211,51 @@ impl<T: SocketTable> Observer for PollObserver<T> {
         Some(self.pace)
     }
 
-    fn set_ports(&mut self, ports: &[u16]) -> Result<(), ObserveError> {
-        ports.clone_into(&mut self.ports);
-        self.known.retain(|socket| ports.contains(&socket.address.port()));
-        Ok(())
+    fn may_hide_bound(&mut self, port: Port) -> Result<bool, ObserveError> {
+        self.table.may_hide_bound(port)
     }
 
-    fn may_hide_bound(&mut self, port: u16) -> Result<bool, ObserveError> {
-        let explained =
-            self.table.has_connections(port).map_err(|why| ObserveError::Snapshot { port, why })?;
-        Ok(!explained)
+    fn time_wait(&mut self, port: Port) -> Result<Option<Duration>, ObserveError> {
+        self.table.time_wait(port)
+    }
+
+    fn drop_time_wait(&mut self, port: Port) -> Result<usize, ObserveError> {
+        self.table.drop_time_wait(port).unwrap_or_else(|| Err(cannot_drop_time_wait()))
+    }
+
+    fn other_ports(&mut self, port: Port, pids: &[u32]) -> HashMap<u32, Vec<u16>> {
+        self.table.other_ports(port, pids)
     }
 }
 
-/// Why kernel events can't be had on a system that has none for us.
+impl<T: SocketTable> AgentObserver for PollObserver<T> {
+    fn set_ports(&mut self, ports: &[Port]) -> Result<(), ObserveError> {
+        ports.clone_into(&mut self.ports);
+        self.known.retain(|socket| ports.contains(&socket.port()));
+        Ok(())
+    }
+}
+
+/// Why kernel events are unavailable on a system that reports none.
 #[cfg_attr(target_os = "linux", expect(dead_code, reason = "Linux has them"))]
 pub(crate) fn no_events() -> ObserveError {
     ObserveError::Unavailable {
         what: "the eBPF backend".to_owned(),
-        why: "it is Linux's".to_owned(),
+        why: "it needs Linux".to_owned(),
         mend: "leave --backend out: ports are polled here".to_owned(),
     }
 }
 
-/// netstat2's table of the whole system, for systems with one network.
-#[cfg_attr(target_os = "linux", expect(dead_code, reason = "Linux has one for each namespace"))]
-pub(crate) struct SystemTable {
-    /// Finds the short name of a process.
-    pub(crate) name_of: fn(u32) -> Option<String>,
+/// Whether both looks found the same sockets, in the same states.
+fn is_same(a: &[Socket], b: &[Socket]) -> bool {
+    let same = |socket: &Socket| find(b, socket).is_some_and(|other| other.state == socket.state);
+    a.len() == b.len() && a.iter().all(same)
 }
 
-impl SocketTable for SystemTable {
-    fn listeners(&self) -> Result<Vec<Socket>, String> {
-        self.owned_listeners()
-    }
-
-    fn owned_listeners(&self) -> Result<Vec<Socket>, String> {
-        Ok(tcp_sockets()?.iter().filter_map(listener).collect())
-    }
-
-    fn has_connections(&self, port: u16) -> Result<bool, String> {
-        Ok(tcp_sockets()?.iter().any(|info| is_connection(info, port)))
-    }
-
-    fn name_of(&self, pid: u32) -> Option<String> {
-        (self.name_of)(pid)
-    }
-}
-
-fn same_ids(a: &[Socket], b: &[Socket]) -> bool {
-    a.len() == b.len() && a.iter().all(|socket| contains(b, socket))
-}
-
-fn contains(sockets: &[Socket], wanted: &Socket) -> bool {
-    sockets.iter().any(|socket| socket.id() == wanted.id() && socket.address == wanted.address)
-}
-
-/// netstat2's table of TCP sockets.
-pub(crate) fn tcp_sockets() -> Result<Vec<SocketInfo>, String> {
-    netstat2::get_sockets_info(AddressFamilyFlags::IPV4 | AddressFamilyFlags::IPV6, ProtocolFlags::TCP)
-        .map_err(|error| error.to_string())
-}
-
-/// A listener in netstat2's words as one of ours; `None` for any other socket.
-pub(crate) fn listener(info: &SocketInfo) -> Option<Socket> {
-    let ProtocolSocketInfo::Tcp(tcp) = &info.protocol_socket_info else { return None };
-    let holders = info.associated_pids.iter().filter(|&&pid| pid != 0);
-    (tcp.state == TcpState::Listen).then(|| Socket {
-        address: (tcp.local_addr, tcp.local_port).into(),
-        state: SocketState::Listen,
-        cookie: None,
-        inode: None,
-        netns: None,
-        v6_only: None,
-        uid: None,
-        multipath: false,
-        holders: holders.map(|&pid| Holder { pid, tid: pid, fd: None }).collect(),
+fn find<'a>(sockets: &'a [Socket], wanted: &Socket) -> Option<&'a Socket> {
+    sockets.iter().find(|socket| {
+        // A UDP socket that was bound to all addresses has one of its own once it connects.
+        let may_move = socket.protocol == Protocol::Udp;
+        socket.id() == wanted.id() && (may_move || socket.address == wanted.address)
     })
-}
-
-/// Whether it is a connection from the port, or what is left of one.
-pub(crate) fn is_connection(info: &SocketInfo, port: u16) -> bool {
-    match &info.protocol_socket_info {
-        ProtocolSocketInfo::Tcp(tcp) => {
-            tcp.local_port == port && tcp.state != TcpState::Listen && tcp.remote_port != 0
-        }
-        ProtocolSocketInfo::Udp(_) => false,
-    }
 }

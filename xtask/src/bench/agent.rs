@@ -1,121 +1,61 @@
 //! The host agent: queries, cleaning, events to subscribers, many clients at once, and doing nothing.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use gatewatch_tests::{Agent, Events};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::load::Load;
-use super::{Programs, Samples, clean, monotonic, wall};
+use super::{Samples, clean, gatewatch, gateway, monotonic, wall};
 
 const PORT: u16 = 18_789;
 const EVENTS_PORT: u16 = 18_794;
 const SUBSCRIBERS: usize = 50;
 const REQUESTS_A_SECOND: u32 = 100;
 const BUSY: Duration = Duration::from_secs(60);
+const CROWD: u16 = 1000;
 const IDLE: Duration = Duration::from_secs(20);
 
-/// An agent of the benchmark's own; it ends when this is dropped.
-struct Agent {
-    child: Child,
-    folder: PathBuf,
+/// A number of the agent's `/proc/PID/status`.
+pub(super) fn status(agent: &Agent, name: &str) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{}/status", agent.pid()))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).context("no such line")?;
+    Ok(line.trim_start_matches(':').split_whitespace().next().context("a number")?.parse()?)
 }
 
-impl Agent {
-    fn start(programs: &Programs) -> Result<Self> {
-        let folder = std::env::temp_dir().join(format!("gatewatch-bench-{}", std::process::id()));
-        fs::create_dir_all(&folder)?;
-        let config = folder.join("config.toml");
-        fs::write(&config, format!("[[watch]]\nport = {PORT}\n[[watch]]\nport = {EVENTS_PORT}\n"))?;
-        let (config, socket) =
-            (config.display().to_string(), folder.join("agent.sock").display().to_string());
-        let child = programs.gatewatch(&["agent", "--config", &config, "--socket", &socket]).spawn()?;
-        let agent = Self { child, folder };
-        let begun = Instant::now();
-        while UnixStream::connect(agent.socket()).is_err() {
-            ensure!(begun.elapsed() < Duration::from_secs(10), "the agent does not answer");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(agent)
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.folder.join("agent.sock")
-    }
-
-    fn ask(&self, programs: &Programs, command: &str) -> Command {
-        let socket = self.socket().display().to_string();
-        programs.gatewatch(&[command, "-p", &PORT.to_string(), "--agent", "only", "--socket", &socket])
-    }
-
-    fn get(&self, path: &str) -> Result<String> {
-        let mut stream = UnixStream::connect(self.socket())?;
-        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    }
-
-    fn events(&self) -> Result<BufReader<UnixStream>> {
-        let mut stream = UnixStream::connect(self.socket())?;
-        write!(stream, "GET /v1/events?port={EVENTS_PORT} HTTP/1.1\r\nhost: x\r\n\r\n")?;
-        Ok(BufReader::new(stream))
-    }
-
-    /// A number of `/proc/PID/status`.
-    fn status(&self, name: &str) -> Result<u64> {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = text.lines().find_map(|line| line.strip_prefix(name)).context("no such line")?;
-        Ok(line.trim_start_matches(':').split_whitespace().next().context("a number")?.parse()?)
-    }
+/// The event stream, past its `ready`.
+fn subscribe(agent: &Agent) -> Events {
+    let mut events = agent.events(&format!("port={EVENTS_PORT}"));
+    events.up_to("ready");
+    events
 }
 
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = fs::remove_dir_all(&self.folder);
-    }
-}
-
-/// The next line of the event stream that is an event; what lies between is HTTP's.
-fn next_event(lines: &mut BufReader<UnixStream>) -> Result<Value> {
-    loop {
-        let mut line = String::new();
-        ensure!(lines.read_line(&mut line)? > 0, "the event stream has ended");
-        if line.starts_with('{') {
-            return Ok(serde_json::from_str(&line)?);
-        }
-    }
-}
-
-pub(super) fn run(programs: &Programs) -> Result<()> {
-    let agent = Agent::start(programs)?;
+pub(super) fn run() -> Result<()> {
+    let agent = Agent::watching(&[(PORT, ""), (EVENTS_PORT, "")]);
     idle(&agent)?;
     println!("agent: `owners` through it, whole process, idle");
-    queries(programs, &agent, 60)?;
+    queries(&agent, 60)?;
     let load = Load::start()?;
     println!("agent: the same with 2000 processes and 20,000 sockets");
-    queries(programs, &agent, 40)?;
+    queries(&agent, 40)?;
     drop(load);
-    cleans(programs, &agent)?;
+    cleans(&agent)?;
     events(&agent)?;
-    busy(&agent)
+    busy(&agent)?;
+    crowd()
 }
 
-fn queries(programs: &Programs, agent: &Agent, rounds: usize) -> Result<()> {
-    let _gateway = programs.gateway(PORT)?;
+fn queries(agent: &Agent, rounds: usize) -> Result<()> {
+    let _gateway = gateway(PORT);
     let (mut asked, mut start) = (Samples::default(), Samples::default());
     for _ in 0..rounds {
-        asked.push(wall(agent.ask(programs, "owners"))?);
-        start.push(wall(programs.gatewatch(&["--version"]))?);
+        asked.push(wall(agent.ask(&["owners"], PORT).into_quiet_command())?);
+        start.push(wall(gatewatch(&["--version"]))?);
     }
     asked.print("gatewatch owners --agent only", None);
     start.print("gatewatch --version: the process alone", None);
@@ -124,13 +64,13 @@ fn queries(programs: &Programs, agent: &Agent, rounds: usize) -> Result<()> {
     Ok(())
 }
 
-fn cleans(programs: &Programs, agent: &Agent) -> Result<()> {
+fn cleans(agent: &Agent) -> Result<()> {
     println!("agent: `clean` through it, whole process (owner obeys SIGTERM)");
     let (mut floor, mut asked) = (Samples::default(), Samples::default());
     for _ in 0..60 {
-        floor.push(clean::the_floor(programs)?);
-        let _gateway = programs.gateway(PORT)?;
-        asked.push(wall(agent.ask(programs, "clean"))?);
+        floor.push(clean::the_floor());
+        let _gateway = gateway(PORT);
+        asked.push(wall(agent.ask(&["clean"], PORT).into_quiet_command())?);
         ensure!(clean::can_bind(), "the port is still taken after a clean");
     }
     floor.print("the floor: SIGTERM until a bind succeeds", None);
@@ -141,22 +81,12 @@ fn cleans(programs: &Programs, agent: &Agent) -> Result<()> {
 
 fn events(agent: &Agent) -> Result<()> {
     println!("agent: from the kernel's timestamp to a subscriber's socket");
-    let mut lines = agent.events()?;
-    while next_event(&mut lines)?["event"] != "ready" {}
-    // A reader that sleeps would measure its own waking as well.
-    lines.get_ref().set_nonblocking(true)?;
+    let mut events = subscribe(agent);
+    events.spin();
     let mut samples = Samples::default();
     let mut next = || -> Result<(Duration, Value)> {
-        let mut line = String::new();
-        loop {
-            match lines.read_line(&mut line) {
-                Ok(0) => anyhow::bail!("the event stream has ended"),
-                Ok(_) if line.starts_with('{') => return Ok((monotonic(), serde_json::from_str(&line)?)),
-                Ok(_) => line.clear(),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => std::hint::spin_loop(),
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let line = events.text_within(Duration::from_secs(20)).context("no event has come")?;
+        Ok((monotonic(), serde_json::from_str(&line)?))
     };
     for _ in 0..500 {
         let listener = TcpListener::bind(("127.0.0.1", EVENTS_PORT))?;
@@ -174,18 +104,17 @@ fn events(agent: &Agent) -> Result<()> {
 
 fn busy(agent: &Agent) -> Result<()> {
     println!("agent: {SUBSCRIBERS} subscribers and {REQUESTS_A_SECOND} requests a second for {BUSY:?}");
-    let before = agent.status("VmRSS")?;
+    let before = status(agent, "VmRSS")?;
     let (made, over) = (AtomicU64::new(0), AtomicBool::new(false));
     let (mut answers, mut missed) = (Samples::default(), 0);
     std::thread::scope(|scope| -> Result<()> {
         let mut readers = Vec::new();
         for _ in 0..SUBSCRIBERS {
-            let mut lines = agent.events()?;
-            while next_event(&mut lines)?["event"] != "ready" {}
-            lines.get_ref().set_read_timeout(Some(Duration::from_secs(2)))?;
+            let mut events = subscribe(agent);
             readers.push(scope.spawn(move || {
                 let mut listens = 0u64;
-                while let Ok(event) = next_event(&mut lines) {
+                while let Some(line) = events.text_within(Duration::from_secs(2)) {
+                    let event: Value = serde_json::from_str(&line).unwrap_or_default();
                     listens += u64::from(event["event"] == "listen");
                 }
                 listens
@@ -203,8 +132,8 @@ fn busy(agent: &Agent) -> Result<()> {
         let mut due = begun;
         while begun.elapsed() < BUSY {
             let asked = Instant::now();
-            let answer = agent.get(&format!("/v1/ports/{PORT}"))?;
-            ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            let answer = agent.get(&format!("/v1/ports/{PORT}"));
+            ensure!(answer.status == 200, "{answer:?}");
             answers.push(asked.elapsed());
             due += Duration::from_secs(1) / REQUESTS_A_SECOND;
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
@@ -221,15 +150,47 @@ fn busy(agent: &Agent) -> Result<()> {
         "  listens made: {}, times {SUBSCRIBERS} readers; missed: {missed}",
         made.load(Ordering::Relaxed)
     );
-    println!("  resident: {before} kB before, {} kB after", agent.status("VmRSS")?);
+    println!("  resident: {before} kB before, {} kB after", status(agent, "VmRSS")?);
+    Ok(())
+}
+
+/// A thousand watched ports with a listener each, after more events than the ring holds.
+fn crowd() -> Result<()> {
+    println!("agent: {CROWD} watched ports, each with a listener");
+    let first = 20_000;
+    let ports = first..first + CROWD;
+    let agent = Agent::watching(&ports.clone().map(|port| (port, "")).collect::<Vec<_>>());
+    let mut listeners: Vec<TcpListener> =
+        ports.skip(1).map(|port| TcpListener::bind(("127.0.0.1", port))).collect::<Result<_, _>>()?;
+    let (mut right, mut known) = (Samples::default(), Samples::default());
+    for _ in 0..10 {
+        agent.signal(Signal::SIGSTOP);
+        for _ in 0..3000 {
+            // Fails while anybody's look at the descriptors keeps the one before open.
+            drop(TcpListener::bind(("127.0.0.1", first)));
+        }
+        drop(listeners.pop());
+        agent.signal(Signal::SIGCONT);
+        let begun = Instant::now();
+        let answer = agent.get("/v1/ports").json();
+        right.push(begun.elapsed());
+        let held = answer["ports"].as_array().context("ports")?.iter().filter(|port| port["held"] == true);
+        ensure!(held.count() == listeners.len(), "what is known after a loss is wrong");
+        let begun = Instant::now();
+        agent.get("/v1/ports");
+        known.push(begun.elapsed());
+    }
+    ensure!(agent.get("/v1/status").json()["lost"].as_u64() > Some(0), "no event was lost");
+    known.print("/v1/ports from memory", None);
+    right.print("/v1/ports after events were lost", None);
     Ok(())
 }
 
 fn idle(agent: &Agent) -> Result<()> {
     println!("agent: idle for {IDLE:?}");
-    let before = agent.status("voluntary_ctxt_switches")?;
+    let before = status(agent, "voluntary_ctxt_switches")?;
     std::thread::sleep(IDLE);
-    println!("  wake-ups: {}", agent.status("voluntary_ctxt_switches")? - before);
-    println!("  resident: {} kB", agent.status("VmRSS")?);
+    println!("  wake-ups: {}", status(agent, "voluntary_ctxt_switches")? - before);
+    println!("  resident: {} kB", status(agent, "VmRSS")?);
     Ok(())
 }

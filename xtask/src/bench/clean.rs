@@ -1,31 +1,30 @@
 //! `clean` of an owner that obeys, whole process, against the floor.
 
-use std::net::TcpListener;
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use nix::sys::signal::{Signal, kill};
 
-use super::{Programs, Samples, wall};
+use super::{Samples, gatewatch, gateway, wall};
 
 const ROUNDS: usize = 60;
 const PORT: u16 = 18_789;
 
-pub(super) fn run(programs: &Programs) -> Result<()> {
+pub(super) fn run() -> Result<()> {
     println!("clean: from the command's start until the port can be bound (owner obeys SIGTERM)");
     let (mut floor, mut events, mut poll) = (Samples::default(), Samples::default(), Samples::default());
     let (mut start, mut nobody) = (Samples::default(), Samples::default());
     let port = PORT.to_string();
     for _ in 0..ROUNDS {
-        floor.push(the_floor(programs)?);
+        floor.push(the_floor());
         for (backend, samples) in [("ebpf", &mut events), ("poll", &mut poll)] {
-            let gateway = programs.gateway(PORT)?;
-            samples.push(wall(programs.gatewatch(&["clean", "-p", &port, "--backend", backend]))?);
+            let gateway = gateway(PORT);
+            samples.push(wall(gatewatch(&["clean", "-p", &port, "--backend", backend]))?);
             ensure!(can_bind(), "the port is still taken after a clean");
             drop(gateway);
         }
-        nobody.push(wall(programs.gatewatch(&["clean", "-p", &port]))?);
-        start.push(wall(programs.gatewatch(&["--version"]))?);
+        nobody.push(wall(gatewatch(&["clean", "-p", &port]))?);
+        start.push(wall(gatewatch(&["--version"]))?);
     }
     let base = Some(("the floor", &floor));
     floor.print("the floor: SIGTERM until a bind succeeds", None);
@@ -37,16 +36,16 @@ pub(super) fn run(programs: &Programs) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn the_floor(programs: &Programs) -> Result<Duration> {
-    let gateway = programs.gateway(PORT)?;
+pub(super) fn the_floor() -> Duration {
+    let gateway = gateway(PORT);
     let begun = Instant::now();
-    kill(gateway.pid(), Signal::SIGTERM)?;
+    gateway.ask_to_end();
     while !can_bind() {
         std::hint::spin_loop();
     }
-    Ok(begun.elapsed())
+    begun.elapsed()
 }
 
 pub(super) fn can_bind() -> bool {
-    TcpListener::bind(("127.0.0.1", PORT)).is_ok()
+    gatewatch_tests::can_bind((Ipv4Addr::LOCALHOST, PORT).into())
 }

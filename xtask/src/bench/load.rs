@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-/// The load that the figures are asked for.
+/// The load to measure under.
 const PROCESSES: usize = 2_000;
 const SOCKETS: usize = 20_000;
 /// Sockets of one process: below the usual limit of 1024 descriptors.

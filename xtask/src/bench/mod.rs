@@ -1,18 +1,19 @@
-//! Benchmarks: each figure beside what it is to be compared with, taken in turns within one run, since the machine
-//! may be busy with other things.
+//! Benchmarks: each figure beside what to compare it with, measured in turns within one run, because the machine may be
+//! busy with other things.
 
 mod agent;
 mod clean;
+mod history;
 mod load;
 mod owners;
 mod probe;
 mod watch;
 
-use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use gatewatch_tests::{Actor, Gatewatch};
 
 use crate::run::build_release;
 
@@ -31,87 +32,50 @@ pub(crate) enum Part {
     Probe,
     /// The host agent: queries, cleaning, subscribers
     Agent,
+    /// The host agent that follows every port and writes a history: its CPU time and the size of a record
+    History,
 }
 
-/// Runs the parts; all of them where none is named.
+/// Runs the parts; all of them if none is named.
 ///
 /// # Errors
 /// When something can't be built or run.
 pub(crate) fn run_parts(parts: &[Part]) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "the benchmarks load kernel programs: run them as root");
-    let programs = Programs::build()?;
+    gatewatch_tests::use_programs(build_release()?);
     let wanted = |part| parts.is_empty() || parts.contains(&part);
     if wanted(Part::Clean) {
-        clean::run(&programs)?;
+        clean::run()?;
     }
     if wanted(Part::Owners) {
-        owners::run(&programs)?;
+        owners::run()?;
     }
     if wanted(Part::Watch) {
-        watch::run(&programs)?;
+        watch::run()?;
     }
     if wanted(Part::Probe) {
-        probe::run(&programs)?;
+        probe::run()?;
     }
     if wanted(Part::Agent) {
-        agent::run(&programs)?;
+        agent::run()?;
+    }
+    if wanted(Part::History) {
+        history::run()?;
     }
     Ok(())
 }
 
-/// The release builds that are measured.
-struct Programs {
-    gatewatch: PathBuf,
-    actor: PathBuf,
+/// A command of gatewatch, its output thrown away.
+fn gatewatch(arguments: &[&str]) -> Command {
+    Gatewatch::new(arguments).into_quiet_command()
 }
 
-impl Programs {
-    fn build() -> Result<Self> {
-        let folder = build_release()?;
-        Ok(Self { gatewatch: folder.join("gatewatch"), actor: folder.join("actor") })
-    }
-
-    fn gatewatch(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.gatewatch);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        command
-    }
-
-    /// A gateway that obeys SIGTERM, listening by now.
-    fn gateway(&self, port: u16) -> Result<Gateway> {
-        use std::io::{BufRead, BufReader};
-        use std::os::unix::process::CommandExt;
-        let mut command = Command::new(&self.actor);
-        command.arg0("openclaw-gateway").args(["--on", &format!("127.0.0.1:{port}")]);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let stdin = child.stdin.take();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().context("piped")?).read_line(&mut line)?;
-        ensure!(line.starts_with("ready"), "the gateway did not start");
-        Ok(Gateway { child, _stdin: stdin })
-    }
+/// A gateway that obeys SIGTERM, listening by now; it ends when this is dropped.
+fn gateway(port: u16) -> Actor {
+    gatewatch_tests::Part::gateway().on_port(port).start()
 }
 
-/// A gateway of the benchmark's own; it ends when this is dropped.
-struct Gateway {
-    child: Child,
-    _stdin: Option<ChildStdin>,
-}
-
-impl Gateway {
-    fn pid(&self) -> nix::unistd::Pid {
-        nix::unistd::Pid::from_raw(self.child.id().cast_signed())
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// The wall time of a whole process, started on a machine that has come to rest: a kernel hook that is attached again
+/// The wall time of a whole process, started after a short rest: a kernel hook that is attached again
 /// just after it was detached waits for an RCU grace period, which commands that people run never meet.
 fn wall(mut command: Command) -> Result<Duration> {
     std::thread::sleep(Duration::from_millis(40));

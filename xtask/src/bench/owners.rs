@@ -5,31 +5,31 @@ use std::process::{Command, Stdio};
 use anyhow::Result;
 
 use super::load::Load;
-use super::{Programs, Samples, wall};
+use super::{Samples, gatewatch, gateway, wall};
 
 const PORT: u16 = 18_790;
 
-pub(super) fn run(programs: &Programs) -> Result<()> {
-    let _gateway = programs.gateway(PORT)?;
+pub(super) fn run() -> Result<()> {
+    let _gateway = gateway(PORT);
     println!("owners: who holds a port, whole process, idle");
-    compare(programs, 40)?;
+    compare(40)?;
     let load = Load::start()?;
     println!("owners: the same with 2000 processes and 20,000 sockets");
-    compare(programs, 20)?;
+    compare(20)?;
     drop(load);
     Ok(())
 }
 
-fn compare(programs: &Programs, rounds: usize) -> Result<()> {
+fn compare(rounds: usize) -> Result<()> {
     let (port, filter) = (PORT.to_string(), format!("sport = :{PORT}"));
     let mut samples: [Samples; 5] = Default::default();
     for _ in 0..rounds {
         let commands = [
-            programs.gatewatch(&["owners", "-p", &port, "--backend", "ebpf"]),
-            programs.gatewatch(&["owners", "-p", &port, "--backend", "poll"]),
+            gatewatch(&["owners", "-p", &port, "--backend", "ebpf"]),
+            gatewatch(&["owners", "-p", &port, "--backend", "poll"]),
             quiet("ss", &["-Hltnp", &filter]),
             quiet("lsof", &["-nP", &format!("-iTCP:{PORT}"), "-sTCP:LISTEN"]),
-            programs.gatewatch(&["--version"]),
+            gatewatch(&["--version"]),
         ];
         for (samples, command) in samples.iter_mut().zip(commands) {
             samples.push(wall(command)?);

@@ -1,35 +1,26 @@
-//! What the kernel program costs where nobody watches: the kernel's own statistics on BPF programs.
+//! What the kernel program costs on ports that nobody watches: the kernel's own statistics on BPF programs.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
-use std::process::Stdio;
 
-use anyhow::{Context, Result};
-
-use super::Programs;
+use anyhow::Result;
+use gatewatch_tests::{Backend, Gatewatch};
 
 const WATCHED: u16 = 18_792;
 const UNWATCHED: u16 = 18_793;
 const ROUNDS: usize = 20_000;
-/// The switch that `BPF_ENABLE_STATS` is the other form of (bpf(2), Linux 5.1).
+/// The same switch as `BPF_ENABLE_STATS` (bpf(2), Linux 5.1), as a file.
 const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
-pub(super) fn run(programs: &Programs) -> Result<()> {
+pub(super) fn run() -> Result<()> {
     println!("probe: time in the kernel program on a port that nobody watches");
     let before = fs::read_to_string(SWITCH)?;
-    let mut watch = programs
-        .gatewatch(&["watch", "-p", &WATCHED.to_string(), "--format", "json", "--backend", "ebpf"])
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut line = String::new();
-    BufReader::new(watch.stdout.take().context("piped")?).read_line(&mut line)?;
+    let watch = Gatewatch::on(Backend::Ebpf, &["watch"], WATCHED).watch();
     fs::write(SWITCH, "1")?;
-    let measured = measure(watch.id());
+    let measured = measure(watch.pid());
     fs::write(SWITCH, before)?;
-    watch.kill()?;
-    watch.wait()?;
+    drop(watch);
     for (kind, Runs { count, nanoseconds }) in measured? {
         println!("  {kind:<44} n {count:<9} mean {:.0} ns", nanoseconds as f64 / count as f64);
     }
@@ -62,7 +53,7 @@ fn measure(pid: u32) -> Result<BTreeMap<&'static str, Runs>> {
     Ok(measured)
 }
 
-/// The programs that a process holds, by kind: their descriptors' fdinfo tells.
+/// The programs that a process holds, by kind, from their descriptors' fdinfo.
 fn runs(pid: u32) -> Result<BTreeMap<&'static str, Runs>> {
     let mut all: BTreeMap<&'static str, Runs> = BTreeMap::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {

@@ -9,19 +9,18 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde_json::Value;
 
-use super::{Programs, Samples, monotonic};
+use super::{Samples, gatewatch, monotonic};
 
 const PORT: u16 = 18_791;
 const ROUNDS: usize = 500;
 
-pub(super) fn run(programs: &Programs) -> Result<()> {
+pub(super) fn run() -> Result<()> {
     println!("watch: from the kernel's timestamp to the line in its pipe");
-    let mut watch = programs
-        .gatewatch(&["watch", "-p", &PORT.to_string(), "--format", "json", "--backend", "ebpf"])
+    let mut watch = gatewatch(&["watch", "-p", &PORT.to_string(), "--format", "json", "--backend", "ebpf"])
         .stdout(Stdio::piped())
         .spawn()?;
     let mut out = watch.stdout.take().context("piped")?;
-    // A reader that sleeps would measure its own waking as well.
+    // A sleeping reader would also measure its own wake-up.
     let flags = OFlag::from_bits_retain(fcntl(&out, FcntlArg::F_GETFL)?);
     fcntl(&out, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
     let mut pending = Vec::new();

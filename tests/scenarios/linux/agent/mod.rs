@@ -1,9 +1,13 @@
 //! The host agent.
 
-pub(super) mod events;
-pub(super) mod life;
-pub(super) mod serving;
-
-use gatewatch_tests::Needs;
-
-const ROOT: &[Needs] = &[Needs::Bpf];
+mod events;
+mod false_agents;
+mod history;
+mod hostile_clients;
+mod journal;
+mod life;
+mod metrics;
+mod past;
+mod safe_start;
+mod serving;
+mod upgrade;

@@ -1,7 +1,7 @@
 //! An actor: plays every kind of owner that a port can have.
 //!
-//! It says `ready {…}` on standard output once it is what it was asked to be, so that nobody has to wait for a guessed
-//! time, and ends when its standard input is closed, so that no actor outlives its test.
+//! It prints `ready {…}` on standard output once its part can begin, so that no test waits for a guessed time, and ends
+//! when its standard input is closed, so that no actor outlives its test.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "an actor that can't play its part must fail loudly")]
 
 mod platform;
@@ -29,7 +29,14 @@ struct Part {
     bound: bool,
     #[arg(long)]
     no_reuse: bool,
-    /// What to do when asked to end: exit, ignore, close (the listener, and live on), or drain:MILLISECONDS
+    /// By UDP, and without any option, as nearly all servers do
+    #[arg(long)]
+    udp: bool,
+    /// With `SO_REUSEADDR`, by which UDP sockets share a port
+    #[arg(long)]
+    shared: bool,
+    /// What to do when asked to end: exit, ignore, close (the listener, and live on), fork (and end), drain:MILLISECONDS, or
+    /// connect:ADDRESS
     #[arg(long, default_value = "exit")]
     on_term: String,
     /// When the owner ends, another takes its place at once: a supervisor
@@ -44,40 +51,49 @@ struct Part {
     /// Be a client: bind the address and connect here
     #[arg(long)]
     connect: Option<SocketAddr>,
-    /// Touch so many MiB of memory
+    /// Touch this many MiB of memory
     #[arg(long, default_value_t = 0)]
     memory: usize,
-    /// Hold so many more sockets
+    /// Hold this many more sockets
     #[arg(long, default_value_t = 0)]
     sockets: usize,
-    /// Bind and close again so many times before being ready
+    /// Bind and close this many times before being ready
     #[arg(long, default_value_t = 0)]
     churn: u32,
-    /// Hold the port for so many microseconds each time
+    /// Hold the port for this many microseconds each time
     #[arg(long, default_value_t = 0)]
     churn_for: u64,
+    /// Wait for this many milliseconds after each time
+    #[arg(long, default_value_t = 0)]
+    churn_pause: u64,
+    /// Try again this many times to bind an address that is in use, every 100 milliseconds
+    #[arg(long, default_value_t = 0)]
+    retries: u32,
     /// Try to bind once more after being ready, and say how that went
     #[arg(long)]
     try_again: bool,
     /// Go on when standard input ends: for a service manager, which gives none
     #[arg(long)]
     stay: bool,
-    /// End by itself after so many milliseconds
+    /// End by itself after this many milliseconds
     #[arg(long)]
     live_for: Option<u64>,
+    /// The status of that end
+    #[arg(long, default_value_t = 0)]
+    status: i32,
     /// Make this file, and end
     #[arg(long)]
     touch: Option<PathBuf>,
     /// End with this status, at once
     #[arg(long)]
     exit: Option<i32>,
-    /// So many processes between this one and the command
+    /// How many processes are between this one and the command
     #[arg(long, default_value_t = 0)]
     hops: u32,
     /// Be one of them
     #[arg(long, hide = true)]
     hop: bool,
-    /// What this system alone can do
+    /// What only this system can do
     #[command(flatten)]
     own: platform::Own,
     /// Once ready, run this command as a descendant, and say how it ended
@@ -101,7 +117,7 @@ fn main() {
         end_with_the_test();
     }
     if let Some(milliseconds) = part.live_for {
-        end_after(Duration::from_millis(milliseconds));
+        end_after(Duration::from_millis(milliseconds), part.status);
     }
     platform::dress(&part.own);
     if part.respawn {
@@ -116,13 +132,14 @@ fn main() {
             std::hint::spin_loop();
         }
         drop(sockets);
+        std::thread::sleep(Duration::from_millis(part.churn_pause));
     }
     let sockets = open_all(&part);
     let address = sockets.first().map(address_of);
     platform::act(part, ending, sockets, address);
 }
 
-/// Is ready, does what is asked of it, and serves.
+/// Reports that it is ready, does what it was asked to, and serves.
 fn play(
     part: &Part,
     ending: &Ending,
@@ -159,21 +176,21 @@ fn ready(address: Option<SocketAddr>, pids: &[u32]) {
 /// A thread that ends the process when standard input does.
 fn end_with_the_test() {
     std::thread::spawn(|| {
-        // Not std's own input: a fork may come while this thread has its lock, and the lock would never be given back.
+        // Not std's own input: a fork may happen while this thread has its lock, and the child would never get it.
         let mut input = platform::input();
         while input.read(&mut [0; 1]).is_ok_and(|length| length > 0) {}
         exit(0);
     });
 }
 
-fn end_after(time: Duration) {
+fn end_after(time: Duration, status: i32) {
     std::thread::spawn(move || {
         std::thread::sleep(time);
-        exit(0);
+        exit(status);
     });
 }
 
-/// Does the actor's part when it is asked to end, until the end.
+/// Waits until the actor is asked to end, and does what its part says then.
 fn serve(part: &Part, ending: &Ending, mut sockets: Vec<Socket>) -> ! {
     loop {
         ending.wait();
@@ -181,6 +198,11 @@ fn serve(part: &Part, ending: &Ending, mut sockets: Vec<Socket>) -> ! {
             "exit" => exit(0),
             "ignore" => {}
             "close" => sockets.clear(),
+            "fork" => platform::go_on_in_a_fork(),
+            other if let Some(to) = other.strip_prefix("connect:") => {
+                let to: SocketAddr = to.parse().unwrap();
+                sockets[0].connect(&to.into()).unwrap();
+            }
             other => {
                 let milliseconds = other.strip_prefix("drain:").and_then(|text| text.parse().ok()).unwrap();
                 std::thread::sleep(Duration::from_millis(milliseconds));

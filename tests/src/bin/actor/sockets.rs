@@ -1,7 +1,8 @@
-//! The sockets that an actor holds a port by.
+//! The sockets by which an actor holds a port.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -22,10 +23,16 @@ pub(crate) fn open_all(part: &Part) -> Vec<Socket> {
             address.set_port(port);
         }
         let mut opened = open(part, address);
-        // The kernel's iterator over descriptors holds each for a moment while it looks at it: a listener that is closed
-        // in that moment goes only when the iterator has passed on.
+        // The kernel's iterator over descriptors holds each for a moment while it looks at it: a listener closed in that
+        // moment is released only when the iterator moves on.
         while part.churn > 0 && opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse) {
             opened = open(part, address);
+        }
+        for _ in 0..part.retries {
+            if opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse) {
+                std::thread::sleep(Duration::from_millis(100));
+                opened = open(part, address);
+            }
         }
         let socket = opened.unwrap_or_else(|error| panic!("{address} can't be opened: {error}"));
         port = address_of(&socket).port();
@@ -36,6 +43,9 @@ pub(crate) fn open_all(part: &Part) -> Vec<Socket> {
 
 /// Opens one.
 pub(crate) fn open(part: &Part, address: SocketAddr) -> io::Result<Socket> {
+    if part.udp {
+        return open_udp(part, address);
+    }
     let socket =
         Socket::new(Domain::for_address(address), Type::STREAM, Some(platform::protocol(&part.own)))?;
     platform::reuse(part, &socket)?;
@@ -44,10 +54,23 @@ pub(crate) fn open(part: &Part, address: SocketAddr) -> io::Result<Socket> {
         socket.connect(&to.into())?;
     } else if !part.bound {
         socket.listen(4096)?;
-        // Wine leaves a listener that was never asked anything with no process in its socket table.
+        // Wine's socket table names no process for a listener until the process asks about it.
         let _ = if address.is_ipv4() { socket.ttl_v4() } else { socket.unicast_hops_v6() };
     }
     platform::after_listen(part, &socket)?;
+    Ok(socket)
+}
+
+fn open_udp(part: &Part, address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    socket.set_reuse_address(part.shared)?;
+    platform::share(&part.own, &socket)?;
+    socket.bind(&address.into())?;
+    // As for a listener.
+    let _ = if address.is_ipv4() { socket.ttl_v4() } else { socket.unicast_hops_v6() };
+    if let Some(to) = part.connect {
+        socket.connect(&to.into())?;
+    }
     Ok(socket)
 }
 

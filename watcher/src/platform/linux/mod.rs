@@ -1,55 +1,130 @@
-//! Linux: kernel events through eBPF, processes through /proc and pidfds.
+//! Linux: kernel events through eBPF ([`seeing`]), processes through /proc and pidfds ([`processes`]), and what the host
+//! agent needs ([`agent`]).
 
-mod cgroup;
-mod diag;
-pub(crate) mod ebpf;
-mod netns;
-pub(crate) mod peer;
-mod pidfd;
-pub(crate) mod privileges;
-mod proc;
-pub(crate) mod service;
-mod table;
+mod agent;
+mod history;
+mod owner_record;
+mod processes;
+mod protocol;
+mod seeing;
 
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzzing {
+    //! What the fuzzers run here.
+
+    pub(crate) use super::processes::fuzzing::proc_files;
+    pub(crate) use super::seeing::fuzzing::{kernel_records, netlink};
+}
+
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::time::ClockId;
 use watcher_common::OWN_MARK;
 
-use self::ebpf::Reach;
-pub(crate) use self::netns::Netns;
-use crate::observe::{Holder, Interest, ObserveError, Observer, Socket};
-use crate::platform::poll::PollObserver;
-use crate::platform::unix::{bind, clock_now};
-pub(crate) use crate::platform::unix::{helper, keep_handles, signals, socket, titled, users};
-use crate::platform::{Hook, NetnsError};
-use crate::process::Process;
-use crate::system::{Bind, BindAddress, BindAs, Handle, ProcessError, SignalError, System};
-
-/// Where clients look for the agent when nothing else is said.
-pub(crate) const AGENT_SOCKET: &str = "/run/gatewatch/agent.sock";
-
-/// `CLOCK_MONOTONIC` in nanoseconds, which kernel events are stamped with and `Instant` counts by.
-pub(crate) fn monotonic_now() -> u64 {
-    clock_now(ClockId::CLOCK_MONOTONIC)
-}
-
-/// Whether the kernel tells of events.
-pub(crate) const HAS_EVENTS: bool = true;
+pub(super) use self::agent::{OwnPeer, given_socket};
+use self::processes::root::Root;
+use self::processes::{foreign, kin, pidfd, proc};
+use self::seeing::{EbpfObserver, LinuxTable, Netns, Scope};
+use super::contract::{
+    AgentObserver, Ancestor, Bind, BindAddress, BindAs, ByEvents, FileId, Hook, Interest, NetnsError,
+    ObserveError, Observer, Platform, ProcessError, ProcessHandle, SignalError, System,
+};
+use super::poll::{PollObserver, SocketTable as _};
+use super::unix;
+use crate::model::{Descriptor, Port, Process, Protocol, RecordFault, RecordFile, Socket};
 
 /// Linux, in one network namespace.
 #[derive(Debug, Clone)]
-pub(crate) struct Host {
+pub(crate) struct Linux {
     netns: Netns,
 }
 
-impl Host {
-    /// In the network namespace at a path, or in the caller's.
-    pub(crate) fn new(netns: Option<&Path>) -> Result<Self, NetnsError> {
+impl System for Linux {
+    fn process(&self, pid: u32) -> Result<Process, ProcessError> {
+        proc::read(pid)
+    }
+
+    fn name_beside_thread(&self, pid: u32, comm: &str) -> Option<String> {
+        if foreign::why().is_some() { None } else { proc::name_beside_thread(pid, comm) }
+    }
+
+    fn name(&self, pid: u32) -> Option<(String, Option<u32>)> {
+        proc::name(pid)
+    }
+
+    fn incarnation(&self, pid: u32) -> Option<u64> {
+        proc::incarnation(pid)
+    }
+
+    fn blindness(&self) -> Option<&'static str> {
+        foreign::why()
+    }
+
+    fn parent(&self, pid: u32) -> Option<u32> {
+        match kin::ancestor(pid) {
+            Ancestor::Parent(parent) => Some(parent),
+            Ancestor::Top | Ancestor::Gone | Ancestor::Hidden => None,
+        }
+    }
+
+    fn ancestor(&self, pid: u32) -> Ancestor {
+        kin::ancestor(pid)
+    }
+
+    fn children(&self, pid: u32) -> Vec<u32> {
+        kin::children(pid)
+    }
+
+    fn processes_named(&self, texts: &[&str], among: Option<Vec<u32>>) -> Vec<u32> {
+        proc::named(texts, self.netns.inode(), among)
+    }
+
+    /// When PID 1 of a pid namespace ends, the kernel kills all others in it (pid_namespaces(7)); without the host's, the
+    /// kernel panics. Seen from outside, a container's first process has another pid.
+    fn own_init(&self) -> Option<u32> {
+        Some(1)
+    }
+
+    fn open(&self, pid: u32) -> Result<Box<dyn ProcessHandle>, SignalError> {
+        Ok(Box::new(pidfd::PidFd::open(pid)?))
+    }
+
+    fn holds(&self, descriptor: &Descriptor, socket: &Socket) -> io::Result<bool> {
+        let inode = socket.inode.ok_or_else(|| io::Error::other("its inode is not known"))?;
+        proc::holds(descriptor, inode)
+    }
+
+    fn bound(&self, port: Port) -> Option<Vec<Socket>> {
+        seeing::bound(&self.netns, port)
+    }
+
+    fn has_listeners(&self) -> bool {
+        seeing::has_listeners(&self.netns)
+    }
+
+    fn try_bind(&self, address: &BindAddress, how: BindAs) -> Bind {
+        // On Linux, a listener on any address that includes the bound one makes the bind fail.
+        unix::try_bind(|bind| self.netns.run(bind), prepare_bind, address, how, true)
+    }
+}
+
+impl Platform for Linux {
+    const HAS_EVENTS: bool = true;
+    const CONFIG: &'static str = "/etc/gatewatch/config.toml";
+    const AGENT_SOCKET: &'static str = "/run/gatewatch/agent.sock";
+    const SHELL: [&'static str; 2] = unix::SHELL;
+
+    type Signals = unix::Signals;
+    type Root = Root;
+
+    fn new(netns: Option<&Path>) -> Result<Self, NetnsError> {
         let netns = match netns {
             Some(path) => Netns::at(path)?,
             None => Netns::current()
@@ -58,92 +133,152 @@ impl Host {
         Ok(Self { netns })
     }
 
-    /// Watches ports by kernel events, and says what is lost where a hook is missing.
-    ///
-    /// # Errors
-    /// [`ObserveError::Unavailable`] where privileges or kernel features are missing.
-    pub(crate) fn by_events(
-        &self,
-        ports: &[u16],
-        interest: Interest,
-    ) -> Result<(Box<dyn Observer>, Vec<String>), ObserveError> {
-        let observer = ebpf::EbpfObserver::new(ports, Reach::One(self.netns.clone()), interest)?;
-        let losses = observer.hooks().iter().filter_map(Hook::loss).collect();
-        Ok((Box::new(observer), losses))
-    }
-
-    /// As [`Self::by_events`], in all network namespaces of the system, and of everything that happens.
-    ///
-    /// # Errors
-    /// As there.
-    pub(crate) fn by_events_everywhere(
-        &self,
-        ports: &[u16],
-    ) -> Result<(Box<dyn Observer>, Vec<String>), ObserveError> {
-        let reach = Reach::All(self.netns.clone());
-        let observer = ebpf::EbpfObserver::new(ports, reach, Interest::Everything)?;
-        let losses = observer.hooks().iter().filter_map(Hook::loss).collect();
-        Ok((Box::new(observer), losses))
-    }
-
-    /// The network namespace that it looks into, by its inode number.
-    pub(crate) fn netns(&self) -> u32 {
+    fn netns(&self) -> u32 {
         self.netns.inode()
     }
 
-    /// Watches ports by polling.
-    pub(crate) fn by_polling(&self, ports: &[u16], pace: Duration) -> Box<dyn Observer> {
-        Box::new(PollObserver::new(table::LinuxTable(self.netns.clone()), ports, pace))
+    fn by_events(&self, ports: &[Port], interest: Interest) -> ByEvents<dyn Observer> {
+        let (observer, losses) = observe(ports, Scope::One(self.netns.clone()), interest)?;
+        Ok((observer, losses))
     }
 
-    /// Tries every hook of the eBPF backend.
-    ///
-    /// # Errors
-    /// [`ObserveError::Unavailable`] where not even the foundation can be had.
-    pub(crate) fn try_hooks(&self) -> Result<Vec<Hook>, ObserveError> {
-        ebpf::EbpfObserver::new(&[], Reach::One(self.netns.clone()), Interest::Everything)
-            .map(ebpf::EbpfObserver::into_hooks)
+    fn by_events_everywhere(&self, ports: &[Port]) -> ByEvents<dyn AgentObserver> {
+        let (observer, losses) = observe(ports, Scope::All(self.netns.clone()), Interest::Everything)?;
+        Ok((observer, losses))
+    }
+
+    fn by_polling(&self, ports: &[Port], pace: Duration) -> Box<dyn AgentObserver> {
+        Box::new(PollObserver::new(LinuxTable(self.netns.clone()), ports, pace))
+    }
+
+    fn try_hooks(&self) -> Result<Vec<Hook>, ObserveError> {
+        EbpfObserver::try_hooks(Scope::All(self.netns.clone()))
+    }
+
+    /// `CLOCK_MONOTONIC`.
+    fn monotonic_now() -> u64 {
+        unix::clock_now(ClockId::CLOCK_MONOTONIC)
+    }
+
+    /// The kernel's release, as uname(2) returns it.
+    fn version() -> String {
+        nix::sys::utsname::uname()
+            .map_or_else(|_| "unknown".to_owned(), |name| name.release().to_string_lossy().into_owned())
+    }
+
+    fn before_main() -> Option<u8> {
+        unix::close_inherited();
+        None
+    }
+
+    async fn reader_gone() {
+        unix::reader_gone().await;
+    }
+
+    fn caller() -> Option<u32> {
+        Some(unix::own_user())
+    }
+
+    fn with_all_rights(words: Vec<String>) -> Option<Vec<String>> {
+        unix::with_all_rights(words)
+    }
+
+    fn home(user: u32) -> Option<PathBuf> {
+        owner_record::home(user)
+    }
+
+    fn owner_record(file: &RecordFile) -> Result<Option<String>, RecordFault> {
+        owner_record::row(file)
+    }
+
+    fn who_else_commands_root(file: &File) -> io::Result<Option<String>> {
+        unix::who_else_commands_root(file)
+    }
+
+    fn file(path: &Path) -> Option<FileId> {
+        unix::file(path)
+    }
+
+    fn is_executable(path: &Path) -> bool {
+        unix::is_executable(path)
+    }
+
+    fn interpreter(path: &Path) -> Option<Vec<String>> {
+        unix::interpreter(path)
+    }
+
+    /// The orphans among our descendants get us as their parent (PR_SET_CHILD_SUBREAPER).
+    fn keep_descendants() {
+        let _ = nix::sys::prctl::set_child_subreaper(true);
+    }
+
+    fn has_descendants() -> bool {
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => return true,
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+
+    fn lead_group(command: &mut Command) {
+        unix::lead_group(command);
+    }
+
+    fn end_group(leader: u32, force: bool) {
+        unix::end_group(leader, force);
+    }
+
+    fn is_in_group(pid: u32, leader: u32) -> bool {
+        unix::is_in_group(pid, leader)
+    }
+
+    fn become_command(command: &mut Command) -> io::Result<u8> {
+        unix::become_command(command)
+    }
+
+    fn all_listeners(&self, protocol: Protocol) -> Result<Vec<Socket>, String> {
+        let ports: Vec<Port> = Port::all(protocol).collect();
+        let sockets = LinuxTable(self.netns.clone()).with_holders(&ports);
+        let mut sockets = sockets.map_err(|error| error.to_string())?;
+        sockets.retain(Socket::serves);
+        Ok(sockets)
+    }
+
+    fn titled(program: &Path, title: &str) -> io::Result<Command> {
+        Ok(unix::titled(program, title))
     }
 }
 
-impl System for Host {
-    fn process(&self, pid: u32, tid: u32) -> Result<Process, ProcessError> {
-        proc::read(pid, tid)
-    }
-
-    fn parent(&self, pid: u32) -> Option<u32> {
-        proc::parent(pid)
-    }
-
-    fn open(&self, pid: u32) -> Result<Box<dyn Handle>, SignalError> {
-        Ok(Box::new(pidfd::PidFd::open(pid)?))
-    }
-
-    fn holds(&self, holder: &Holder, socket: &Socket) -> io::Result<bool> {
-        let inode = socket.inode.ok_or_else(|| io::Error::other("its inode is not known"))?;
-        proc::holds(holder, inode)
-    }
-
-    fn try_bind(&self, address: &BindAddress, how: BindAs) -> Bind {
-        bind::try_bind(|bind| self.netns.run(bind), address, how)
-    }
-
-    fn bind_meets_every_listener(&self) -> bool {
-        true
-    }
+/// An observer by kernel events, and what is lost because hooks are missing.
+fn observe(
+    ports: &[Port],
+    scope: Scope,
+    interest: Interest,
+) -> Result<(Box<EbpfObserver>, Vec<String>), ObserveError> {
+    let observer = EbpfObserver::new(ports, scope, interest)?;
+    let losses = observer.hooks().iter().filter_map(loss).collect();
+    Ok((Box::new(observer), losses))
 }
 
-/// Makes a socket for a bind that proves.
-pub(crate) fn prepare_bind(socket: &OwnedFd) {
-    // The kernel program leaves marked sockets out. Without the privilege the mark stays away, and other people's
-    // watchers see this bind for what it is.
+/// What is lost without the hook, as a sentence; `None` when it is attached.
+fn loss(hook: &Hook) -> Option<String> {
+    let Hook { name, gives, failure } = hook;
+    failure.as_ref().map(|why| format!("no {gives}: {name} can't be attached ({why})"))
+}
+
+/// Whether the environment's `GATEWATCH_WITHOUT`, a comma-separated list, names a part that is to be done without: to work
+/// around a kernel on which it misbehaves, and to test the rest without it.
+fn is_switched_off(part: &str) -> bool {
+    std::env::var("GATEWATCH_WITHOUT").is_ok_and(|list| list.split(',').any(|name| name.trim() == part))
+}
+
+/// Prepares a socket for a proof bind.
+fn prepare_bind(socket: &OwnedFd) {
+    // The kernel program ignores marked sockets. Without the privilege the socket is not marked, and other watchers
+    // report this bind.
     let _ = setsockopt(socket, sockopt::Mark, &OWN_MARK);
-    // The address may have left its interface with the socket that held it; the question is only about the port.
+    // The address may have been removed from its interface by now; the question is only about the port.
     let _ = setsockopt(socket, sockopt::IpFreebind, &true);
-}
-
-/// The kernel's release, as uname(2) says it.
-pub(crate) fn kernel() -> String {
-    nix::sys::utsname::uname()
-        .map_or_else(|_| "unknown".to_owned(), |name| name.release().to_string_lossy().into_owned())
 }

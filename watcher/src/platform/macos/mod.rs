@@ -1,43 +1,82 @@
 //! macOS: libproc through netstat2, signals, kqueue.
 
-pub(super) mod handle;
-pub(crate) mod peer;
+pub(super) mod files;
+mod handle;
+mod peer;
 pub(super) mod process;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Command;
 
 use nix::time::ClockId;
 
-use super::poll;
-use super::unix::{bind, clock_now};
-use crate::observe::{Holder, Socket};
-use crate::system::{Bind, BindAddress, BindAs};
+use super::Host;
+use super::contract::{Bind, BindAddress, BindAs, ServiceSystem};
+use super::{netstat, unix};
+use crate::model::{Descriptor, Socket};
 
-pub(crate) use super::elsewhere::{HAS_EVENTS, Host, kernel, privileges, service};
-pub(crate) use super::unix::{helper, keep_handles, signals, socket, titled, users};
+pub(super) use self::handle::MacProcess as OwnProcess;
+pub(super) use self::peer::MacPeer as OwnPeer;
+pub(super) use super::unix::{
+    SHELL, Signals, become_command, end_group, file, interpreter, is_executable, is_in_group, lead_group,
+    reader_gone, who_else_commands_root, with_all_rights,
+};
 
-/// Where clients look for the agent when nothing else is said.
-pub(crate) const AGENT_SOCKET: &str = "/var/run/gatewatch/agent.sock";
+/// The default path of the configuration.
+pub(super) const CONFIG: &str = "/etc/gatewatch/config.toml";
+/// The default path of the agent's socket.
+pub(super) const AGENT_SOCKET: &str = "/var/run/gatewatch/agent.sock";
 
-/// `CLOCK_UPTIME_RAW` in nanoseconds, by which `Instant` counts here; `CLOCK_MONOTONIC` goes on while the machine sleeps.
-pub(crate) fn monotonic_now() -> u64 {
-    clock_now(ClockId::from_raw(nix::libc::CLOCK_UPTIME_RAW))
+/// The user that this process runs as.
+pub(super) fn caller() -> Option<u32> {
+    Some(unix::own_user())
 }
 
-/// Whether the process still has a listener on the socket's address.
-pub(super) fn holds(holder: &Holder, socket: &Socket) -> io::Result<bool> {
-    let all = poll::tcp_sockets().map_err(io::Error::other)?;
-    let same = |other: Socket| {
-        other.address == socket.address && other.holders.iter().any(|other| other.pid == holder.pid)
+/// `CLOCK_UPTIME_RAW` in nanoseconds, the clock behind `Instant` here; `CLOCK_MONOTONIC` runs on while the machine sleeps.
+pub(super) fn monotonic_now() -> u64 {
+    unix::clock_now(ClockId::from_raw(nix::libc::CLOCK_UPTIME_RAW))
+}
+
+/// Closes what a careless parent has left open; no helper process is needed.
+pub(super) fn before_main() -> Option<u8> {
+    unix::close_inherited();
+    None
+}
+
+/// A command that runs under another title.
+///
+/// # Errors
+/// Never on macOS.
+pub(super) fn titled(program: &Path, title: &str) -> io::Result<Command> {
+    Ok(unix::titled(program, title))
+}
+
+/// Whether the process still has a listener, or a UDP socket, on the socket's address.
+pub(super) fn holds(descriptor: &Descriptor, socket: &Socket) -> io::Result<bool> {
+    let all = netstat::servers(socket.protocol).map_err(io::Error::other)?;
+    let same = |other: &Socket| {
+        other.address == socket.address && other.descriptors.iter().any(|other| other.pid == descriptor.pid)
     };
-    Ok(all.iter().filter_map(poll::listener).any(same))
+    Ok(all.iter().any(same))
 }
 
-/// One bind.
+/// One bind. It may succeed beside a listener on all addresses.
 pub(super) fn try_bind(address: &BindAddress, how: BindAs) -> Bind {
-    bind::try_bind(|bind| Ok(bind()), address, how)
+    unix::try_bind(|bind| Ok(bind()), prepare_bind, address, how, false)
 }
 
-/// Makes a socket for a bind that proves: nothing is special about it here.
-pub(crate) fn prepare_bind(_socket: &OwnedFd) {}
+/// Prepares a socket for a proof bind; nothing to do on macOS.
+fn prepare_bind(_socket: &OwnedFd) {}
+
+/// No agent's socket: launchd passes none to this program.
+///
+/// # Errors
+/// Never on macOS.
+pub(super) fn given_socket() -> io::Result<Option<UnixListener>> {
+    Ok(None)
+}
+
+impl ServiceSystem for Host {}

@@ -1,29 +1,20 @@
-//! Signals that long-running commands heed.
+//! The signals that long-running commands obey.
 
 use std::io;
 
 use tokio::signal::unix::{self, SignalKind, signal};
 
-/// What a signal asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Signal {
-    /// SIGHUP: read the configuration again.
-    Reload,
-    /// SIGTERM or SIGINT: end in order.
-    End,
-}
+use crate::platform::contract::{self, Signal};
 
-/// The signals, received from here on.
+/// SIGHUP requests a reload, SIGTERM and SIGINT the end.
 pub(crate) struct Signals {
     reload: unix::Signal,
     terminate: unix::Signal,
     interrupt: unix::Signal,
 }
 
-impl Signals {
-    /// # Errors
-    /// When they can't be received.
-    pub(crate) fn new() -> io::Result<Self> {
+impl contract::Signals for Signals {
+    fn new() -> io::Result<Self> {
         Ok(Self {
             reload: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
@@ -31,8 +22,7 @@ impl Signals {
         })
     }
 
-    /// The next one.
-    pub(crate) async fn next(&mut self) -> Signal {
+    async fn next(&mut self) -> Signal {
         tokio::select! {
             _ = self.reload.recv() => Signal::Reload,
             _ = self.terminate.recv() => Signal::End,

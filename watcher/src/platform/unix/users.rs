@@ -1,18 +1,23 @@
-//! Users and groups by their names, as the host's databases have them (nsswitch.conf(5)).
+//! Looks up users and groups by name in the host's databases (nsswitch.conf(5)).
 
 use nix::unistd::{Group, User, geteuid};
 
-/// The user whom this program acts as.
-pub(crate) fn own() -> u32 {
+/// The user that this program runs as.
+pub(in crate::platform) fn own_user() -> u32 {
     geteuid().as_raw()
 }
 
-/// A user's number.
-pub(crate) fn user(name: &str) -> Option<u32> {
+/// The command line, run by `sudo`; `None` for root.
+pub(in crate::platform) fn with_all_rights(words: Vec<String>) -> Option<Vec<String>> {
+    (!geteuid().is_root()).then(|| std::iter::once("sudo".to_owned()).chain(words).collect())
+}
+
+/// A user's numeric id.
+pub(in crate::platform) fn user(name: &str) -> Option<u32> {
     User::from_name(name).ok().flatten().map(|user| user.uid.as_raw())
 }
 
-/// A group's number.
-pub(crate) fn group(name: &str) -> Option<u32> {
+/// A group's numeric id.
+pub(in crate::platform) fn group(name: &str) -> Option<u32> {
     Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
 }

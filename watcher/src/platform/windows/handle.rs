@@ -1,4 +1,4 @@
-//! A process, held by a handle: it goes on meaning that process when its pid is used again.
+//! A process, held by a handle, which always means that process, even when its pid is reused.
 
 use std::io;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
@@ -13,27 +13,28 @@ use windows_sys::Win32::System::Threading::{
 };
 
 use super::close;
-use crate::system::{Asked, Handle, SignalError};
+use crate::model::EndSignal;
+use crate::platform::contract::{Asked, ProcessHandle, SignalError};
 
-/// The exit status of a process that is ended by force, as taskkill gives it.
+/// The exit status of a process that is ended by force, the same as taskkill's.
 const FORCED: u32 = 1;
 
 /// A process that can be ended.
-pub(in crate::platform) struct ProcessHandle {
+pub(in crate::platform) struct WindowsProcess {
     pid: u32,
     handle: Arc<OwnedHandle>,
     exit: Option<oneshot::Receiver<io::Result<()>>>,
 }
 
-impl ProcessHandle {
+impl WindowsProcess {
     pub(in crate::platform) fn open(pid: u32) -> Result<Self, SignalError> {
         let rights = PROCESS_TERMINATE | PROCESS_SYNCHRONIZE | PROCESS_QUERY_LIMITED_INFORMATION;
-        // SAFETY: takes numbers and gives a new handle, or null.
+        // SAFETY: the call takes numbers and returns a new handle, or null.
         let handle = unsafe { OpenProcess(rights, 0, pid) };
         if handle.is_null() {
             return Err(refused(io::Error::last_os_error()));
         }
-        // SAFETY: the system has just made this handle for us.
+        // SAFETY: the system has just created this handle for this process.
         let handle = Arc::new(unsafe { OwnedHandle::from_raw_handle(handle) });
         Ok(Self { pid, handle, exit: None })
     }
@@ -47,9 +48,9 @@ fn refused(error: io::Error) -> SignalError {
     }
 }
 
-impl Handle for ProcessHandle {
-    /// A close of its windows, and a Ctrl-C to its console, if that is its alone.
-    fn ask(&self) -> Result<Asked, SignalError> {
+impl ProcessHandle for WindowsProcess {
+    /// Asks its windows to close, or sends Ctrl-C to its console if no other process uses that console.
+    fn terminate(&self, _signal: EndSignal) -> Result<Asked, SignalError> {
         Ok(if close::ask(self.pid)? { Asked::By("close") } else { Asked::Unreachable })
     }
 
@@ -59,14 +60,14 @@ impl Handle for ProcessHandle {
         if done == 0 { Err(refused(io::Error::last_os_error())) } else { Ok("terminate") }
     }
 
-    /// A handle is signalled when its process has ended. A thread of its own waits for that.
+    /// A handle is signalled when its process has ended. A separate thread waits for that.
     fn poll_exit(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let handle = &self.handle;
         let exit = self.exit.get_or_insert_with(|| {
             let (tell, exit) = oneshot::channel();
             let handle = Arc::clone(handle);
             std::thread::spawn(move || {
-                // SAFETY: the handle is open for as long as this thread holds it.
+                // SAFETY: the handle is open as long as this thread holds it.
                 let ended = unsafe { WaitForSingleObject(handle.as_raw_handle() as HANDLE, INFINITE) };
                 let said = if ended == WAIT_OBJECT_0 { Ok(()) } else { Err(io::Error::last_os_error()) };
                 let _ = tell.send(said);
@@ -75,6 +76,6 @@ impl Handle for ProcessHandle {
         });
         std::pin::Pin::new(exit)
             .poll(cx)
-            .map(|said| said.unwrap_or_else(|_| Err(io::Error::other("nobody waits"))))
+            .map(|said| said.unwrap_or_else(|_| Err(io::Error::other("the waiting thread ended"))))
     }
 }

@@ -1,18 +1,19 @@
-//! Windows: the IP helper API through netstat2, process handles, polite ends through the console or a window.
+//! Windows: the IP helper API through netstat2, process handles, requests to end through the console or a window.
 
 mod bind;
+mod children;
 mod close;
-pub(super) mod handle;
-pub(crate) mod peer;
+pub(super) mod files;
+mod handle;
+mod listeners;
 pub(super) mod process;
-pub(crate) mod signals;
-pub(crate) mod socket;
-mod table;
-pub(crate) mod users;
+mod signals;
 
+use std::fs::File;
 use std::io;
 use std::os::windows::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
 use windows_sys::Win32::Foundation::{ERROR_SHARING_VIOLATION, HANDLE_FLAG_INHERIT, SetHandleInformation};
 use windows_sys::Win32::System::Console::{
@@ -21,18 +22,40 @@ use windows_sys::Win32::System::Console::{
 use windows_sys::Win32::System::Performance::{QueryPerformanceCounter, QueryPerformanceFrequency};
 use windows_sys::Win32::System::Threading::CREATE_NO_WINDOW;
 
+use super::contract::FileId;
+
 pub(super) use self::bind::try_bind;
-pub(crate) use self::close::helper;
-pub(super) use self::table::holds;
-pub(crate) use super::elsewhere::{HAS_EVENTS, Host, kernel, privileges, service};
+pub(super) use self::children::{
+    SHELL, become_command, end_group, interpreter, is_executable, is_in_group, lead_group,
+};
+pub(super) use self::handle::WindowsProcess as OwnProcess;
+pub(super) use self::listeners::holds;
+pub(super) use self::signals::Signals;
 
-/// Where the agent's socket would be, if there were one.
-pub(crate) const AGENT_SOCKET: &str = "gatewatch-agent.sock";
+/// The default path of the configuration.
+pub(super) const CONFIG: &str = r"C:\ProgramData\gatewatch\config.toml";
+/// Where the agent's socket would be if Windows had an agent.
+pub(super) const AGENT_SOCKET: &str = "gatewatch-agent.sock";
 
-/// The performance counter in nanoseconds, which is what `Instant` counts by as well; it begins with the system.
-pub(crate) fn monotonic_now() -> u64 {
+/// Users have no numbers here.
+pub(super) fn caller() -> Option<u32> {
+    None
+}
+
+/// A file's number takes an open handle here, which nothing needs yet.
+pub(super) fn file(_path: &Path) -> Option<FileId> {
+    None
+}
+
+/// There is no command that gives a command all rights: a console has them if it was started as administrator.
+pub(super) fn with_all_rights(_words: Vec<String>) -> Option<Vec<String>> {
+    None
+}
+
+/// The performance counter in nanoseconds, the clock behind `Instant`; it starts at boot.
+pub(super) fn monotonic_now() -> u64 {
     let (mut ticks, mut a_second) = (0, 1);
-    // SAFETY: each writes a number to a variable of ours. Neither fails since Windows XP.
+    // SAFETY: the call writes a number to a variable of ours. It does not fail since Windows XP.
     unsafe { QueryPerformanceCounter(&raw mut ticks) };
     // SAFETY: as above.
     unsafe { QueryPerformanceFrequency(&raw mut a_second) };
@@ -40,32 +63,47 @@ pub(crate) fn monotonic_now() -> u64 {
     u64::try_from(nanoseconds).unwrap_or(0)
 }
 
-/// A child inherits every handle that may be inherited, also one that it is not told of; and a pipe that was ours goes
-/// on for its reader as long as anybody has it. So ours may not be, and the child is given what it is to have.
-pub(crate) fn keep_handles() {
+/// Runs as the helper that sends Ctrl-C if this process was started as one. Otherwise makes our standard handles
+/// non-inheritable, because a child inherits every inheritable handle, even one that it does not know of, and the
+/// reader of our output pipe sees no end as long as any process has it. The child gets only the handles meant for it.
+pub(super) fn before_main() -> Option<u8> {
+    if let Some(status) = close::helper() {
+        return Some(status);
+    }
     for which in [STD_INPUT_HANDLE, STD_OUTPUT_HANDLE, STD_ERROR_HANDLE] {
-        // SAFETY: takes a number; what it gives may be no handle, which the next call then says.
+        // SAFETY: the call takes a number; if it returns no valid handle, the next call fails.
         let handle = unsafe { GetStdHandle(which) };
-        // SAFETY: changes a mark of a handle, and does nothing where there is none.
+        // SAFETY: the call changes a flag of a handle, and does nothing if the handle is not valid.
         unsafe { SetHandleInformation(handle, HANDLE_FLAG_INHERIT, 0) };
     }
+    None
 }
 
-/// A program that is to be known by another title: here that is its file's name, so it is run from a copy.
+/// A command that runs under another title: on Windows that is its file's name, so it is run from a copy.
 ///
 /// # Errors
-/// When the copy can't be made.
-pub(crate) fn titled(program: &Path, title: &str) -> io::Result<std::process::Command> {
+/// If the copy can't be created.
+pub(super) fn titled(program: &Path, title: &str) -> io::Result<Command> {
     let copy = std::env::temp_dir().join(format!("{title}.exe"));
     match std::fs::copy(program, &copy) {
-        // Another one runs from it.
+        // Another process runs from this copy.
         Err(error)
             if error.raw_os_error().map(i32::cast_unsigned) == Some(ERROR_SHARING_VIOLATION)
                 && copy.exists() => {}
         copied => drop(copied?),
     }
-    let mut command = std::process::Command::new(copy);
-    // A console of its own: a Ctrl-C in ours would end us as well.
+    let mut command = Command::new(copy);
+    // A separate console, because a Ctrl-C in ours would end this process as well.
     command.creation_flags(CREATE_NO_WINDOW);
     Ok(command)
+}
+
+/// A pipe here tells only a writer that its reader has gone.
+pub(super) async fn reader_gone() {
+    std::future::pending::<()>().await;
+}
+
+/// Windows has no root.
+pub(super) fn who_else_commands_root(_file: &File) -> io::Result<Option<String>> {
+    Ok(None)
 }

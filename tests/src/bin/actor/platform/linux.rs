@@ -1,23 +1,32 @@
 //! Linux: sockets that are inherited, passed on, left to threads; names that are written over.
 
+#[path = "linux/hostile.rs"]
+mod hostile;
+
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::libc;
+use nix::sys::prctl::{set_child_subreaper, set_pdeathsig};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
     socketpair,
 };
+use nix::sys::wait::wait;
 use nix::unistd::{ForkResult, fork, getpid, getppid};
 use socket2::{Protocol, Socket};
 
-pub(crate) use super::unix::{Ending, again, input};
-use crate::{Part, end_with_the_test, play, serve};
+pub(crate) use super::unix::{Ending, again, go_on_in_a_fork, input};
+use crate::{Part, end_with_the_test, play, ready, serve};
 
 /// What only Linux's actors do.
 #[derive(clap::Args)]
@@ -30,10 +39,10 @@ pub(crate) struct Own {
     /// A multipath socket
     #[arg(long)]
     multipath: bool,
-    /// Hold so many more descriptors
+    /// Hold this many more descriptors
     #[arg(long, default_value_t = 0)]
     descriptors: u64,
-    /// Fork so many workers that share the listeners
+    /// Fork this many workers that share the listeners
     #[arg(long, default_value_t = 0)]
     workers: u32,
     /// Leave the listeners to a child, and end
@@ -42,24 +51,43 @@ pub(crate) struct Own {
     /// Leave the listeners to a child of another name, and live on without them
     #[arg(long)]
     heir: Option<String>,
+    /// Share the listeners with a child of another name
+    #[arg(long)]
+    sharer: Option<String>,
     /// Pass the first listener over a socket to a child, and close it here
     #[arg(long)]
     pass: bool,
     /// Send the first listener on its way to nobody, and close it here
     #[arg(long)]
     in_flight: bool,
+    /// Let every child inherit the listeners, as a server without close-on-exec does
+    #[arg(long)]
+    leak: bool,
     /// End the main thread; another one goes on
     #[arg(long)]
     dead_leader: bool,
     /// Write this title over the arguments, as Node does
     #[arg(long)]
     title: Option<String>,
+    /// Where /proc is an outer pid namespace's: start a child that has, in the own namespace, the number that this process
+    /// has in the outer one
+    #[arg(long)]
+    double: bool,
+    /// As a subreaper, run the command below a line of hops that end one after another, from the moment that it has read
+    /// this FIFO; again and again
+    #[arg(long, requires = "rounds")]
+    vanishing: Option<PathBuf>,
+    /// How often
+    #[arg(long, default_value_t = 0)]
+    rounds: u64,
     /// Set the thread's name only
     #[arg(long)]
     comm: Option<String>,
+    #[command(flatten)]
+    hostile: hostile::Hostile,
 }
 
-/// Takes the name and the title that are asked for.
+/// Takes the name and the title that were asked for.
 pub(crate) fn dress(own: &Own) {
     if let Some(name) = &own.comm {
         set_name(name);
@@ -67,6 +95,7 @@ pub(crate) fn dress(own: &Own) {
     if let Some(title) = &own.title {
         set_title(title);
     }
+    own.hostile.prepare();
 }
 
 /// TCP, or its multipath kind.
@@ -74,26 +103,43 @@ pub(crate) fn protocol(own: &Own) -> Protocol {
     if own.multipath { Protocol::MPTCP } else { Protocol::TCP }
 }
 
-/// As nearly all servers do.
+/// Sets the options that nearly all servers set.
 pub(crate) fn reuse(part: &Part, socket: &Socket) -> std::io::Result<()> {
     socket.set_reuse_address(!part.no_reuse)?;
+    if let Some(mark) = part.own.hostile.mark {
+        socket.set_mark(mark)?;
+    }
     socket.set_reuse_port(part.own.reuse_port)
 }
 
-/// Shuts it down, if that is asked for.
+/// Lets others of the same user have the port as well, if that was asked for.
+pub(crate) fn share(own: &Own, socket: &Socket) -> std::io::Result<()> {
+    socket.set_reuse_port(own.reuse_port)
+}
+
+/// Shuts it down, if that was asked for.
 pub(crate) fn after_listen(part: &Part, socket: &Socket) -> std::io::Result<()> {
     if part.own.shut_down { socket.shutdown(Shutdown::Both) } else { Ok(()) }
 }
 
-/// Hands the sockets to who is to hold them, and plays the part.
+/// Gives the sockets to the processes that will hold them, and plays the part.
 pub(crate) fn act(part: Part, ending: Ending, mut sockets: Vec<Socket>, address: Option<SocketAddr>) -> ! {
+    if part.own.leak {
+        for socket in &sockets {
+            socket.set_cloexec(false).unwrap();
+        }
+    }
     if part.own.orphan {
         leave_to_a_child(&mut sockets);
     }
     let mut holders = vec![std::process::id()];
     let mut _kept: Vec<OwnedFd> = Vec::new();
     if let Some(name) = &part.own.heir {
-        holders.push(hand_to_heir(name, &mut sockets));
+        holders.push(hand_to_heir(name, &sockets));
+        sockets.clear();
+    }
+    if let Some(name) = &part.own.sharer {
+        holders.push(hand_to_heir(name, &sockets));
     }
     if part.own.pass || part.own.in_flight {
         let listener = sockets.remove(0);
@@ -110,12 +156,28 @@ pub(crate) fn act(part: Part, ending: Ending, mut sockets: Vec<Socket>, address:
         // SAFETY: the other thread only reads from standard input, so the child may do anything.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
-                // A fork has no such thread of its own.
+                // A fork does not copy that thread.
                 end_with_the_test();
                 serve(&part, &ending, sockets)
             }
             ForkResult::Parent { child } => holders.push(number(child)),
         }
+    }
+    part.own.hostile.hand_away(&mut sockets);
+    if part.own.double {
+        holders = vec![start_double()];
+    }
+    if let Some(fifo) = &part.own.vanishing {
+        ready(address, &holders);
+        for round in 0..part.own.rounds {
+            run_below_vanishing_line(&part.command, fifo, round);
+        }
+        serve(&part, &ending, sockets);
+    }
+    if part.own.hostile.acts() {
+        ready(address, &holders);
+        part.own.hostile.act(&part, &mut sockets);
+        serve(&part, &ending, sockets);
     }
     if part.own.dead_leader {
         die_as_leader(part, ending, sockets, address);
@@ -145,7 +207,7 @@ fn leave_to_a_child(sockets: &mut Vec<Socket>) {
     match unsafe { fork() }.unwrap() {
         ForkResult::Parent { .. } => {
             sockets.clear();
-            // SAFETY: no destructor is to run: the child needs what they would undo.
+            // SAFETY: no destructor may run: the child needs what they would undo.
             unsafe { libc::_exit(0) };
         }
         ForkResult::Child => {
@@ -158,8 +220,8 @@ fn leave_to_a_child(sockets: &mut Vec<Socket>) {
 }
 
 /// A child with another command line that holds the sockets.
-fn hand_to_heir(name: &str, sockets: &mut Vec<Socket>) -> u32 {
-    for socket in sockets.iter() {
+fn hand_to_heir(name: &str, sockets: &[Socket]) -> u32 {
+    for socket in sockets {
         socket.set_cloexec(false).unwrap();
     }
     let arguments = [CString::new(name).unwrap(), c"1000".to_owned()];
@@ -173,16 +235,74 @@ fn hand_to_heir(name: &str, sockets: &mut Vec<Socket>) -> u32 {
             panic!("the heir can't be executed: {error}");
         }
         ForkResult::Parent { child } => {
-            // The name changes when the heir has become what it is to be.
+            // The name changes once the heir runs its own program.
             let wanted = format!("{name}\0");
             let path = format!("/proc/{child}/cmdline");
             while !std::fs::read(&path).is_ok_and(|line| line.starts_with(wanted.as_bytes())) {
                 std::thread::yield_now();
             }
-            sockets.clear();
             number(child)
         }
     }
+}
+
+/// A child with the number that /proc shows for this process; that number.
+fn start_double() -> u32 {
+    let outside: i32 = std::fs::read_link("/proc/self").unwrap().to_str().unwrap().parse().unwrap();
+    // SAFETY: all fields are numbers, and 0 means that nothing is asked for (clone(2)).
+    let mut clone: libc::clone_args = unsafe { std::mem::zeroed() };
+    clone.exit_signal = u64::try_from(libc::SIGCHLD).unwrap();
+    clone.set_tid = (&raw const outside).expose_provenance() as u64;
+    clone.set_tid_size = 1;
+    // SAFETY: without flags this is a fork, and the structure outlives it.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut clone, size_of::<libc::clone_args>()) };
+    if nix::errno::Errno::result(pid).unwrap() == 0 {
+        // It dies with its parent, and holds nothing.
+        set_pdeathsig(Signal::SIGKILL).unwrap();
+        // By number, because musl has no function for it.
+        // SAFETY: nothing here uses a descriptor any more.
+        unsafe { libc::syscall(libc::SYS_close_range, 0, libc::c_uint::MAX, 0) };
+        SigSet::all().thread_unblock().unwrap();
+        loop {
+            nix::unistd::pause();
+        }
+    }
+    outside.try_into().unwrap()
+}
+
+/// How many processes are between the subreaper and the command.
+const HOPS: u32 = 20;
+
+/// Runs the command below a line of hops, and reaps every child at once until none is left.
+fn run_below_vanishing_line(command: &[String], fifo: &Path, round: u64) {
+    set_child_subreaper(true).unwrap();
+    // SAFETY: the other thread only reads from standard input, so the child may do anything.
+    if let ForkResult::Parent { .. } = unsafe { fork() }.unwrap() {
+        while wait().is_ok() {}
+        return;
+    }
+    for hop in 0..HOPS {
+        // Each hop ends with the one above it.
+        set_pdeathsig(Signal::SIGKILL).unwrap();
+        // SAFETY: as above.
+        if let ForkResult::Parent { .. } = unsafe { fork() }.unwrap() {
+            if hop == 0 {
+                // Opens once the command opens it too.
+                drop(File::options().write(true).open(fifo).unwrap());
+                let begun = Instant::now();
+                while begun.elapsed() < Duration::from_micros(round * 13 % 500) {
+                    std::hint::spin_loop();
+                }
+                // SAFETY: no destructor may run: they are the subreaper's.
+                unsafe { libc::_exit(0) };
+            }
+            loop {
+                nix::unistd::pause();
+            }
+        }
+    }
+    let error = Command::new(&command[0]).args(&command[1..]).stdin(Stdio::null()).exec();
+    panic!("the command can't be run: {error}");
 }
 
 fn send_away(socket: &Socket) -> (OwnedFd, OwnedFd) {
@@ -235,11 +355,11 @@ fn die_as_leader(part: Part, ending: Ending, sockets: Vec<Socket>, address: Opti
 
 fn set_name(name: &str) {
     let name = CString::new(name).unwrap();
-    // SAFETY: prctl(PR_SET_NAME) reads at most 16 bytes of a string that ends.
+    // SAFETY: prctl(PR_SET_NAME) reads at most 16 bytes of a NUL-terminated string.
     unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
 }
 
-/// Writes over the arguments' memory, whose place /proc/self/stat tells (fields 48 and 49, proc(5)).
+/// Writes over the arguments' memory; /proc/self/stat says where it is (fields 48 and 49, proc(5)).
 fn set_title(title: &str) {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
     let fields: Vec<usize> = stat

@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 
 use socket2::{Protocol, Socket};
 
-pub(crate) use super::unix::{Ending, again, input};
+pub(crate) use super::unix::{Ending, again, go_on_in_a_fork, input};
 use crate::{Part, play};
 
 /// Nothing of its own.
 #[derive(clap::Args)]
 pub(crate) struct Own {}
 
-/// Nothing to put on.
+/// Nothing to do.
 pub(crate) fn dress(_own: &Own) {}
 
 /// TCP.
@@ -19,9 +19,15 @@ pub(crate) fn protocol(_own: &Own) -> Protocol {
     Protocol::TCP
 }
 
-/// As nearly all servers do.
+/// Sets the option that nearly all servers set.
 pub(crate) fn reuse(part: &Part, socket: &Socket) -> std::io::Result<()> {
     socket.set_reuse_address(!part.no_reuse)
+}
+
+/// Nothing to set.
+#[expect(clippy::unnecessary_wraps, reason = "other systems can fail here")]
+pub(crate) fn share(_own: &Own, _socket: &Socket) -> std::io::Result<()> {
+    Ok(())
 }
 
 /// Nothing more.

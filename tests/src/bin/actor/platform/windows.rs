@@ -20,21 +20,21 @@ use crate::{Part, play};
 /// What only actors on Windows do.
 #[derive(clap::Args)]
 pub(crate) struct Own {
-    /// Have a window, and end when it is closed
+    /// Open a window, and end when it is closed
     #[arg(long)]
     window: bool,
-    /// Let nobody have these rights to this process
+    /// Deny everybody this right to this process
     #[arg(long)]
     deny: Option<rights::Right>,
     /// Let a child inherit the listeners
     #[arg(long)]
     heir: bool,
-    /// Be a hand on the keyboard of this process's console, and no more
+    /// Only press Ctrl-C in the console of this process
     #[arg(long, value_name = "PID")]
     press_ctrl_c_in: Option<u32>,
 }
 
-/// Does what comes before there are sockets.
+/// Does what comes before the sockets are opened.
 pub(crate) fn dress(own: &Own) {
     if let Some(pid) = own.press_ctrl_c_in {
         ending::press_ctrl_c(pid);
@@ -70,13 +70,19 @@ pub(crate) fn reuse(_part: &Part, _socket: &Socket) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Nothing to set.
+#[expect(clippy::unnecessary_wraps, reason = "other systems can fail here")]
+pub(crate) fn share(_own: &Own, _socket: &Socket) -> std::io::Result<()> {
+    Ok(())
+}
+
 /// Nothing more.
 #[expect(clippy::unnecessary_wraps, reason = "other systems can fail here")]
 pub(crate) fn after_listen(_part: &Part, _socket: &Socket) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Plays the part; an heir that is asked for inherits the sockets before that.
+/// Plays the part; before that an heir, if asked for, inherits the sockets.
 #[expect(clippy::needless_pass_by_value, reason = "on Linux another thread takes them over")]
 pub(crate) fn act(part: Part, ending: Ending, sockets: Vec<Socket>, address: Option<SocketAddr>) -> ! {
     let mut holders = vec![std::process::id()];
@@ -91,11 +97,16 @@ fn leave_to_an_heir(sockets: &[Socket]) -> u32 {
         let handle = std::ptr::with_exposed_provenance_mut::<std::ffi::c_void>(
             usize::try_from(socket.as_raw_socket()).unwrap(),
         );
-        // SAFETY: changes a mark of a handle that is open.
-        let marked =
-            unsafe { SetHandleInformation(handle as HANDLE, HANDLE_FLAG_INHERIT, HANDLE_FLAG_INHERIT) };
+        let inherit = HANDLE_FLAG_INHERIT;
+        // SAFETY: changes a flag of an open handle.
+        let marked = unsafe { SetHandleInformation(handle as HANDLE, inherit, inherit) };
         assert!(marked != 0, "{}", std::io::Error::last_os_error());
     }
     // It ends when the test does: it has the same standard input.
     again().stdout(Stdio::null()).spawn().unwrap().id()
+}
+
+/// There is no fork here.
+pub(crate) fn go_on_in_a_fork() {
+    panic!("Windows has no fork");
 }

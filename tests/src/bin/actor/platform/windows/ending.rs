@@ -1,4 +1,4 @@
-//! Ctrl-C, heeded and pressed.
+//! Ctrl-C, handled and pressed.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, OnceLock};
@@ -18,7 +18,7 @@ impl Ending {
     pub(crate) fn begin() -> Self {
         let (tell, pressed) = channel();
         assert!(PRESSED.set(Mutex::new(tell)).is_ok());
-        // SAFETY: takes no function: it lifts what a parent may have said, since that Ctrl-C is to be ignored is inherited.
+        // SAFETY: takes no function. A parent may have said that Ctrl-C is ignored, which is inherited; this undoes it.
         let heeded = unsafe { SetConsoleCtrlHandler(None, 0) } != 0;
         // SAFETY: the handler is a function that stays.
         let heeded = heeded && unsafe { SetConsoleCtrlHandler(Some(heed), 1) } != 0;
@@ -32,7 +32,7 @@ impl Ending {
     }
 }
 
-unsafe extern "system" fn heed(key: u32) -> BOOL {
+extern "system" fn heed(key: u32) -> BOOL {
     let heard = key == CTRL_C_EVENT
         && PRESSED.get().is_some_and(|tell| tell.lock().is_ok_and(|tell| tell.send(()).is_ok()));
     heard.into()
@@ -44,7 +44,7 @@ pub(super) fn press_ctrl_c(pid: u32) -> ! {
     unsafe { FreeConsole() };
     // SAFETY: takes a number.
     let pressed = unsafe { AttachConsole(pid) } != 0;
-    // SAFETY: takes no function: this process is not to heed the keys.
+    // SAFETY: takes no function: this process must ignore the keys.
     let pressed = pressed && unsafe { SetConsoleCtrlHandler(None, 1) } != 0;
     // SAFETY: takes two numbers.
     let pressed = pressed && unsafe { GenerateConsoleCtrlEvent(CTRL_C_EVENT, 0) } != 0;

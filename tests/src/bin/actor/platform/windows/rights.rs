@@ -23,7 +23,7 @@ pub(super) fn deny(right: Right) {
         Right::Read => c"D:(D;;0x10;;;WD)(A;;0x1fffff;;;WD)",
     };
     let mut made = std::ptr::null_mut();
-    // SAFETY: reads a string that ends, and writes a pointer to what it makes, which is never given back.
+    // SAFETY: reads a NUL-terminated string, and writes a pointer to what it makes, which is never freed.
     let converted = unsafe {
         ConvertStringSecurityDescriptorToSecurityDescriptorA(
             descriptor.as_ptr().cast(),

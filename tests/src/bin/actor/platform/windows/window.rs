@@ -17,7 +17,7 @@ pub(super) fn open() {
         // SAFETY: the class's name and procedure stay.
         unsafe { RegisterClassA(&raw const class) };
         let none = std::ptr::null_mut();
-        // SAFETY: the strings end, and nothing else is pointed to.
+        // SAFETY: the strings are NUL-terminated, and nothing else is pointed to.
         let window = unsafe {
             CreateWindowExA(0, name, name, WS_OVERLAPPEDWINDOW, 0, 0, 200, 100, none, none, none, none.cast())
         };
@@ -32,7 +32,7 @@ pub(super) fn open() {
     assert!(opened.recv().unwrap(), "no window can be opened: {}", std::io::Error::last_os_error());
 }
 
-unsafe extern "system" fn hear(window: HWND, message: u32, first: WPARAM, second: LPARAM) -> LRESULT {
+extern "system" fn hear(window: HWND, message: u32, first: WPARAM, second: LPARAM) -> LRESULT {
     if message == WM_CLOSE {
         std::process::exit(0);
     }

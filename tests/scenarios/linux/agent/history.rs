@@ -1,0 +1,376 @@
+//! The host agent follows every port, and keeps a history on disk.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use gatewatch_tests::{Agent, Answer, Gatewatch, Part, as_user, config, folder, until, unused_port};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+const NOBODY: u32 = 65_534;
+
+/// A folder for a history, and the configuration of an agent that writes one there.
+struct Kept {
+    folder: TempDir,
+}
+
+impl Kept {
+    fn new() -> Self {
+        Self { folder: folder() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("kept").join("history.sqlite")
+    }
+
+    fn config(&self, ports: &[u16]) -> String {
+        let watched: Vec<(u16, &str)> = ports.iter().map(|&port| (port, "")).collect();
+        format!("[history]\npath = {:?}\n{}", self.path(), config(&watched))
+    }
+
+    /// What the file itself says: no agent is asked, which would make it write.
+    fn read(&self, words: &[&str]) -> Answer {
+        let config = self.folder.path().join("config.toml");
+        fs::write(&config, self.config(&[])).unwrap();
+        let command = Gatewatch::new(&["history", "--agent", "never", "--config", config.to_str().unwrap()]);
+        command.with(words).run()
+    }
+
+    fn lines(&self, port: u16) -> Vec<Value> {
+        let answer = self.read(&["--format", "json", "-p", &port.to_string()]);
+        answer.lines()
+    }
+}
+
+fn named<'a>(lines: &'a [Value], event: &str) -> Vec<&'a Value> {
+    lines.iter().filter(|line| line["event"] == event).collect()
+}
+
+fn events(lines: &[Value]) -> Vec<&str> {
+    lines.iter().filter_map(|line| line["event"].as_str()).collect()
+}
+
+/// Waits until the history has this event of a port.
+fn wait_for(agent: &Agent, port: u16, event: &str) -> Vec<Value> {
+    let query = format!("port={port}");
+    until(event, || !named(&agent.history(&query), event).is_empty());
+    agent.history(&query)
+}
+
+scenario!(every_port_is_followed_and_the_configured_ones_alone_are_cleaned, needs(Bpf), || {
+    let port = unused_port();
+    let agent = Agent::with(&format!("[agent]\nwatch = \"all\"\n[[watch]]\nport = {port}\n"));
+    let mut all = agent.events("");
+    let ready = all.up_to("ready");
+    assert_eq!(named(&ready, "ready").len(), 1);
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let other = gateway.port();
+    // then it is told, and can be asked for
+    // Whatever else happens on this host is told as well, and can be more than the kernel's ring holds.
+    let is_told = |line: &Value| {
+        line["port"] == other && ["listen", "held"].iter().any(|&event| line["event"] == event)
+    };
+    while !is_told(&all.line()) {}
+    assert_eq!(agent.answer(&["owners"], other).owner(gateway.pid())["identity"], "match");
+    let ports = agent.get("/v1/ports").json();
+    let entry = ports["ports"].as_array().unwrap().iter().find(|entry| entry["port"] == other).unwrap();
+    assert_eq!((&entry["held"], &entry["configured"]), (&true.into(), &false.into()));
+    let metrics = agent.get("/metrics").body;
+    assert!(!metrics.contains(&format!("port=\"{other}\"")), "{metrics}");
+    assert!(metrics.contains("gatewatch_other_ports_events_total{event=\"listen\"}"), "{metrics}");
+    // but nobody is ended there
+    assert_eq!(agent.post(&format!("/v1/ports/{other}/clean"), "").status, 404);
+    assert!(gateway.is_alive());
+    // and no longer told once the configuration says so
+    agent.reconfigure(&format!("[[watch]]\nport = {port}\n"));
+    until("the port is not watched", || agent.get(&format!("/v1/ports/{other}")).status == 404);
+});
+
+scenario!(the_history_tells_who_had_a_port, needs(Bpf), || {
+    let (kept, port) = (Kept::new(), unused_port());
+    let agent = Agent::with(&kept.config(&[port]));
+    let owner = Part::other().on_port(port).start();
+    assert!(Part::named("late-comer").on_port(port).try_to_start().is_none());
+    owner.ask_to_end();
+    let lines = wait_for(&agent, port, "free");
+    let told: Vec<&str> = events(&lines).into_iter().filter(|&event| event != "gap").collect();
+    assert_eq!(told, ["bind", "listen", "conflict", "release", "free"], "{lines:?}");
+    let [listen, conflict] = ["listen", "conflict"].map(|event| named(&lines, event)[0]);
+    assert_eq!((&listen["pid"], &listen["process"]["argv"][0]), (&owner.pid().into(), &"some-server".into()));
+    assert!(listen["process"]["start_time"].is_string() && listen["number"].is_u64(), "{listen}");
+    assert_eq!(conflict["holders"][0]["pid"], owner.pid());
+    assert_eq!(named(&lines, "release")[0]["process"], listen["process"]);
+    // and the command tells the same, from the agent and from the file, to people and to programs
+    let command = agent.answer(&["history"], port);
+    let told = command.lines();
+    assert_eq!(events(&told), events(&lines));
+    assert_eq!(named(&told, "listen"), named(&lines, "listen"));
+    assert_eq!(named(&kept.lines(port), "conflict"), named(&lines, "conflict"));
+    let text = kept.read(&[&port.to_string()]).out;
+    assert!(text.contains("some-server") && text.contains(&format!("(pid {})", owner.pid())), "{text}");
+});
+
+scenario!(an_owner_of_before_the_span_is_told_as_held, needs(Bpf), || {
+    let (kept, port) = (Kept::new(), unused_port());
+    let found = Part::other().on_port(unused_port()).start();
+    let agent = Agent::with(&kept.config(&[found.port(), port]));
+    let owner = Part::other().on_port(port).start();
+    let before = wait_for(&agent, owner.port(), "listen");
+    until("the other one is found", || !agent.history(&format!("port={}&since=0s", found.port())).is_empty());
+    for (actor, is_found) in [(&owner, false), (&found, true)] {
+        let lines = agent.history(&format!("port={}&since=0s", actor.port()));
+        assert_eq!(events(&lines), ["held"]);
+        assert_eq!(lines[0]["pid"], actor.pid());
+        assert_eq!(lines[0]["found"] == true, is_found, "{lines:?}");
+    }
+    // Its time is that at which it took the port.
+    let held = &agent.history(&format!("port={}&since=0s", owner.port()))[0];
+    assert_eq!(held["time"], named(&before, "bind")[0]["time"]);
+    // and one that has ended since is told for as long as it held the port
+    owner.ask_to_end();
+    let all = wait_for(&agent, owner.port(), "free");
+    let since = named(&all, "listen")[0]["time"].as_str().unwrap();
+    let until_listen = agent.history(&format!("port={}&since={since}&until={since}", owner.port()));
+    assert_eq!(events(&until_listen), ["held", "listen"], "{until_listen:?}");
+    assert!(agent.history(&format!("port={}&since=0s", owner.port())).is_empty());
+});
+
+scenario!(a_clean_is_in_the_history_with_who_asked, needs(Bpf), || {
+    let kept = Kept::new();
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let port = gateway.port();
+    let agent = Agent::with(&kept.config(&[port]));
+    assert_eq!(agent.answer(&["clean"], port).outcome(), "cleaned");
+    let lines = wait_for(&agent, port, "clean");
+    let clean = named(&lines, "clean")[0];
+    assert_eq!((&clean["uid"], &clean["comm"]), (&0.into(), &"gatewatch".into()), "{clean}");
+    assert_eq!(clean["clean"]["outcome"], "cleaned");
+    let owner = &clean["clean"]["owners"][0];
+    assert_eq!((&owner["pid"], &owner["ended_by"]), (&gateway.pid().into(), &"SIGTERM".into()), "{clean}");
+    assert_eq!(owner["process"]["argv"][0], "openclaw-gateway");
+    let text = kept.read(&["-p", &port.to_string()]).out;
+    assert!(text.contains("asked for by") && text.contains("by SIGTERM"), "{text}");
+});
+
+scenario!(the_history_outlives_an_agent_that_is_killed, needs(Bpf), || {
+    let kept = Kept::new();
+    let ports = [(); 3].map(|()| unused_port());
+    let mut agent = Agent::with(&kept.config(&ports));
+    let [gone, stays] = [ports[0], ports[1]].map(|port| Part::other().on_port(port).start());
+    for owner in [&gone, &stays] {
+        // Nobody asks the agent, so it writes of its own accord.
+        until("it is written", || !named(&kept.lines(owner.port()), "listen").is_empty());
+    }
+    agent.signal(Signal::SIGKILL);
+    agent.end();
+    gone.ask_to_end();
+    until("it has ended", || gone.is_gone());
+    let came = Part::other().on_port(ports[2]).start();
+    agent.replace();
+    // then what was written is there, and the gap is told
+    let lines = wait_for(&agent, gone.port(), "release");
+    assert_eq!(named(&lines, "listen")[0]["pid"], gone.pid());
+    let gap = named(&lines, "gap").into_iter().find(|gap| gap["gap"]["reason"] == "killed").unwrap();
+    assert!(gap["gap"]["from"].as_str() < gap["time"].as_str(), "{gap}");
+    // and what was held before and after is compared
+    let release = named(&lines, "release")[0];
+    assert_eq!((&release["found"], &release["pid"]), (&true.into(), &gone.pid().into()), "{release}");
+    let lines = wait_for(&agent, came.port(), "held");
+    let held = named(&lines, "held")[0];
+    assert_eq!((&held["found"], &held["pid"]), (&true.into(), &came.pid().into()), "{held}");
+    assert!(held["process"]["start_time"].as_str() < held["time"].as_str(), "{held}");
+    let lines = agent.history(&format!("port={}&since=0s", stays.port()));
+    assert_eq!(events(&lines), ["held"], "{lines:?}");
+    assert_eq!(lines[0]["found"], Value::Null);
+});
+
+scenario!(an_agent_that_is_told_to_end_has_written_all, needs(Bpf), || {
+    const ROUNDS: usize = 300;
+    let kept = Kept::new();
+    let port = unused_port();
+    let mut agent = Agent::with(&kept.config(&[port]));
+    let owner = Part::other().on_port(port).with(&["--churn", &ROUNDS.to_string()]).start();
+    agent.signal(Signal::SIGTERM);
+    assert_eq!(agent.end(), Some(0));
+    let lines = kept.lines(port);
+    assert_eq!(named(&lines, "release").len(), ROUNDS, "{lines:?}");
+    let listens = named(&lines, "listen");
+    assert_eq!((listens.len(), &listens[ROUNDS]["pid"]), (ROUNDS + 1, &owner.pid().into()));
+    let numbers: Vec<u64> = lines.iter().filter_map(|line| line["number"].as_u64()).collect();
+    assert!(numbers[1..numbers.len() - 1].is_sorted(), "{numbers:?}");
+    // and nothing is known of what came later
+    assert_eq!(lines.last().unwrap()["gap"]["reason"], "stopped", "{lines:?}");
+});
+
+/// A small file system. It goes when this is dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(at: &Path) -> Self {
+        fs::create_dir(at).unwrap();
+        mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some("size=2m")).unwrap();
+        Self(at.to_owned())
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+scenario!(a_full_disk_costs_the_history_and_nothing_else, needs(Bpf), || {
+    let kept = Kept::new();
+    let disk = SmallDisk::mount(kept.path().parent().unwrap());
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let port = gateway.port();
+    let churned = unused_port();
+    let agent = Agent::with(&kept.config(&[port, churned]));
+    // given a disk that is full
+    let filler = disk.0.join("filler");
+    let _ = fs::write(&filler, vec![1; 4 << 20]);
+    let degraded = || agent.get("/v1/status").json()["degraded"].to_string();
+    let busy = Part::other().on_port(churned).with(&["--churn", "4000"]).start();
+    until("that is told", || degraded().contains("the disk is full"));
+    // then all else goes on, and the history says since when it does not
+    assert_eq!(agent.answer(&["owners"], churned).owner(busy.pid())["pid"], busy.pid());
+    assert_eq!(agent.answer(&["clean"], port).outcome(), "cleaned");
+    assert!(gateway.is_gone());
+    let lines = agent.history(&format!("port={churned}"));
+    assert_eq!(lines.last().unwrap()["gap"]["reason"], "not_written", "{lines:?}");
+    // and it goes on once there is room, with what holds the ports now
+    fs::remove_file(&filler).unwrap();
+    until("it is well", || degraded() == "[]");
+    until("the owner is known", || {
+        let lines = agent.history(&format!("port={churned}&since=0s"));
+        named(&lines, "held").iter().any(|line| line["pid"] == busy.pid())
+    });
+    busy.ask_to_end();
+    wait_for(&agent, churned, "free");
+});
+
+scenario!(readers_of_the_agent_alone_read_the_history, needs(Bpf), || {
+    let kept = Kept::new();
+    let agent = Agent::with(&kept.config(&[]));
+    assert_eq!(agent.as_nobody("GET", "/v1/history", "").status, 403);
+    assert_eq!(agent.get("/v1/history").status, 200);
+    let socket = agent.socket().display().to_string();
+    let config = kept.folder.path().join("config.toml");
+    fs::write(&config, kept.config(&[])).unwrap();
+    let words = ["history", "--socket", &socket, "--config", config.to_str().unwrap()];
+    let answer = as_user(NOBODY, || Gatewatch::plain(&words));
+    assert_eq!((answer.status, answer.out.as_str()), (6, ""), "{answer:?}");
+    assert!(answer.err.contains("root"), "{answer:?}");
+    // and its files are root's alone
+    for file in fs::read_dir(kept.path().parent().unwrap()).unwrap() {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = file.unwrap().metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0);
+    }
+});
+
+scenario!(a_name_in_the_history_does_not_steer_the_terminal, needs(Bpf), || {
+    let (kept, port) = (Kept::new(), unused_port());
+    let agent = Agent::with(&kept.config(&[port]));
+    let owner = Part::named("evil\u{1b}[2J\u{202e}\nname").on_port(port).start();
+    let lines = wait_for(&agent, owner.port(), "listen");
+    assert_eq!(named(&lines, "listen")[0]["process"]["argv"][0], "evil\u{1b}[2J\u{202e}\nname");
+    let text = kept.read(&["-p", &owner.port().to_string()]).out;
+    assert!(text.contains("evil\u{fffd}[2J\u{fffd}\u{fffd}name"), "{text}");
+    assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text}");
+});
+
+scenario!(a_span_that_is_none_is_refused, needs(Bpf), || {
+    let kept = Kept::new();
+    let agent = Agent::with(&kept.config(&[]));
+    for query in ["since=yesterday", "since=1h&until=2h", "since=5", "port=0", "port=x", "ports=1", "since="]
+    {
+        assert_eq!(agent.get(&format!("/v1/history?{query}")).status, 400, "{query}");
+    }
+    for words in [&["--since", "yesterday"][..], &["--since", "1h", "--until", "2h"], &["--until", "-1h"]] {
+        let answer = kept.read(words);
+        assert_eq!((answer.status, answer.out.as_str()), (2, ""), "{answer:?}");
+    }
+    let without = Agent::watching(&[(unused_port(), "")]);
+    let answer = without.get("/v1/history");
+    assert_eq!(answer.status, 404);
+    assert!(answer.body.contains("[history]"), "{answer:?}");
+});
+
+scenario!(one_agent_writes_a_history_and_no_other, needs(Bpf), || {
+    let kept = Kept::new();
+    let port = unused_port();
+    let [first, second] = [(); 2].map(|()| Agent::with(&kept.config(&[port])));
+    let degraded = |agent: &Agent| agent.get("/v1/status").json()["degraded"].to_string();
+    until("that is told", || degraded(&second).contains("another agent writes it"));
+    assert_eq!(degraded(&first), "[]");
+    // and the second one goes on with it once the first one has ended
+    drop(first);
+    until("it can write", || degraded(&second) == "[]");
+    let _owner = Part::other().on_port(port).start();
+    wait_for(&second, port, "listen");
+});
+
+scenario!(a_damaged_history_is_put_aside, needs(Bpf), || {
+    let kept = Kept::new();
+    fs::create_dir(kept.path().parent().unwrap()).unwrap();
+    fs::write(kept.path(), "this is no database, but it is longer than a database's head is".repeat(100))
+        .unwrap();
+    let port = unused_port();
+    let agent = Agent::with(&kept.config(&[port]));
+    let _owner = Part::other().on_port(port).start();
+    wait_for(&agent, port, "listen");
+    assert!(kept.path().with_extension("sqlite.damaged").exists());
+    assert!(agent.log().contains("damaged"), "{}", agent.log());
+});
+
+scenario!(a_history_is_drawn_into_a_file, needs(Bpf), || {
+    let kept = Kept::new();
+    let port = unused_port();
+    let agent = Agent::with(&kept.config(&[port]));
+    let gone = Part::other().on_port(port).start();
+    wait_for(&agent, port, "listen");
+    let first = gone.pid();
+    drop(gone);
+    wait_for(&agent, port, "free");
+    let stays = Part::other().on_port(port).start();
+    until("both are recorded", || named(&agent.history(&format!("port={port}")), "listen").len() == 2);
+    // when a picture is asked for
+    let file = kept.folder.path().join("history.svg");
+    let answer = kept.read(&[&port.to_string(), "--svg", file.to_str().unwrap()]);
+    // then it shows both owners, and nothing is printed
+    assert_eq!((answer.status, answer.out.as_str()), (0, ""), "{answer:?}");
+    let picture = fs::read_to_string(&file).unwrap();
+    assert!(picture.starts_with("<svg ") && picture.ends_with("</svg>"), "{picture}");
+    for part in [format!("port {port}"), format!(" {first}, from "), format!(" {}, from ", stays.pid())] {
+        assert!(picture.contains(&part), "{part} is not in {picture}");
+    }
+    assert_eq!(picture.matches("still there").count(), 1, "{picture}");
+});
+
+scenario!(a_history_is_kept_up_to_its_size, needs(Bpf), || {
+    let kept = Kept::new();
+    let [other, port] = [(); 2].map(|()| unused_port());
+    let config = kept.config(&[other, port]).replacen("[history]", "[history]\nmax_size = \"1MiB\"", 1);
+    let agent = Agent::with(&config);
+    let first = Part::other().on_port(other).start();
+    wait_for(&agent, other, "listen");
+    let oldest = || {
+        let lines = agent.history("since=1h");
+        let gap = named(&lines, "gap").into_iter().next().unwrap();
+        gap["time"].as_str().unwrap().to_owned()
+    };
+    let begun = oldest();
+    // when more happens than fits
+    until("older records go", || {
+        let _busy = Part::other().on_port(port).with(&["--churn", "2000"]).start();
+        oldest() > begun
+    });
+    // then the owner of a port that is still held is known all the same
+    let lines = agent.history(&format!("port={}&since=0s", first.port()));
+    assert_eq!((events(&lines), &lines[0]["pid"]), (vec!["held"], &first.pid().into()));
+    let lines = agent.history(&format!("port={port}&since=1h"));
+    assert_eq!(lines[0]["gap"]["reason"], "not_kept", "{:?}", lines[0]);
+});

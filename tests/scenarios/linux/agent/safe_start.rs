@@ -1,0 +1,131 @@
+//! The host agent's start where others could interfere: its socket's folder, its configuration, the umask.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use gatewatch_tests::{Gatewatch, config, folder, programs, until, unused_port};
+
+/// The user `nobody`.
+const NOBODY: u32 = 65_534;
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+/// Starts an agent whose folder, and the one above, have been prepared, and says whether it refuses.
+fn is_refused(prepare: impl FnOnce(&Path, &Path)) -> bool {
+    let top = folder();
+    let above = top.path().join("above");
+    let below = above.join("below");
+    fs::create_dir_all(&below).unwrap();
+    for folder in [&above, &below] {
+        set_mode(folder, 0o755);
+    }
+    prepare(&above, &below);
+    let file = top.path().join("config.toml");
+    fs::write(&file, config(&[(unused_port(), "")])).unwrap();
+    let socket = below.join("agent.sock");
+    let log = fs::File::create(top.path().join("log")).unwrap();
+    let mut child = Command::new(programs().join("gatewatch"))
+        .args(["agent", "--config", file.to_str().unwrap(), "--socket", socket.to_str().unwrap()])
+        .stderr(log)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    until("it has started or refused", || socket.exists() || child.try_wait().unwrap().is_some());
+    let status = child.try_wait().unwrap();
+    if status.is_none() {
+        assert_eq!(mode(&socket), 0o666);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    if let Some(status) = status {
+        let log = fs::read_to_string(top.path().join("log")).unwrap();
+        assert_eq!(status.code(), Some(1), "{log}");
+        assert!(log.contains("chmod go-w"), "{log}");
+    }
+    status.is_some()
+}
+
+scenario!(a_folder_that_others_can_write_is_refused, needs(Bpf), || {
+    assert!(!is_refused(|_, _| {}));
+    assert!(is_refused(|_, below| set_mode(below, 0o777)));
+    assert!(is_refused(|_, below| set_mode(below, 0o775)));
+    assert!(is_refused(|above, _| set_mode(above, 0o777)), "the one above counts as well");
+    assert!(is_refused(|_, below| chown(below, Some(NOBODY), None).unwrap()));
+    assert!(
+        !is_refused(|_, below| set_mode(below, 0o1777)),
+        "in a sticky one nobody replaces another's file"
+    );
+    // and a link on the way does not hide it
+    assert!(is_refused(|above, below| {
+        let real = above.join("real");
+        fs::rename(below, &real).unwrap();
+        set_mode(&real, 0o777);
+        std::os::unix::fs::symlink(&real, below).unwrap();
+    }));
+});
+
+scenario!(folders_and_sockets_have_their_modes_whatever_the_umask, needs(Bpf), || {
+    let top = folder();
+    let file = top.path().join("config.toml");
+    fs::write(&file, config(&[(unused_port(), "")])).unwrap();
+    let socket = top.path().join("made/agent.sock");
+    let mut child = Command::new("sh")
+        .args(["-c", "umask 077; exec \"$0\" agent --config \"$1\" --socket \"$2\""])
+        .arg(programs().join("gatewatch"))
+        .args([&file, &socket])
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    until("it listens", || socket.exists());
+    let modes = (mode(socket.parent().unwrap()), mode(&socket));
+    let _ = child.kill();
+    let _ = child.wait();
+    assert_eq!(modes, (0o755, 0o666));
+});
+
+scenario!(the_first_command_of_a_boot_leaves_the_agents_folder_open, needs(Bpf), || {
+    // given a /run as after a boot
+    let script = "mount -t tmpfs tmpfs /run && umask 077 && \"$0\" owners -p 1 >/dev/null 2>&1; stat -c %a /run/gatewatch";
+    let output = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script])
+        .arg(programs().join("gatewatch"))
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "755", "{output:?}");
+});
+
+scenario!(root_obeys_no_configuration_that_others_can_write, needs(Root), || {
+    let top = folder();
+    let file = top.path().join("config.toml");
+    let path = file.to_str().unwrap();
+    let commands =
+        [&["agent", "--check-config", "--config", path][..], &["owners", "-p", "1", "--config", path]];
+    let refused = |what: &str| {
+        for command in commands {
+            let answer = Gatewatch::plain(command);
+            assert_eq!(answer.status, 2, "{what}: {answer:?}");
+            assert!(answer.err.contains("chown root"), "{what}: {answer:?}");
+        }
+    };
+    fs::write(&file, config(&[(5, "")])).unwrap();
+    set_mode(&file, 0o644);
+    assert_eq!(Gatewatch::plain(commands[0]).status, 0);
+    for open in [0o666, 0o664] {
+        set_mode(&file, open);
+        refused("its mode");
+    }
+    set_mode(&file, 0o644);
+    chown(&file, Some(NOBODY), None).unwrap();
+    refused("its owner");
+    // its owner obeys it
+    let own = Gatewatch::new(&["agent", "--check-config", "--config", path]).as_nobody().run();
+    assert_eq!(own.status, 0, "{own:?}");
+});

@@ -1,0 +1,5 @@
+//! What only kernel events show.
+
+mod holders;
+mod restart;
+mod watch;

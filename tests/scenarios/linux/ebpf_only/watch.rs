@@ -1,0 +1,273 @@
+//! `watch` by kernel events: what the kernel program sees, and what remains of that where parts are missing.
+
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+use gatewatch_tests::{Backend, Gatewatch, Part, send, unused_port};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::clean::clean;
+use crate::watch::{events, watch};
+
+scenario!(an_event_says_who_where_and_when, needs(Bpf), || {
+    let port = unused_port();
+    let mut watch = watch(Backend::Ebpf, port);
+    let owner = Part::other().on_port(port).with(&["--comm", "some-server"]).start();
+    let bind = watch.expect("bind");
+    let listen = watch.expect("listen");
+    for line in [&bind, &listen] {
+        assert_eq!(line["pid"], owner.pid());
+        assert_eq!(line["uid"], 0);
+        assert_eq!(line["comm"], "some-server");
+        assert_eq!(line["address"], owner.address().to_string());
+        assert_eq!(line["port"], port);
+        assert_eq!(line["backend"], "ebpf");
+        assert!(line["delay_us"].is_u64());
+        assert!(line["time"].as_str().unwrap().ends_with('Z'));
+    }
+    assert_eq!(bind["socket"], listen["socket"]);
+    assert!(bind["socket"].as_str().unwrap().starts_with("0x"));
+    assert!(bind["monotonic_ns"].as_u64() < listen["monotonic_ns"].as_u64());
+    let here = std::fs::read_link("/proc/self/ns/net").unwrap().display().to_string();
+    assert_eq!(here, format!("net:[{}]", listen["netns"]));
+});
+
+scenario!(a_bind_without_listen_is_seen, needs(Bpf), || {
+    let port = unused_port();
+    let mut watch = watch(Backend::Ebpf, port);
+    let owner = Part::other().on(([0, 0, 0, 0, 0, 0, 0, 1], port).into()).with(&["--bound"]).start();
+    assert_eq!(watch.expect("bind")["address"], format!("[::1]:{port}"));
+    owner.ask_to_end();
+    watch.expect("release");
+    watch.expect("free");
+});
+
+scenario!(a_failed_bind_is_a_conflict_with_its_holder, needs(Bpf), || {
+    let owner = Part::other().on_port(unused_port()).with(&["--try-again"]).start();
+    // given a holder, and a watch on it
+    let mut watch = watch(Backend::Ebpf, owner.port());
+    // when another tries the same
+    let rival = Part::named("rival").on(owner.address()).with(&["--comm", "rival"]);
+    assert!(rival.try_to_start().is_none(), "its bind must fail");
+    let conflict = watch.expect("conflict");
+    assert_eq!(conflict["comm"], "rival");
+    assert_eq!(conflict["holders"][0]["pid"], owner.pid());
+    assert_eq!(conflict["address"], owner.address().to_string());
+});
+
+scenario!(an_event_of_a_thread_names_its_process, needs(Bpf), || {
+    let port = unused_port();
+    let mut watch = watch(Backend::Ebpf, port);
+    let begin = || TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+    let listener = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("io-worker-7".to_owned());
+        let listener = thread.spawn_scoped(scope, || {
+            let listener = begin();
+            // The thread is there while it is looked for.
+            let lines = watch.up_to("listen");
+            (listener, lines)
+        });
+        let (listener, lines) = listener.unwrap().join().unwrap();
+        let own = std::fs::read_to_string("/proc/self/comm").unwrap();
+        for line in lines {
+            assert_eq!((&line["comm"], &line["thread"]), (&own.trim_end().into(), &"io-worker-7".into()));
+        }
+        listener
+    });
+    drop(listener);
+});
+
+scenario!(accepted_connections_are_no_events, needs(Bpf), || {
+    for without in ["", "btf"] {
+        let port = unused_port();
+        let mut watch = self::without(without, &["watch"], port).watch();
+        let owner = Part::other().on_port(port).start();
+        watch.up_to("listen");
+        // when connections are made, of which the owner accepts none
+        for _ in 0..50 {
+            TcpStream::connect(owner.address()).unwrap();
+        }
+        owner.ask_to_end();
+        // then only the listener's own end is reported
+        watch.expect("release");
+        watch.expect("free");
+        let _next = Part::other().on_port(port).start();
+        assert_eq!(events(&watch.up_to("listen")).last(), Some(&"listen"));
+    }
+});
+
+scenario!(a_listener_that_was_shut_down_is_released_when_it_closes, needs(Bpf), || {
+    let owner = Part::other().on_port(unused_port()).with(&["--shut-down"]).start();
+    let mut watch = watch(Backend::Ebpf, owner.port());
+    assert_eq!(watch.held.len(), 1, "it still holds the port");
+    owner.ask_to_end();
+    watch.expect("release");
+    watch.expect("free");
+});
+
+scenario!(a_socket_in_flight_is_released_when_it_is_dropped, needs(Bpf), || {
+    let sender = Part::other().on_port(unused_port()).with(&["--in-flight"]).start();
+    let mut watch = watch(Backend::Ebpf, sender.port());
+    assert_eq!(watch.held[0]["pid"], Value::Null);
+    sender.ask_to_end();
+    watch.expect("release");
+    watch.expect("free");
+});
+
+scenario!(a_multipath_listener_is_one_socket, needs(Bpf, Multipath), || {
+    // given one that was there before the watch
+    let before = Part::other().on_port(unused_port()).with(&["--multipath"]).start();
+    let mut seen = watch(Backend::Ebpf, before.port());
+    assert_eq!(seen.held.len(), 1, "{:?}", seen.held);
+    assert_eq!(seen.held[0]["pid"], before.pid());
+    before.ask_to_end();
+    seen.expect("release");
+    seen.expect("free");
+    // and one that came after it
+    let port = unused_port();
+    let mut seen = watch(Backend::Ebpf, port);
+    let after = Part::other().on_port(port).with(&["--multipath"]).start();
+    seen.expect("bind");
+    seen.expect("listen");
+    after.ask_to_end();
+    seen.expect("release");
+    seen.expect("free");
+});
+
+scenario!(gatewatchs_own_binds_are_left_out, needs(Bpf), || {
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let mut watch = watch(Backend::Ebpf, gateway.port());
+    // when others clean the port, and wait for it: each ends with a bind
+    assert_eq!(clean(Backend::Ebpf, gateway.port(), &[]).status, 0);
+    assert_eq!(clean(Backend::Poll, gateway.port(), &[]).status, 0);
+    assert_eq!(Gatewatch::on(Backend::Ebpf, &["wait", "free"], gateway.port()).run().status, 0);
+    // then only the gateway's end is seen, up to the next owner
+    let _next = Part::other().on_port(gateway.port()).start();
+    assert_eq!(events(&watch.up_to("listen")), ["release", "free", "bind", "listen"]);
+});
+
+scenario!(a_bind_after_a_release_always_succeeds, needs(Bpf), || {
+    let port = unused_port();
+    let mut watch = watch(Backend::Ebpf, port);
+    for _ in 0..100 {
+        let owner = Part::other().on_port(port).start();
+        watch.up_to("listen");
+        send(owner.pid(), Signal::SIGKILL);
+        watch.expect("release");
+        // at once, with no retry
+        let rebound = gatewatch_tests::can_bind(owner.address());
+        assert!(rebound, "the bind after a release failed");
+        assert_eq!(events(&watch.up_to("listen")), ["free", "bind", "listen"]);
+        watch.expect("release");
+        watch.expect("free");
+    }
+});
+
+scenario!(lost_events_are_counted_exactly_and_followed_by_held, needs(Bpf), || {
+    // given a watch that is stopped, and sees no failed binds, because some of the actor's may fail
+    let port = unused_port();
+    let mut watch = without("conflict", &["watch"], port).watch();
+    send(watch.pid(), Signal::SIGSTOP);
+    // when more happens than the ring holds: a bind, a listen, an end of listening and a release each time
+    let rounds: u64 = 2000;
+    let owner = Part::other().on_port(port).with(&["--churn", &rounds.to_string()]).start();
+    send(watch.pid(), Signal::SIGCONT);
+    // then what was lost is counted to the last event
+    let lines = watch.up_to("lost");
+    let told = lines
+        .iter()
+        .filter(|line| matches!(line["event"].as_str(), Some("bind" | "listen" | "release")))
+        .count();
+    let lost = lines.last().unwrap()["count"].as_u64().unwrap();
+    // The end of listening takes room in the ring too, but is no line.
+    let total = rounds * 3 + 2;
+    assert_eq!(u64::try_from(told).unwrap() + lost, total);
+    // and what holds the port now follows
+    let held = watch.expect("held");
+    assert_eq!(held["pid"], owner.pid());
+});
+
+fn without(what: &str, command: &[&str], port: u16) -> Gatewatch {
+    Gatewatch::on(Backend::Ebpf, command, port).env("GATEWATCH_WITHOUT", what)
+}
+
+scenario!(without_btf_the_plain_tracepoints_do, needs(Bpf), || {
+    let before = Part::other().on_port(unused_port()).start();
+    let mut watch = without("btf", &["watch"], before.port()).watch();
+    assert_eq!(watch.held[0]["pid"], before.pid());
+    before.ask_to_end();
+    watch.expect("release");
+    watch.expect("free");
+    let after = Part::other().on_port(before.port()).start();
+    assert_eq!(watch.up_to("listen").pop().unwrap()["pid"], after.pid());
+});
+
+scenario!(without_btf_an_owner_is_still_cleaned, needs(Bpf), || {
+    let gateway = Part::gateway().on_port(unused_port()).with(&["--workers", "2"]).start();
+    crate::clean::assert_cleaned(&without("btf", &["clean"], gateway.port()).run(), &gateway);
+    let bound = Part::gateway().on_port(unused_port()).with(&["--bound"]).start();
+    let answer = without("btf", &["clean", "--free-timeout", "100ms"], bound.port()).run();
+    // From Linux 6.8 on the kernel lists such sockets; before, it can't be seen, and the answer says so.
+    assert!(matches!(answer.outcome().as_str(), "cleaned" | "unknown"), "{answer:?}");
+    assert_eq!(answer.outcome() == "cleaned", bound.is_gone());
+});
+
+scenario!(without_the_iterator_an_owner_is_still_cleaned, needs(Bpf), || {
+    let gateway = Part::gateway().on_port(unused_port()).with(&["--dead-leader"]).start();
+    crate::clean::assert_cleaned(&without("iter", &["clean"], gateway.port()).run(), &gateway);
+});
+
+scenario!(a_missing_hook_is_said_and_the_rest_works, needs(Bpf), || {
+    let port = unused_port();
+    let answer = without("bind,conflict", &["watch", "--for", "10ms"], port).run();
+    assert_eq!(answer.status, 0);
+    for said in ["no bind events", "no conflict events"] {
+        assert!(answer.err.contains(said), "{answer:?}");
+    }
+    let doctor =
+        Gatewatch::new(&["doctor", "--format", "json"]).env("GATEWATCH_WITHOUT", "bind").run().json();
+    assert_eq!(doctor["backends"][0]["state"], "degraded");
+});
+
+scenario!(verbose_brings_the_kernel_programs_diagnostics, needs(Bpf), || {
+    let port = unused_port();
+    let watch = Gatewatch::on(Backend::Ebpf, &["-vv", "watch", "--count", "1"], port).watch();
+    send(watch.pid(), Signal::SIGSTOP);
+    let _owner = Part::other().on_port(port).with(&["--churn", "3000"]).start();
+    send(watch.pid(), Signal::SIGCONT);
+    let said = watch.err();
+    assert!(said.contains("the event ring is full"), "{}", &said[..said.len().min(3000)]);
+});
+
+scenario!(a_short_lived_listener_is_not_missed, needs(Bpf), || {
+    let port = unused_port();
+    let mut watch = watch(Backend::Ebpf, port);
+    let _owner = Part::other().on_port(port).with(&["--churn", "20"]).start();
+    for _ in 0..20 {
+        for event in ["bind", "listen", "release", "free"] {
+            watch.expect(event);
+        }
+    }
+    watch.expect("bind");
+    watch.expect("listen");
+});
+
+scenario!(the_binds_by_which_a_user_proves_a_port_free_are_no_events, needs(Bpf), || {
+    // given a user who has been granted what kernel events take, and nothing else
+    let port = unused_port();
+    let by_user =
+        |command: &str| Gatewatch::on(Backend::Ebpf, &[command], port).as_nobody_with_kernel_events();
+    let mut watch = by_user("watch").watch();
+    // when the user's own program binds the port to prove that it is free
+    for _ in 0..3 {
+        let answer = by_user("clean").run();
+        assert_eq!((answer.status, answer.outcome().as_str()), (0, "free"), "{answer:?}");
+    }
+    // then the first event is another's
+    let owner = Part::other().on_port(port).start();
+    assert_eq!(watch.line()["pid"], owner.pid());
+    // and a socket of the user's with the same mark that is not its program's is an event
+    let part = Part::other().on(([127, 0, 0, 2], port).into());
+    let imitator = part.with(&["--mark", "1734440037"]).as_nobody_with_kernel_events().start();
+    assert_eq!(watch.up_to("bind").pop().unwrap()["pid"], imitator.pid());
+});

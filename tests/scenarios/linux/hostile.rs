@@ -1,0 +1,424 @@
+//! Hostile processes: an ordinary user who holds a watched port, most often in a network namespace of its own, and does
+//! whatever it likes there. Nobody else waits for it, is ended for it, or learns anything by it.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use gatewatch_tests::{
+    Actor, Agent, Answer, Backend, Connection, Gatewatch, Part, config, until, unused_port,
+};
+use serde_json::Value;
+
+use crate::clean::clean;
+
+/// All addresses: in a new network namespace loopback is down.
+fn everywhere(port: u16) -> SocketAddr {
+    ([0, 0, 0, 0], port).into()
+}
+
+/// The most memory that a process ever had, in KiB.
+fn peak_memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// Nobody is ended, because the owner can't be identified.
+fn assert_unknown(answer: &Answer, owner: &Actor) {
+    assert_eq!((answer.status, answer.outcome().as_str()), (5, "unknown"), "{answer:?}");
+    let described = answer.owner(owner.pid());
+    assert_eq!((&described["identity"], &described["action"]), (&"unclassified".into(), &"spared".into()));
+    assert!(owner.is_alive());
+}
+
+scenario!(an_endless_command_line_is_read_in_part_and_never_matches, needs(Bpf), || {
+    let port = unused_port();
+    let agent = Agent::watching(&[(port, "")]);
+    let mut events = agent.events(&format!("port={port}"));
+    events.up_to("ready");
+    // given a process whose command line is 100 MiB long
+    let part = Part::other().on(everywhere(port)).in_own_user_namespace();
+    let owner = part.with(&["--long-command-line", "100", "--conflicts", "1"]).start();
+    // then an event that names it costs the agent no memory
+    let conflict = events.up_to("conflict").pop().unwrap();
+    assert_eq!(conflict["holders"][0]["pid"], owner.pid(), "{conflict}");
+    assert_eq!(conflict["holders"][0]["comm"], "actor", "{conflict}");
+    // nor does an answer, which says that there is more
+    let answer = agent.get(&format!("/v1/ports/{port}")).json();
+    let described = &answer["owners"][0];
+    let length: usize =
+        described["argv"].as_array().unwrap().iter().map(|word| word.as_str().unwrap().len()).sum();
+    assert!(length <= 64 << 10, "{length}");
+    assert_eq!(described["argv_cut"], true);
+    assert!(peak_memory(agent.pid()) < 100 << 10, "{} KiB", peak_memory(agent.pid()));
+    // and no rule about the command line matches what was not read
+    let answer = clean(Backend::Ebpf, port, &["--netns", &owner.netns(), "--match-argv", "^a"]);
+    assert_unknown(&answer, &owner);
+    // while a process with a short one says nothing of the kind
+    let other = Part::other().on_port(unused_port()).start();
+    let answer = Gatewatch::on(Backend::Ebpf, &["owners"], other.port()).run();
+    assert_eq!(answer.owner(other.pid())["argv_cut"], Value::Null, "{answer:?}");
+});
+
+scenario!(events_without_end_keep_nobody_waiting, needs(Bpf), || {
+    let port = unused_port();
+    let agent = Agent::watching(&[(port, "")]);
+    let endless = u32::MAX.to_string();
+    let floods = [&["--flood"][..], &["--flood"], &["--conflicts", &endless]]
+        .map(|deeds| Part::other().on(everywhere(port)).in_own_user_namespace().with(deeds).start());
+    // when they have begun
+    agent.events(&format!("port={port}")).up_to("conflict");
+    // then the agent serves others, and acts for them
+    let gateway = Part::gateway().on_port(port).start();
+    for _ in 0..3 {
+        assert_eq!(agent.get("/healthz").status, 200);
+        assert_eq!(agent.get(&format!("/v1/ports/{port}")).status, 200);
+    }
+    // By HTTP, because on a busy machine a command would go on without an agent that gets no processor for 2 s.
+    let answer = agent.post(&format!("/v1/ports/{port}/clean"), "");
+    assert_eq!((answer.status, &answer.json()["outcome"]), (200, &"cleaned".into()), "{answer:?}");
+    assert!(gateway.is_gone());
+    assert!(floods.iter().all(Actor::is_alive));
+});
+
+scenario!(a_conflict_names_sixteen_holders_and_says_how_many_there_are, needs(Bpf), || {
+    let port = unused_port();
+    let agent = Agent::watching(&[(port, "")]);
+    let mut events = agent.events(&format!("port={port}"));
+    events.up_to("ready");
+    let part = Part::other().on(everywhere(port)).in_own_user_namespace();
+    // given more children than anybody wants to read of, which hold its listener
+    let mut owner = part.with(&["--workers", "300", "--conflicts", "1500"]).start();
+    // the agent knows the children once it has looked
+    assert_eq!(agent.get(&format!("/v1/ports/{port}")).status, 200);
+    assert_eq!(owner.line(), "done");
+    assert_eq!(agent.get("/healthz").status, 200);
+    assert!(peak_memory(agent.pid()) < 100 << 10, "{} KiB", peak_memory(agent.pid()));
+    // when a bind fails after that look
+    agent.reconfigure(&config(&[(port, "")]));
+    until("the agent has looked again", || agent.log().contains("configuration reloaded"));
+    let mut events = agent.events(&format!("port={port}"));
+    events.up_to("ready");
+    let netns = owner.netns();
+    let rival = std::process::Command::new("nsenter")
+        .args([&format!("--net={netns}"), "--"])
+        .arg(gatewatch_tests::program("rival"))
+        .args(["--stay", "--on", &everywhere(port).to_string()])
+        .stderr(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    assert!(!rival.status.success());
+    let conflict = events.up_to("conflict").pop().unwrap();
+    let holders = conflict["holders"].as_array().unwrap();
+    assert_eq!((holders.len(), &conflict["holders_total"]), (16, &Value::from(301)), "{conflict}");
+});
+
+scenario!(a_daemon_that_was_handed_a_strangers_listener_is_left_alone, needs(Root), |backend| {
+    for part in [Part::other(), Part::gateway()] {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let path = folder.path().join("socket");
+        let path = path.to_str().unwrap();
+        // given a daemon of root's that takes messages, and a user who sends it a listener
+        let port = unused_port();
+        let mut daemon = part.with(&["--take-at", path]).start();
+        assert_eq!(daemon.line(), "takes");
+        let user = Part::other().on_port(port).as_nobody().with(&["--hand-to", path]).start();
+        assert_eq!(daemon.line(), "taken");
+        for rules in [&["--any"][..], &[]] {
+            let answer = clean(backend, port, rules);
+            assert_unknown(&answer, &daemon);
+            let why = answer.owner(daemon.pid())["why"].as_str().unwrap().to_owned();
+            assert!(why.contains("user 65534 made its socket and handed it over"), "{why}");
+        }
+        assert!(user.is_alive());
+    }
+});
+
+scenario!(any_with_cleaners_that_are_not_root_is_warned_of, needs(Root), || {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("config.toml");
+    let check = |more: &str| {
+        fs::write(&path, config(&[(unused_port(), more)])).unwrap();
+        let answer = Gatewatch::plain(&["agent", "--check-config", "--config", path.to_str().unwrap()]);
+        assert_eq!(answer.status, 0, "{answer:?}");
+        answer.err.contains("warning")
+    };
+    assert!(check("identity = \"any\"\nclean = { users = [\"nobody\"] }"));
+    assert!(check("identity = \"any\"\nclean = { groups = [\"daemon\"] }"));
+    assert!(!check("identity = \"any\""));
+    assert!(!check("identity = \"any\"\nclean = { users = [\"root\", \"0\"] }"));
+    assert!(!check("clean = { users = [\"nobody\"] }"));
+});
+
+/// A user's process whose command line is a gateway's of Node, with this folder as its package.
+fn like_a_gateway(package: &Path) -> Part {
+    let script = package.join("dist/index.js");
+    fs::create_dir_all(script.parent().unwrap()).unwrap();
+    fs::write(&script, "").unwrap();
+    fs::set_permissions(package, fs::Permissions::from_mode(0o777)).unwrap();
+    Part::other().as_nobody().with(&["--command-line", &format!("node|{}|gateway", script.display())])
+}
+
+scenario!(a_package_file_that_is_not_the_users_to_read_tells_nothing, needs(Root), |backend| {
+    let secrets = tempfile::tempdir().unwrap();
+    let secret = secrets.path().join("secret");
+    fs::write(&secret, "{\"name\":\"openclaw\",\"token\":4711}").unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::set_permissions(secrets.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut answers = Vec::new();
+    for target in
+        [secret.as_path(), Path::new("/nonexistent"), Path::new("/dev/zero"), Path::new("/proc/kmsg")]
+    {
+        let package = tempfile::tempdir().unwrap();
+        let file = package.path().join("package.json");
+        symlink(target, &file).unwrap();
+        let owner = like_a_gateway(package.path()).on_port(unused_port()).start();
+        let answer = clean(backend, owner.port(), &[]);
+        assert_unknown(&answer, &owner);
+        for told in ["4711", "openclaw", "expected", "column"] {
+            let why = answer.owner(owner.pid())["why"].as_str().unwrap().to_owned();
+            assert!(!why.contains(told), "{why}");
+        }
+        answers.push(answer.owner(owner.pid())["why"].clone());
+    }
+    // whether a path exists can't be told from it either
+    answers.dedup();
+    assert_eq!(answers.len(), 1, "{answers:?}");
+});
+
+scenario!(nobody_waits_for_a_package_file, needs(Root), |backend| {
+    let package = tempfile::tempdir().unwrap();
+    let file = package.path().join("package.json");
+    // a FIFO that nobody writes to
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::from_bits_truncate(0o666)).unwrap();
+    let owner = like_a_gateway(package.path()).on_port(unused_port()).start();
+    assert_unknown(&clean(backend, owner.port(), &[]), &owner);
+    drop(owner);
+    // and a file under a lease that is never given back
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, "{\"name\":\"openclaw\"}").unwrap();
+    std::os::unix::fs::chown(&file, Some(65_534), Some(65_534)).unwrap();
+    let lease = ["--lease", file.to_str().unwrap()];
+    let owner = like_a_gateway(package.path()).on_port(unused_port()).with(&lease).start();
+    assert_unknown(&clean(backend, owner.port(), &[]), &owner);
+});
+
+/// A user's process that looks like a gateway, whose package lies in a file system that never answers. The file system is
+/// in the process's own mount namespace, and goes with it.
+fn with_hanging_files(user: u32, address: SocketAddr) -> (Actor, tempfile::TempDir) {
+    let package = tempfile::tempdir().unwrap();
+    let script = "mount -i -t fuse -o fd=3,rootmode=40000,user_id=0,group_id=0,allow_other hanging \"$1\" && \
+                  shift && exec setpriv --reuid \"$@\"";
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &format!("exec 3<>/dev/fuse; {script}"), "sh"]);
+    command.arg(package.path()).args([&user.to_string(), "--clear-groups"]);
+    let command_line = format!("node|{}/dist/index.js|gateway", package.path().display());
+    command.arg(gatewatch_tests::program("some-server")).args(["--command-line", &command_line]);
+    (Part::program(command).on(address).start(), package)
+}
+
+scenario!(a_process_that_can_not_be_read_in_time_holds_up_nobody_else, needs(Fuse), || {
+    let other = Part::other().as_nobody().on_port(unused_port()).start();
+    for path in ["", "/clean"] {
+        let port = unused_port();
+        let agent = Agent::watching(&[(port, ""), (other.port(), "")]);
+        // given processes of three users, each of which takes all the time that it is granted
+        let hanging = [1, 2, 3]
+            .map(|user| with_hanging_files(4000 + u32::from(user), ([127, 0, 0, user], port).into()));
+        let method = if path.is_empty() { "GET" } else { "POST" };
+        let mut asked = Connection::new(&agent.socket());
+        assert!(asked.write(&format!(
+            "{method} /v1/ports/{port}{path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+        )));
+        // then others are served before that answer
+        let mut served = 0;
+        while !asked.has_answered() {
+            assert_eq!(agent.get("/healthz").status, 200);
+            let owners = agent.get(&format!("/v1/ports/{}", other.port())).json();
+            assert_eq!(owners["owners"][0]["pid"], other.pid(), "{owners}");
+            served += usize::from(!asked.has_answered());
+        }
+        assert!(served >= 3, "{served}");
+        let answer = asked.rest();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let owners = answer.json()["owners"].as_array().unwrap().clone();
+        assert_eq!(owners.len(), 3, "{answer:?}");
+        for owner in owners {
+            assert_eq!(owner["why"], "its files or its memory can't be read in time", "{owner}");
+        }
+        assert!(hanging.iter().all(|(actor, _)| actor.is_alive()));
+    }
+});
+
+scenario!(the_agent_tells_256_owners_in_full_and_decides_on_all, needs(Bpf), || {
+    let port = unused_port();
+    let agent = Agent::watching(&[(port, "identity = \"any\"")]);
+    let owner = Part::other().on_port(port).with(&["--workers", "300"]).start();
+    let answer = agent.answer(&["owners"], port);
+    let told = |answer: &Answer| {
+        let json = answer.json();
+        (json["owners"].as_array().unwrap().len(), json["owners_total"].clone())
+    };
+    assert_eq!(told(&answer), (256, 301.into()), "{answer:?}");
+    let text = Gatewatch::new(&["owners", "--agent", "only", "--socket", agent.socket().to_str().unwrap()])
+        .with(&["-p", &port.to_string()])
+        .run();
+    assert!(text.out.contains("held by 301 processes") && text.out.contains("and 45 more"), "{text:?}");
+    let answer = agent.answer(&["clean"], port);
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "cleaned"), "{answer:?}");
+    assert_eq!(told(&answer), (256, 301.into()), "{answer:?}");
+    assert_eq!(answer.killed().len(), 301);
+    assert!(owner.is_gone());
+});
+
+scenario!(a_package_file_that_is_exchanged_all_the_time_is_never_waited_for, needs(Root), |backend| {
+    let package = tempfile::tempdir().unwrap();
+    let place = |name: &str| package.path().join(name);
+    fs::write(place("file"), "{\"name\":\"another\"}").unwrap();
+    std::os::unix::fs::chown(place("file"), Some(65_534), Some(65_534)).unwrap();
+    nix::unistd::mkfifo(&place("fifo"), nix::sys::stat::Mode::from_bits_truncate(0o666)).unwrap();
+    fs::hard_link(place("fifo"), place("package.json")).unwrap();
+    let owner = like_a_gateway(package.path()).on_port(unused_port()).start();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for name in ["file", "fifo"].iter().cycle() {
+                fs::hard_link(place(name), place("next")).unwrap();
+                fs::rename(place("next"), place("package.json")).unwrap();
+                if over.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        for _ in 0..10 {
+            let answer = clean(backend, owner.port(), &[]);
+            assert!(["unknown", "held_by_other"].contains(&answer.outcome().as_str()), "{answer:?}");
+        }
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert!(owner.is_alive());
+});
+
+/// The actor's program under another name, which need not be UTF-8.
+fn program_named(folder: &Path, name: &[u8]) -> std::path::PathBuf {
+    let path = folder.join(std::ffi::OsStr::from_bytes(name));
+    // By another program: while this one has the file open for writing, a fork in another thread could keep it so.
+    let mut install = std::process::Command::new("install");
+    install.args(["-m", "755"]).arg(gatewatch_tests::program("actor")).arg(&path);
+    assert!(install.status().unwrap().success());
+    path
+}
+
+scenario!(a_name_that_is_no_text_is_told_as_text, needs(Root), |backend| {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = program_named(folder.path(), b"some\xffprogram");
+    let start =
+        || Part::program(std::process::Command::new(&program)).as_nobody().on_port(unused_port()).start();
+    let owner = start();
+    let answer = Gatewatch::on(backend, &["owners"], owner.port()).run();
+    let exe = answer.owner(owner.pid())["exe"].as_str().unwrap().to_owned();
+    assert!(exe.ends_with("some\u{fffd}program"), "{exe}");
+    let text = Gatewatch::new(&["owners", "-p", &owner.port().to_string()]).run();
+    assert_eq!(text.status, 0, "{text:?}");
+    crate::clean::assert_cleaned(&clean(backend, owner.port(), &["--any"]), &owner);
+    let owner = start();
+    let answer = clean(backend, owner.port(), &["--match-exe", "/usr/bin/true"]);
+    assert_eq!((answer.status, answer.outcome().as_str()), (3, "held_by_other"), "{answer:?}");
+});
+
+scenario!(another_file_at_the_wanted_path_in_other_mounts_is_no_match, needs(Root), |backend| {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let wanted = program_named(folder.path(), b"my-server");
+    let other = program_named(folder.path(), b"other");
+    // given a user who mounts another file at that path, where nobody else sees it
+    let script = "mount --bind \"$1\" \"$2\" && shift 2 && exec \"$@\"";
+    let start = |port: u16| {
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"]);
+        command.args([&other, &wanted, &wanted]);
+        Part::program(command).as_nobody().on_port(port).start()
+    };
+    let owner = start(unused_port());
+    assert_eq!(fs::read_link(format!("/proc/{}/exe", owner.pid())).unwrap(), wanted);
+    let answer = clean(backend, owner.port(), &["--match-exe", wanted.to_str().unwrap()]);
+    assert_eq!((answer.status, answer.outcome().as_str()), (3, "held_by_other"), "{answer:?}");
+    assert!(owner.is_alive());
+    // while the file itself matches
+    let owner = Part::program(std::process::Command::new(&wanted)).on_port(unused_port()).start();
+    crate::clean::assert_cleaned(
+        &clean(backend, owner.port(), &["--match-exe", wanted.to_str().unwrap()]),
+        &owner,
+    );
+});
+
+scenario!(a_users_program_called_systemd_is_not_spared, needs(Root), |backend| {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let program = program_named(folder.path(), b"systemd");
+    let start =
+        || Part::program(std::process::Command::new(&program)).as_nobody().on_port(unused_port()).start();
+    // given root's file, which is a service manager's by its name
+    let owner = start();
+    crate::identity::assert_left_alone(backend, &owner, &["--any"]);
+    drop(owner);
+    // and one that the user gave that name
+    std::os::unix::fs::chown(&program, Some(65_534), None).unwrap();
+    let owner = start();
+    crate::clean::assert_cleaned(&clean(backend, owner.port(), &["--any"]), &owner);
+});
+
+scenario!(a_name_does_not_steer_the_terminal, needs(Root), |backend| {
+    let name = "a\u{202e}b\u{2066}c\u{200b}\u{2028}\u{1b}[2J";
+    let owner = Part::named(name).as_nobody().on_port(unused_port()).with_comm("n\u{202e}\u{2028}").start();
+    for command in ["owners", "clean"] {
+        let answer = Gatewatch::new(&[command, "--backend", backend.name()])
+            .with(&["-p", &owner.port().to_string()])
+            .run();
+        let hidden = |char: &char| "\u{202e}\u{2066}\u{200b}\u{2028}\u{1b}".contains(*char);
+        assert!(!answer.out.chars().any(|char| hidden(&char)), "{answer:?}");
+        assert!(answer.out.contains("a\u{fffd}b\u{fffd}c"), "{answer:?}");
+    }
+});
+
+scenario!(a_bound_socket_that_nobody_is_seen_to_hold_is_not_free, needs(Root), |backend| {
+    // given a socket that is bound, does not listen, and is on its way to nobody
+    let user = Part::other().as_nobody().on_port(unused_port()).with(&["--bound", "--in-flight"]).start();
+    let answer = clean(backend, user.port(), &[]);
+    assert_eq!((answer.status, answer.outcome().as_str()), (5, "unknown"), "{answer:?}");
+    let wait = ["wait", "free", "--timeout", "200ms"];
+    let answer = Gatewatch::on(backend, &wait, user.port()).run();
+    assert_eq!(answer.outcome(), "timed_out", "{answer:?}");
+    assert!(user.is_alive());
+});
+
+scenario!(a_listener_with_gatewatchs_own_mark_is_seen, needs(Root), |backend| {
+    let port = unused_port();
+    let part = Part::gateway().on(everywhere(port)).in_own_user_namespace();
+    let owner = part.with(&["--mark", "1734440037"]).start();
+    let answer = Gatewatch::on(backend, &["owners", "--netns", &owner.netns()], port).run();
+    assert_eq!(answer.owner(owner.pid())["identity"], "match", "{answer:?}");
+    let answer = clean(backend, port, &["--netns", &owner.netns()]);
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "cleaned"), "{answer:?}");
+    assert!(owner.is_gone());
+});
+
+scenario!(what_a_socket_with_gatewatchs_own_mark_does_is_told, needs(Bpf), || {
+    let port = unused_port();
+    let agent = Agent::watching(&[(port, "")]);
+    let mut events = agent.events(&format!("port={port}"));
+    events.up_to("ready");
+    let part = Part::other().on(everywhere(port)).in_own_user_namespace();
+    let mut owner = part.with(&["--mark", "1734440037", "--conflicts", "1"]).start();
+    for event in ["bind", "listen", "conflict"] {
+        assert_eq!(events.up_to(event).pop().unwrap()["pid"], owner.pid());
+    }
+    owner.end();
+    events.up_to("release");
+    events.up_to("free");
+});

@@ -1,0 +1,88 @@
+//! What keeps a port though no process holds it: connections in TIME_WAIT, and clients whose local port it is.
+
+use std::io::Read;
+use std::net::TcpStream;
+
+use gatewatch_tests::{Agent, Gatewatch, Part, can_bind, unused_port};
+use serde_json::Value;
+
+use crate::clean::clean;
+use crate::wait::wait;
+
+/// A port of a server that did not set `SO_REUSEADDR` and has ended after it closed a connection.
+pub(super) fn lingers_without_reuse() -> std::net::SocketAddr {
+    let mut server =
+        Part::gateway().on_port(unused_port()).with(&["--no-reuse", "--accept-and-close"]).start();
+    let mut client = TcpStream::connect(server.address()).unwrap();
+    client.read_to_end(&mut Vec::new()).unwrap();
+    drop(client);
+    assert_eq!(server.line(), "closed");
+    server.address()
+}
+
+/// The reason, and how long the port stays taken.
+fn why(json: &Value) -> (Value, u64) {
+    (json["reason"].clone(), json["free_in_ms"].as_u64().unwrap())
+}
+
+scenario!(connections_in_time_wait_are_named_and_not_waited_for, |backend| {
+    let address = lingers_without_reuse();
+    let owners = Gatewatch::on(backend, &["owners"], address.port()).run().json();
+    assert_eq!(owners["owners"], Value::from([0; 0]));
+    let (reason, free_in) = why(&owners);
+    assert!(reason == "time_wait" && free_in > 0, "{owners}");
+    // where the kernel's timer takes longer than the time for the port
+    let answer = clean(backend, address.port(), &["--free-timeout", "2s"]);
+    assert_eq!((answer.status, answer.outcome().as_str()), (7, "timed_out"), "{answer:?}");
+    let (reason, free_in) = why(&answer.json());
+    assert!(reason == "time_wait" && free_in > 2000, "{answer:?}");
+    assert!(answer.json()["elapsed_us"].as_u64() < Some(2_000_000), "{answer:?}");
+    // and people are told what takes them away
+    let text = Gatewatch::plain(&["clean", "--backend", backend.name(), "-p", &address.port().to_string()]);
+    assert!(text.out.contains("--drop-time-wait"), "{text:?}");
+});
+
+scenario!(the_agent_names_what_keeps_a_port_that_nobody_owns, needs(Bpf), || {
+    let server = Part::other().on_port(unused_port()).start();
+    let to = server.address().to_string();
+    let (lingering, client) = (lingers_without_reuse().port(), unused_port());
+    let agent = Agent::watching(&[(lingering, ""), (client, "")]);
+    let owners = agent.answer(&["owners"], lingering).json();
+    let (reason, free_in) = why(&owners);
+    assert!(reason == "time_wait" && free_in > 0, "{owners}");
+    // and a client that the agent has seen bind
+    let client = Part::other().on_port(client).with(&["--no-reuse", "--connect", &to]).start();
+    let answer = agent.ask(&["owners", "--exit-code"], client.port()).run();
+    assert_eq!((answer.status, &answer.json()["reason"]), (0, &"bound_client".into()), "{answer:?}");
+    assert!(client.is_alive());
+});
+
+scenario!(connections_in_time_wait_are_taken_away_where_asked, needs(Root), |backend| {
+    let address = lingers_without_reuse();
+    assert!(!can_bind(address));
+    let answer = clean(backend, address.port(), &["--drop-time-wait"]);
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "free"), "{answer:?}");
+    assert!(can_bind(address));
+});
+
+scenario!(a_client_whose_local_port_it_is_is_named, needs(Root), |backend| {
+    let server = Part::other().on_port(unused_port()).start();
+    let to = server.address().to_string();
+    let client = Part::other().on_port(unused_port()).with(&["--no-reuse", "--connect", &to]).start();
+    let owners = Gatewatch::on(backend, &["owners"], client.port()).run().json();
+    assert_eq!(owners["reason"], "bound_client", "{owners}");
+    assert!(owners.to_string().contains(&format!("\"pid\":{}", client.pid())), "{owners}");
+    let answer = clean(backend, client.port(), &["--free-timeout", "100ms"]);
+    assert_eq!((answer.status, &answer.json()["reason"]), (3, &"bound_client".into()), "{answer:?}");
+    let answer = wait(backend, "free", client.port()).with(&["--timeout", "100ms"]).run();
+    assert_eq!((answer.status, answer.outcome().as_str()), (7, "timed_out"), "{answer:?}");
+    assert_eq!(answer.json()["owner"]["pid"], client.pid(), "{answer:?}");
+    // and in words
+    for command in [&["owners"][..], &["wait", "free", "--timeout", "100ms"]] {
+        let port = client.port().to_string();
+        let backend = backend.name();
+        let text = Gatewatch::new(command).with(&["--backend", backend, "-p", &port]).run();
+        assert!(text.out.contains(&format!("pid {}", client.pid())), "{text:?}");
+    }
+    assert!(client.is_alive());
+});

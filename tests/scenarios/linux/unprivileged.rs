@@ -1,0 +1,94 @@
+//! What users with fewer privileges can do, and what they are told.
+
+use gatewatch_tests::{Answer, Backend, Gatewatch, Part, unused_port};
+use nix::errno::Errno;
+
+use crate::clean::assert_cleaned;
+
+scenario!(another_users_owner_is_unknown_and_not_nobody, needs(Root), || {
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let answer = Gatewatch::on(Backend::Poll, &["clean"], gateway.port()).as_nobody().run();
+    assert_eq!((answer.status, answer.outcome().as_str()), (5, "unknown"), "{answer:?}");
+    assert_eq!(answer.json()["owners"][0]["uid"], 0);
+    let owners = Gatewatch::on(Backend::Poll, &["owners"], gateway.port()).as_nobody().run().json();
+    assert_eq!(owners["owners"].as_array().unwrap().len(), 1);
+    let text = Gatewatch::plain(&["owners", "-p", &gateway.port().to_string()]);
+    assert!(text.out.contains("held by one process"));
+    assert!(gateway.is_alive());
+});
+
+scenario!(an_owner_that_may_not_be_signalled_is_not_permitted, needs(Bpf), || {
+    let gateway = Part::gateway().on_port(unused_port()).as_nobody().start();
+    for backend in [Backend::Ebpf, Backend::Poll] {
+        let answer = Gatewatch::on(backend, &["clean"], gateway.port()).without_capability("kill").run();
+        assert_eq!((answer.status, answer.outcome().as_str()), (6, "not_permitted"), "{answer:?}");
+        assert_eq!(answer.owner(gateway.pid())["action"], "not_permitted");
+        assert!(gateway.is_alive());
+    }
+});
+
+scenario!(an_ordinary_user_cleans_its_own_gateway, needs(Root), || {
+    let gateway = Part::gateway().on_port(unused_port()).as_nobody().start();
+    let answer = Gatewatch::on(Backend::Poll, &["clean"], gateway.port()).as_nobody().run();
+    assert_cleaned(&answer, &gateway);
+});
+
+scenario!(an_ordinary_user_is_told_what_polling_loses, needs(Root), || {
+    let port = unused_port().to_string();
+    let answer = Gatewatch::new(&["owners", "--format", "json", "-p", &port]).as_nobody().run();
+    assert_eq!(answer.status, 0);
+    assert_eq!(answer.json()["backend"], "poll");
+    assert_eq!(answer.err.matches("polling sees no bind or conflict").count(), 1, "{answer:?}");
+    assert!(answer.err.contains("run as root"), "{answer:?}");
+    let quiet = Gatewatch::new(&["-q", "owners", "-p", &port]).as_nobody().run();
+    assert_eq!(quiet.err, "");
+});
+
+scenario!(the_kernel_backend_without_privileges_is_status_6, needs(Root), || {
+    let answer = Gatewatch::on(Backend::Ebpf, &["clean"], unused_port()).as_nobody().run();
+    assert_eq!((answer.status, answer.out.as_str()), (6, ""), "{answer:?}");
+    assert!(answer.err.contains("CAP_BPF"), "{answer:?}");
+});
+
+scenario!(root_is_told_what_it_really_lacks, needs(Bpf), || {
+    let on = |command: &str| Gatewatch::on(Backend::Ebpf, &[command], unused_port());
+    type Restricted = fn(Gatewatch) -> Gatewatch;
+    let all: [(Restricted, &str); 4] = [
+        (|it| it.without_capability("bpf,-sys_admin"), "root has no CAP_BPF here"),
+        (|it| it.without_capability("perfmon,-bpf,-sys_admin"), "no CAP_BPF and no CAP_PERFMON"),
+        (|it| it.filtered(Errno::EPERM), "seccomp"),
+        (|it| it.filtered(Errno::ENOSYS), "seccomp"),
+    ];
+    for (restricted, why) in all {
+        let answer = restricted(on("owners")).run();
+        assert_eq!((answer.status, answer.out.as_str()), (6, ""), "{answer:?}");
+        assert!(answer.err.contains(why) && !answer.err.contains("run as root"), "{why}: {answer:?}");
+        let doctor = restricted(Gatewatch::new(&["doctor"])).run();
+        assert!(doctor.out.contains(why) && !doctor.out.contains("run as root"), "{why}: {doctor:?}");
+    }
+    // and root of a user namespace, that there it is none to the kernel
+    let answer = on("owners").in_own_user_namespace().run();
+    assert_eq!(answer.status, 6, "{answer:?}");
+    assert!(answer.err.contains("user namespace"), "{answer:?}");
+});
+
+scenario!(a_hook_that_lacks_a_capability_says_which, needs(Bpf), || {
+    let answer = Gatewatch::new(&["doctor"]).without_capability("net_admin,-sys_admin").run();
+    assert!(answer.out.contains("root has no CAP_NET_ADMIN here"), "{answer:?}");
+});
+
+scenario!(root_without_bpf_falls_back_to_polling, needs(Root), || {
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let port = gateway.port().to_string();
+    let drop = "--bounding-set=-bpf,-sys_admin,-perfmon";
+    let mut words = Gatewatch::new(&["clean", "--format", "json", "-p", &port]).words();
+    words.splice(0..0, ["setpriv", drop, "--inh-caps=-bpf,-sys_admin,-perfmon", "--"].map(str::to_owned));
+    let run = std::process::Command::new(&words[0]).args(&words[1..]).output().unwrap();
+    let answer = Answer {
+        status: run.status.code().unwrap(),
+        out: String::from_utf8(run.stdout).unwrap(),
+        err: String::from_utf8(run.stderr).unwrap(),
+    };
+    assert_cleaned(&answer, &gateway);
+    assert_eq!(answer.json()["backend"], "poll");
+});

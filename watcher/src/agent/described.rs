@@ -1,0 +1,115 @@
+//! What the interface's description says of parameters and refusals, beside what the routes say themselves.
+#![expect(
+    dead_code,
+    unused_qualifications,
+    reason = "these types are read by the macros that describe the interface, and never made"
+)]
+
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{IntoParams, IntoResponses, PartialSchema, ToSchema};
+
+use crate::wire::problem::Problem;
+
+/// The content type of a refusal.
+pub(super) const PROBLEM: &str = "application/problem+json";
+
+/// The port in a path.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path, names("port"))]
+pub(super) struct PortPath(#[param(minimum = 1, maximum = 65535)] u16);
+
+/// The parameters of a wait.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct WaitQuery {
+    /// What to wait for.
+    #[param(inline)]
+    until: UntilName,
+    /// The longest wait, in milliseconds; ten minutes at most are waited.
+    #[param(minimum = 0, maximum = 4294967295_u32, nullable = false)]
+    timeout_ms: Option<u32>,
+}
+
+/// What can be waited for.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+pub(super) enum UntilName {
+    Free,
+    Listening,
+}
+
+/// The parameters of the event stream.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct EventsQuery {
+    /// A watched port; more than one can be named. All, if none is.
+    #[param(nullable = false, inline)]
+    port: Option<Vec<PortNumber>>,
+    /// The inode number of a network namespace.
+    #[param(minimum = 0, maximum = 4294967295_u32, nullable = false)]
+    netns: Option<u32>,
+    /// Where to go on: the `cursor` of the last line that was read.
+    #[param(pattern = "^[0-9a-f]{1,16}-[0-9]{1,20}$", nullable = false)]
+    after: Option<String>,
+}
+
+/// The parameters of the history.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct HistoryQuery {
+    /// A port; more than one can be named. All, if none is.
+    #[param(nullable = false, inline)]
+    port: Option<Vec<PortNumber>>,
+    /// The inode number of a network namespace.
+    #[param(minimum = 0, maximum = 4294967295_u32, nullable = false)]
+    netns: Option<u32>,
+    /// From when: RFC 3339, or a duration back from now (`90m`, `2d`). The last hour, unless said.
+    #[param(nullable = false)]
+    since: Option<String>,
+    /// Until when. Now, unless said.
+    #[param(nullable = false)]
+    until: Option<String>,
+}
+
+/// A port's number.
+pub(super) struct PortNumber;
+
+impl PartialSchema for PortNumber {
+    fn schema() -> RefOr<Schema> {
+        let number = ObjectBuilder::new().schema_type(Type::Integer);
+        number.minimum(Some(1)).maximum(Some(u16::MAX)).into()
+    }
+}
+
+impl ToSchema for PortNumber {}
+
+/// The request is wrong: a parameter, the body, or a port that is none
+#[derive(IntoResponses)]
+#[response(status = 400, content_type = "application/problem+json")]
+pub(super) struct BadRequest(#[to_schema] Problem);
+
+/// The caller may not do this, or can't be identified
+#[derive(IntoResponses)]
+#[response(status = 403, content_type = "application/problem+json")]
+pub(super) struct Forbidden(#[to_schema] Problem);
+
+/// The port is not watched
+#[derive(IntoResponses)]
+#[response(status = 404, content_type = "application/problem+json")]
+pub(super) struct NotFound(#[to_schema] Problem);
+
+/// Too many requests by this user
+#[derive(IntoResponses)]
+#[response(status = 429, content_type = "application/problem+json")]
+pub(super) struct TooMany(#[to_schema] Problem);
+
+/// The agent's configuration or the agent is broken
+#[derive(IntoResponses)]
+#[response(status = 500, content_type = "application/problem+json")]
+pub(super) struct Failed(#[to_schema] Problem);
+
+/// The agent is ending, or can't look at the sockets at this moment; `Retry-After` says when to ask again
+#[derive(IntoResponses)]
+#[response(status = 503, content_type = "application/problem+json")]
+pub(super) struct Unavailable(#[to_schema] Problem);

@@ -1,0 +1,476 @@
+//! What the agent knows: the watched ports, the recent past, the configuration.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant, SystemTime};
+
+use strum::VariantArray as _;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::AgentError;
+use super::access::Access;
+use super::history::History;
+use super::limits::{Buckets, CLEANS, ConnectionLimit, Places, READS};
+use super::makers::Known;
+use super::metrics::Metrics;
+use super::off_loop::OffLoop;
+use super::past::Past;
+use super::refusals::Refusals;
+use super::reserve::Reserve;
+use super::store::Store;
+use super::troubles::{Part, Troubles};
+use crate::config::{Config, ConfigError, Followed, WatchedPort};
+use crate::model::{Backend, Port, Protocol, Socket, WatchKind};
+use crate::platform::Host;
+use crate::platform::contract::{
+    AgentObserver, BackendChoice, Chosen, ObserveError, Platform, ServiceState, ServiceSystem as _,
+    System as _, choose,
+};
+use crate::steps::observe::MOST_READY;
+use crate::watch::Watch;
+use crate::wire::agent::ConfigurationJson;
+
+/// After so many events others have their turn: any process can make them without end, in a network namespace of its own.
+const EVENTS_PER_TURN: usize = 256;
+
+/// The configuration, with its names looked up.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) config: Config,
+    pub(super) access: Access,
+    configured: HashSet<Port>,
+}
+
+impl Settings {
+    pub(super) fn new(mut config: Config) -> Result<Self, ConfigError> {
+        if config.watch.is_empty() {
+            config.watch.push(WatchedPort::by_default(Port::GATEWAY));
+        }
+        let access = Access::new(&config)?;
+        let configured = config.watch.iter().map(|watched| watched.port).collect();
+        Ok(Self { config, access, configured })
+    }
+
+    /// The ports that have a section in the configuration, and may be cleaned.
+    pub(super) fn ports(&self) -> Vec<Port> {
+        self.config.watch.iter().map(|watched| watched.port).collect()
+    }
+
+    /// Whether the port has a section in the configuration.
+    pub(super) fn is_configured(&self, port: Port) -> bool {
+        self.configured.contains(&port)
+    }
+
+    pub(super) fn follows_all(&self) -> bool {
+        self.config.agent.watch == Followed::All
+    }
+
+    /// Whether what happens to the port is told.
+    pub(super) fn follows(&self, port: Port) -> bool {
+        self.follows_all() || self.is_configured(port)
+    }
+
+    /// All ports of which what happens is told.
+    fn followed(&self) -> Vec<Port> {
+        if self.follows_all() { Port::all(Protocol::Tcp).collect() } else { self.ports() }
+    }
+
+    fn described(&self) -> String {
+        if self.follows_all() {
+            return "every port".to_owned();
+        }
+        let ports: Vec<String> = self.config.watch.iter().map(|watched| watched.port.to_string()).collect();
+        ports.join(", ")
+    }
+}
+
+/// Where the agent's files are.
+#[derive(Debug)]
+pub(super) struct Paths {
+    pub(super) socket: PathBuf,
+    /// As it was named; `None` for the default one.
+    pub(super) config: Option<PathBuf>,
+}
+
+/// Serialises cleans of one port.
+type CleanLock = Arc<tokio::sync::Mutex<()>>;
+
+/// The agent.
+pub(super) struct Agent {
+    pub(super) host: Host,
+    pub(super) paths: Paths,
+    settings: Mutex<Arc<Settings>>,
+    watch: Mutex<Watch<dyn AgentObserver>>,
+    pub(super) history: History,
+    /// The history on disk, if one is kept.
+    store: OnceLock<Store>,
+    /// The task that waits for events.
+    waiting: Mutex<Waker>,
+    /// What the backend can't do here, and why.
+    pub(super) losses: Vec<String>,
+    pub(super) backend: Backend,
+    pub(super) metrics: Metrics,
+    pub(super) reads: Buckets,
+    pub(super) cleans: Buckets,
+    pub(super) connections: ConnectionLimit,
+    /// One clean at a time on each port of each namespace, so that the second sees the result of the first.
+    cleaning: Mutex<HashMap<(u32, Port), CleanLock>>,
+    /// What was ended a short while ago.
+    pub(super) past: Past,
+    /// What made the sockets of the watched ports.
+    pub(super) makers: Known,
+    /// The cleans that were begun and have not ended.
+    pub(super) under_way: Places,
+    /// What reads other users' processes.
+    pub(super) off_loop: OffLoop,
+    pub(super) refusals: Refusals,
+    pub(super) reserve: Reserve,
+    /// Why the last look at the kernel's sockets failed; `None` if it did not.
+    blind: Mutex<Option<String>>,
+    pub(super) troubles: Troubles,
+    ending: watch::Sender<bool>,
+    pub(super) started: Instant,
+}
+
+impl Agent {
+    pub(super) fn new(settings: Settings, paths: Paths, pace: Duration) -> Result<Self, AgentError> {
+        let host = Host::new(None).map_err(|error| ObserveError::Unavailable {
+            what: "the network namespace".to_owned(),
+            why: error.to_string(),
+            mend: "mount /proc".to_owned(),
+        })?;
+        let ports = settings.followed();
+        let (observer, losses) = observe(&host, &ports, pace)?;
+        for loss in &losses {
+            warn!("{loss}");
+        }
+        let backend = observer.backend();
+        let metrics = Metrics::default();
+        metrics.know(&settings.ports());
+        let run = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Ok(Self {
+            paths,
+            watch: Mutex::new(Watch::begin(Arc::new(host.clone()), observer, &ports)?.without_beginning()),
+            settings: Mutex::new(Arc::new(settings)),
+            history: History::new(u64::try_from(run.as_micros()).unwrap_or(0)),
+            store: OnceLock::new(),
+            waiting: Mutex::new(Waker::noop().clone()),
+            losses,
+            backend,
+            metrics,
+            reads: Buckets::new(READS),
+            cleans: Buckets::new(CLEANS),
+            connections: ConnectionLimit::new(),
+            cleaning: Mutex::default(),
+            past: Past::default(),
+            makers: Known::default(),
+            under_way: Places::default(),
+            off_loop: OffLoop::default(),
+            refusals: Refusals::new(),
+            reserve: Reserve::new(),
+            blind: Mutex::default(),
+            troubles: Troubles::default(),
+            ending: watch::Sender::new(false),
+            started: Instant::now(),
+            host,
+        })
+    }
+
+    pub(super) fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn watch(&self) -> MutexGuard<'_, Watch<dyn AgentObserver>> {
+        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads events that have arrived, for one turn; pending until an error ends the stream.
+    pub(super) fn poll_events(&self, cx: &mut Context<'_>) -> Poll<ObserveError> {
+        cx.waker().clone_into(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        self.read_events(cx, EVENTS_PER_TURN)
+    }
+
+    /// Reads so many events at most, and none that came later than the reading began.
+    fn read_events(&self, cx: &mut Context<'_>, most: usize) -> Poll<ObserveError> {
+        let begun = Host::monotonic_now();
+        let settings = self.settings();
+        let mut watch = self.watch();
+        let mut left = most;
+        while left > 0 {
+            left -= 1;
+            match watch.poll_next(cx) {
+                Poll::Ready(Ok(event)) => {
+                    if matches!(event.kind, WatchKind::Lost { .. }) {
+                        // The sockets were looked at afresh, so all that was before is known. While that took its time, more
+                        // may have been lost again.
+                        left = left.min(watch.ready_events());
+                    }
+                    if event.monotonic_ns.is_some_and(|at| at > begun) {
+                        left = left.min(watch.ready_events());
+                    }
+                    if let Some(store) = self.store.get() {
+                        store.event(&event);
+                    }
+                    let is_configured = settings.is_configured(event.port);
+                    self.metrics.count(&event, is_configured);
+                    if is_configured {
+                        self.makers.note(&event, &self.host, || {
+                            settings.config.rules(settings.config.ruleset_of(event.port)).ok()
+                        });
+                    }
+                    self.history.push(event);
+                }
+                Poll::Ready(Err(error @ ObserveError::Stream(_))) => return Poll::Ready(error),
+                // Events were lost, and the look that stands in for them failed. The next one comes within a second.
+                Poll::Ready(Err(error)) => {
+                    self.note_look(Err(&error));
+                    return Poll::Pending;
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Takes a look at the kernel's sockets. Where that fails, most likely because no descriptors are left, it is taken
+    /// once more with those kept back.
+    pub(super) fn look<T>(
+        &self,
+        mut look: impl FnMut(&mut Watch<dyn AgentObserver>) -> Result<T, ObserveError>,
+    ) -> Result<T, ObserveError> {
+        let mut watch = self.watch();
+        look(&mut watch).or_else(|error| match error {
+            ObserveError::Stream(_) => Err(error),
+            ObserveError::Snapshot { .. } | ObserveError::Unavailable { .. } => {
+                let _lent = self.reserve.lend();
+                look(&mut watch)
+            }
+        })
+    }
+
+    /// Remembers whether what the agent knows is up to date, and tells the log when that changes.
+    fn note_look(&self, looked: Result<(), &ObserveError>) {
+        let mut blind = self.blind.lock().unwrap_or_else(PoisonError::into_inner);
+        match (looked, blind.is_some()) {
+            (Err(error), was_blind) => {
+                *blind = Some(format!("what is known may be out of date, because a look failed: {error}"));
+                if !was_blind {
+                    warn!(%error, "the sockets can't be looked at; tried again every second");
+                }
+            }
+            (Ok(()), true) => {
+                *blind = None;
+                info!("the sockets can be looked at again");
+            }
+            (Ok(()), false) => {}
+        }
+    }
+
+    /// What the agent can't do at this moment, and why.
+    pub(super) fn degraded(&self) -> Vec<String> {
+        let blind = self.blind.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let unwritten = self.store.get().and_then(Store::degraded);
+        let losses = self.losses.iter().cloned().chain(self.watch().observer().losses());
+        losses.chain(blind).chain(unwritten).chain(self.troubles.all()).collect()
+    }
+
+    /// The parts of the agent, and whether each is degraded.
+    pub(super) fn degraded_parts(&self) -> Vec<(&'static str, bool)> {
+        let is_degraded = |part| match part {
+            Part::KernelEvents => !self.losses.is_empty() || !self.watch().observer().losses().is_empty(),
+            Part::Look => self.is_blind(),
+            Part::History => self.store.get().and_then(Store::degraded).is_some(),
+            Part::Configuration | Part::Metrics => self.troubles.of(part).is_some(),
+        };
+        Part::VARIANTS.iter().map(|&part| (part.name(), is_degraded(part))).collect()
+    }
+
+    /// What is due every second: a look again after one that failed, and how many lines the log was spared.
+    pub(super) fn each_second(&self) {
+        if self.is_blind() {
+            self.resync();
+        }
+        if self.store.get().is_some_and(Store::wants_sockets) {
+            self.tell_sockets();
+        }
+        for (uid, count) in self.refusals.take_left_out() {
+            warn!(uid, count, "more refusals were left out");
+        }
+    }
+
+    /// Reads the events that have arrived, without waiting for more. It polls with the waiting task's waker, because a
+    /// descriptor wakes only the last task that polled it.
+    pub(super) fn drain_events(&self) {
+        // An observation can make two events.
+        let _ = self.read_events(&mut Context::from_waker(&self.waiting()), 2 * MOST_READY);
+    }
+
+    fn waiting(&self) -> Waker {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads from the kernel what no event reports, and the events up to then.
+    fn refresh(&self) -> Result<(), ObserveError> {
+        self.metrics.refreshed();
+        let waiting = self.waiting();
+        let refreshed = self.look(|watch| watch.refresh(&mut Context::from_waker(&waiting)));
+        self.note_look(refreshed.as_ref().copied());
+        self.drain_events();
+        refreshed
+    }
+
+    /// Makes sure that what is known is no older than the last look, and that none has failed since.
+    pub(super) fn see(&self) -> Result<(), ObserveError> {
+        self.drain_events();
+        if self.is_blind() {
+            return self.refresh();
+        }
+        let looked = self.look(Watch::look_for_lost);
+        self.note_look(looked.as_ref().copied());
+        let _ = self.read_events(&mut Context::from_waker(&self.waiting()), EVENTS_PER_TURN);
+        looked
+    }
+
+    fn is_blind(&self) -> bool {
+        self.blind.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// The sockets that own a port, from memory. If memory turns out to be out of date, because a holder has ended or
+    /// no longer holds the socket, the kernel is asked.
+    pub(super) fn sockets(&self, port: Port) -> Result<Vec<Socket>, ObserveError> {
+        self.see()?;
+        let known: Vec<Socket> = self.watch().sockets(port).cloned().collect();
+        let sound = known.iter().all(|socket| {
+            let holds = |descriptor| self.host.holds(descriptor, socket).unwrap_or(false);
+            !socket.descriptors.is_empty() && socket.descriptors.iter().all(holds)
+        });
+        if sound {
+            return Ok(known);
+        }
+        self.refresh()?;
+        Ok(self.watch().sockets(port).cloned().collect())
+    }
+
+    /// The lock to hold while a port is cleaned.
+    pub(super) fn clean_lock(&self, netns: u32, port: Port) -> CleanLock {
+        let mut cleaning = self.cleaning.lock().unwrap_or_else(PoisonError::into_inner);
+        cleaning.retain(|_, lock| Arc::strong_count(lock) > 1);
+        Arc::clone(cleaning.entry((netns, port)).or_default())
+    }
+
+    /// Ends the event streams and the waits, and each connection once its request is answered.
+    pub(super) fn end(&self) {
+        self.ending.send_replace(true);
+        self.history.wake();
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        *self.ending.borrow()
+    }
+
+    /// Ready once the agent is told to end.
+    pub(super) async fn has_to_end(&self) {
+        // Fails only if the sender is gone, and that is ours.
+        let _ = self.ending.subscribe().wait_for(|ending| *ending).await;
+    }
+
+    /// Corrects what is known; a failure is remembered.
+    pub(super) fn resync(&self) {
+        if self.refresh().is_ok() {
+            self.tell_sockets();
+        }
+    }
+
+    /// Begins to write the history, if one is to be kept; after that no privilege may be given up.
+    pub(super) fn begin_store(&self) {
+        if let Some(config) = &self.settings().config.history {
+            self.store.get_or_init(|| Store::begin(config, self.host.clone()));
+        }
+    }
+
+    /// The history on disk, if one is kept.
+    pub(super) fn store(&self) -> Option<&Store> {
+        self.store.get()
+    }
+
+    /// Tells the history which sockets hold a port. While events are still to be handed over, or what is known may be out of
+    /// date, that would be wrong.
+    fn tell_sockets(&self) {
+        let Some(store) = self.store.get() else { return };
+        self.drain_events();
+        let settings = self.settings();
+        let watch = self.watch();
+        if watch.ready_events() > 0 || self.is_blind() {
+            return;
+        }
+        let held = watch.held_ports().into_iter();
+        let sockets = held.flat_map(|port| watch.sockets(port)).cloned().collect();
+        store.sockets(sockets, (!settings.follows_all()).then(|| settings.ports()));
+    }
+
+    /// The configuration that is in force.
+    pub(super) fn configuration(&self) -> ConfigurationJson {
+        let path = self.paths.config.as_deref().unwrap_or(Path::new(Host::CONFIG));
+        let agent = &self.settings().config.agent;
+        ConfigurationJson {
+            path: path.display().to_string(),
+            exists: path.exists(),
+            group: agent.group.clone(),
+            metrics: agent.metrics.map(|at| at.to_string()),
+            reload_failed: self.troubles.of(Part::Configuration),
+        }
+    }
+
+    pub(super) fn reload(&self) {
+        Host::notify(ServiceState::Reloading);
+        let loaded = Config::load(self.paths.config.as_deref()).and_then(Settings::new);
+        match loaded {
+            Ok(settings) => {
+                for warning in settings.config.warnings() {
+                    warn!("{warning}");
+                }
+                self.metrics.know(&settings.ports());
+                let ports = settings.followed();
+                let waiting = self.waiting();
+                if let Err(error) = self.watch().set_ports(&ports, &mut Context::from_waker(&waiting)) {
+                    warn!(%error, "the new configuration's ports can't be watched");
+                }
+                info!(ports = settings.described(), "configuration reloaded");
+                match (&settings.config.history, self.store.get()) {
+                    (Some(config), Some(store)) => store.limit(config),
+                    (None, None) => {}
+                    _ => warn!("whether a history is kept takes effect at the agent's next start"),
+                }
+                *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
+                self.makers.forget();
+                self.troubles.note(Part::Configuration, None);
+            }
+            Err(error) => {
+                let trouble = format!("the reload failed; keeping the previous configuration: {error}");
+                self.troubles.note(Part::Configuration, Some(trouble));
+            }
+        }
+        Host::notify(ServiceState::Ready(&self.status_line()));
+    }
+
+    pub(super) fn status_line(&self) -> String {
+        format!("watching {} by {}", self.settings().described(), self.backend.name())
+    }
+}
+
+/// Observes by kernel events in all network namespaces, else by polling in this one; also returns what is lost by that.
+fn observe(
+    host: &Host,
+    ports: &[Port],
+    pace: Duration,
+) -> Result<(Box<dyn AgentObserver>, Vec<String>), ObserveError> {
+    let by_events = || host.by_events_everywhere(ports);
+    let chosen = choose(BackendChoice::Auto, by_events, || host.by_polling(ports, pace))?;
+    let Chosen { observer, mut losses, fallback } = chosen;
+    losses.extend(fallback.map(|error| format!("{error}; ports are polled every {pace:?}")));
+    Ok((observer, losses))
+}

@@ -1,0 +1,498 @@
+//! The thread that writes the history.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tracing::{info, warn};
+
+use super::describe::Processes;
+use super::{Message, Shared, Trouble};
+use crate::config::HistoryConfig;
+use crate::model::{
+    Backend, Described, Gap, GapReason, LostIn, OpenSocket, Port, Record, Socket, SocketKey, SocketState,
+    Told, WatchEvent, WatchKind,
+};
+use crate::platform::Host;
+use crate::platform::clock;
+use crate::platform::contract::{Batch, HistoryError, HistorySystem as _, HistoryWriter};
+
+/// A record waits for others so long at most, before it is written.
+const DUE: Duration = Duration::from_millis(200);
+/// So many records are written at once.
+const WRITTEN_AT_ONCE: usize = 2_000;
+/// While the disk is full, so many records are kept in memory.
+const KEPT: usize = 8_192;
+/// How long to wait after a failure.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How often to note that the agent runs.
+const ALIVE: Duration = Duration::from_secs(5);
+/// How often to delete what is too old or too much, and after how many records besides.
+const TRIM: Duration = Duration::from_secs(60);
+const TRIM_AFTER: usize = 5_000;
+/// So much is deleted in a row before other work has its turn.
+const TRIMS_IN_A_ROW: usize = 4;
+/// If the wall clock jumps further than this, nothing is called old until it has been steady for an hour.
+const JUMP: Duration = Duration::from_secs(60);
+const STEADY: Duration = Duration::from_secs(3600);
+/// How many open sockets are remembered at most: any user can open thousands, in a network namespace of its own.
+const OPEN: usize = 65_536;
+
+/// The writing of the history.
+pub(super) struct Recording {
+    config: HistoryConfig,
+    messages: Receiver<Message>,
+    shared: Arc<Shared>,
+    processes: Processes,
+    /// `None` while it can't be opened.
+    writer: Option<Box<dyn HistoryWriter>>,
+    batch: Batch,
+    /// When the oldest record of the batch came.
+    oldest: Option<Instant>,
+    /// When to try again after a failure.
+    again: Option<Instant>,
+    /// Records were dropped since then, because they could not be written.
+    dropped: Option<SystemTime>,
+    next: u64,
+    /// When it was begun: what has happened since is handed over.
+    begun: SystemTime,
+    open: HashMap<SocketKey, OpenSocket>,
+    alive: Instant,
+    trimmed: Instant,
+    since_trim: usize,
+    /// The wall clock less the monotonic one, and since when it has not jumped.
+    clock: (SystemTime, Option<Instant>),
+}
+
+impl Recording {
+    pub(super) fn new(
+        config: HistoryConfig,
+        messages: Receiver<Message>,
+        shared: Arc<Shared>,
+        system: Host,
+    ) -> Self {
+        Self {
+            config,
+            messages,
+            shared,
+            processes: Processes::new(system),
+            writer: None,
+            batch: Batch::default(),
+            oldest: None,
+            again: None,
+            dropped: None,
+            next: 1,
+            begun: SystemTime::now(),
+            open: HashMap::new(),
+            alive: Instant::now(),
+            trimmed: Instant::now(),
+            since_trim: 0,
+            clock: (clock_difference(), None),
+        }
+    }
+
+    /// Writes until nobody can hand anything over any more.
+    pub(super) fn run(mut self) {
+        self.open(self.begun);
+        loop {
+            match self.messages.recv_timeout(self.pause()) {
+                Err(RecvTimeoutError::Disconnected) => break,
+                Ok(message) => self.take(message),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            self.do_what_is_due();
+        }
+        self.flush();
+        if let Some(writer) = &mut self.writer
+            && self.batch.records.is_empty()
+        {
+            writer.note_end();
+        }
+    }
+
+    /// How long to wait for the next message.
+    fn pause(&self) -> Duration {
+        let due = self.again.or(self.oldest.map(|oldest| oldest + DUE));
+        let alive = self.alive + ALIVE;
+        due.map_or(alive, |due| due.min(alive)).saturating_duration_since(Instant::now())
+    }
+
+    fn do_what_is_due(&mut self) {
+        let now = Instant::now();
+        let may_try = self.again.is_none_or(|again| again <= now);
+        if self.writer.is_none() {
+            if may_try {
+                self.open(SystemTime::now());
+            }
+            return;
+        }
+        let is_due = self.oldest.is_some_and(|oldest| oldest + DUE <= now);
+        if may_try && (is_due || self.batch.records.len() >= WRITTEN_AT_ONCE || self.dropped.is_some()) {
+            self.flush();
+        }
+        if self.alive + ALIVE <= now {
+            self.alive = now;
+            if let Some(writer) = &mut self.writer
+                && self.again.is_none()
+            {
+                writer.note_alive();
+            }
+        }
+        if self.trimmed + TRIM <= now || self.since_trim >= TRIM_AFTER {
+            self.trim();
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Event(_) | Message::Clean(..) if self.writer.is_none() => {
+                // What holds the ports is compared once it can be opened.
+                self.dropped.get_or_insert_with(SystemTime::now);
+            }
+            Message::Event(event) => self.event(*event),
+            Message::Clean(clean, asker) => {
+                self.push(Told::Clean(clean), *asker, false, None);
+            }
+            Message::Sockets(..) if self.writer.is_none() => {
+                self.shared.wants_sockets.store(true, Ordering::Relaxed);
+            }
+            Message::Sockets(sockets, followed) => self.compare(&sockets, followed.as_deref()),
+            Message::Limits(config) => {
+                self.config = HistoryConfig { path: self.config.path.clone(), ..config };
+                self.trimmed = Instant::now().checked_sub(TRIM).unwrap_or(self.trimmed);
+            }
+            Message::Flush(done) => {
+                if self.again.is_none() {
+                    self.flush();
+                }
+                let _ = done.send(());
+            }
+        }
+    }
+
+    /// Opens it. All that happened since this moment is still to be written.
+    fn open(&mut self, begun: SystemTime) {
+        match Host::write_history(&self.config.path, begun) {
+            Ok(writer) => {
+                let last = writer.last_run();
+                let gap = last.as_ref().map(|last| Gap {
+                    from: Some(last.alive.min(begun)),
+                    until: begun,
+                    why: match last {
+                        _ if !last.same_boot => GapReason::Rebooted,
+                        _ if last.orderly => GapReason::Stopped,
+                        _ => GapReason::Killed,
+                    },
+                });
+                let same_boot = last.is_none_or(|last| last.same_boot);
+                self.writer = Some(writer);
+                self.go_on(gap, same_boot);
+            }
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    /// Goes on with what is on disk, after a gap.
+    fn go_on(&mut self, gap: Option<Gap>, same_boot: bool) {
+        let Some(writer) = &mut self.writer else { return };
+        self.next = writer.next_number();
+        let open = match writer.open_sockets() {
+            Ok(open) => open,
+            Err(error) => {
+                self.writer = None;
+                return self.failed(&error);
+            }
+        };
+        self.dropped = None;
+        self.open = open.into_iter().map(|socket| (socket.key.clone(), socket)).collect();
+        if let Some(gap) = gap {
+            self.push(Told::Gap(gap), Described::default(), false, None);
+        }
+        if !same_boot {
+            // No socket outlives the host.
+            let gone = std::mem::take(&mut self.open);
+            gone.into_values().for_each(|socket| self.found_gone(socket));
+        }
+        self.shared.wants_sockets.store(true, Ordering::Relaxed);
+        self.flush();
+    }
+
+    fn failed(&mut self, error: &HistoryError) {
+        self.again = Some(Instant::now() + AGAIN_AFTER);
+        let first = self.batch.records.first().map(|(record, _)| record.told.time());
+        let since = self.dropped.or(first).unwrap_or_else(SystemTime::now);
+        let mut trouble = self.shared.trouble();
+        if trouble.is_none() {
+            warn!(%error, path = %self.config.path.display(), "the history can't be written; tried again every second");
+        }
+        let since = trouble.as_ref().map_or(since, |trouble| trouble.since.min(since));
+        *trouble = Some(Trouble { since, why: error.to_string() });
+    }
+
+    /// Writes the batch.
+    fn flush(&mut self) {
+        let missed = self.shared.missed.swap(0, Ordering::Relaxed);
+        if missed > 0 && self.writer.is_some() {
+            let lost = WatchKind::Lost { count: Some(missed), lost_in: LostIn::Anywhere };
+            self.push(
+                Told::Event(WatchEvent::now(lost, Port::GATEWAY, Backend::Agent)),
+                Described::default(),
+                false,
+                None,
+            );
+            self.shared.wants_sockets.store(true, Ordering::Relaxed);
+        }
+        let Some(writer) = &mut self.writer else { return };
+        if let Some(since) = self.dropped {
+            // Whether there is room again is seen by the attempt to write just this.
+            let gap = Gap { from: Some(since), until: SystemTime::now(), why: GapReason::NotWritten };
+            self.batch = Batch::default();
+            self.next = writer.next_number();
+            let number = self.next;
+            let record = Record { number, told: Told::Gap(gap), process: Described::default(), found: false };
+            let gap = Batch { records: vec![(record, None)], ..Batch::default() };
+            match writer.append(&gap) {
+                Ok(()) => {
+                    self.well();
+                    self.go_on(None, true);
+                }
+                Err(error) => self.failed(&error),
+            }
+            return;
+        }
+        if self.batch.records.is_empty() && self.batch.closed.is_empty() && self.batch.opened.is_empty() {
+            // There may have been nothing to write since it could be opened.
+            return self.well();
+        }
+        match writer.append(&self.batch) {
+            Ok(()) => {
+                self.since_trim += self.batch.records.len();
+                self.batch = Batch::default();
+                self.oldest = None;
+                self.well();
+            }
+            Err(error) => {
+                self.failed(&error);
+                if self.batch.records.len() > KEPT {
+                    let first = self.batch.records.first().map(|(record, _)| record.told.time());
+                    self.dropped = Some(first.unwrap_or_else(SystemTime::now));
+                    self.batch = Batch::default();
+                    self.oldest = None;
+                }
+            }
+        }
+    }
+
+    fn well(&mut self) {
+        self.again = None;
+        if self.shared.trouble().take().is_some() {
+            info!("the history is written again");
+        }
+    }
+
+    fn push(&mut self, told: Told, process: Described, found: bool, began: Option<u64>) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        if self.dropped.is_some() {
+            return number;
+        }
+        self.oldest.get_or_insert_with(Instant::now);
+        self.batch.records.push((Record { number, told, process, found }, began));
+        number
+    }
+
+    fn event(&mut self, event: WatchEvent) {
+        match event.kind {
+            // The sockets are compared instead.
+            WatchKind::Held | WatchKind::Ready { .. } => {}
+            WatchKind::Lost { .. } => {
+                self.shared.wants_sockets.store(true, Ordering::Relaxed);
+                self.push(Told::Event(event), Described::default(), false, None);
+            }
+            WatchKind::Bind | WatchKind::Listen => self.begun(event),
+            WatchKind::Release => self.ended(event),
+            WatchKind::Conflict { .. } => {
+                let process = self.processes.of(event.pid, event.uid, event.comm.as_deref());
+                self.push(Told::Event(event), process, false, None);
+            }
+            WatchKind::Free => {
+                let process = self.last_process(&event);
+                self.push(Told::Event(event), process, false, None);
+            }
+        }
+    }
+
+    /// What the record before, of the same moment, says of the same process.
+    fn last_process(&self, event: &WatchEvent) -> Described {
+        let last = self.batch.records.last().map(|(record, _)| record);
+        let same = last.filter(|last| {
+            matches!(&last.told, Told::Event(told) if told.pid == event.pid && told.monotonic_ns == event.monotonic_ns)
+        });
+        same.map(|last| last.process.clone()).unwrap_or_default()
+    }
+
+    fn begun(&mut self, event: WatchEvent) {
+        let listens = event.kind == WatchKind::Listen;
+        let key = SocketKey::new(event.port, event.netns, event.cookie, event.address);
+        if let Some(open) = self.open.get_mut(&key) {
+            if listens && !open.listens {
+                open.listens = true;
+                let opened = (open.began, true);
+                self.batch.opened.push(opened);
+            }
+            let is_same = (open.pid, &open.comm, open.uid) == (event.pid, &event.comm, event.uid);
+            let process = if is_same {
+                open.process.clone()
+            } else {
+                self.processes.of(event.pid, event.uid, event.comm.as_deref())
+            };
+            self.push(Told::Event(event), process, false, None);
+            return;
+        }
+        let process = self.processes.of(event.pid, event.uid, event.comm.as_deref());
+        let socket = OpenSocket {
+            key,
+            began: 0,
+            address: event.address,
+            pid: event.pid,
+            uid: event.uid,
+            comm: event.comm.clone(),
+            process: process.clone(),
+            listens,
+        };
+        let number = self.push(Told::Event(event), process, false, None);
+        self.opened(OpenSocket { began: number, ..socket });
+    }
+
+    fn opened(&mut self, socket: OpenSocket) {
+        if self.open.len() < OPEN && self.dropped.is_none() {
+            self.batch.opened.push((socket.began, socket.listens));
+            self.open.insert(socket.key.clone(), socket);
+        }
+    }
+
+    fn ended(&mut self, event: WatchEvent) {
+        let open = self.take_open(&event);
+        let began = open.as_ref().map(|open| open.began);
+        self.batch.closed.extend(began);
+        let holder = open.filter(|open| event.pid.is_none() || open.pid == event.pid);
+        let process = match holder {
+            Some(open) => open.process,
+            None => self.processes.of(event.pid, event.uid, event.comm.as_deref()),
+        };
+        self.push(Told::Event(event), process, false, began);
+    }
+
+    /// The open socket of an event that ends it, by its address where one of the two has no cookie.
+    fn take_open(&mut self, event: &WatchEvent) -> Option<OpenSocket> {
+        let key = SocketKey::new(event.port, event.netns, event.cookie, event.address);
+        if let Some(open) = self.open.remove(&key) {
+            return Some(open);
+        }
+        let is_it = |open: &&OpenSocket| {
+            open.key.port == event.port
+                && open.address == event.address
+                && (open.key.cookie.is_none() || event.cookie.is_none())
+                && (open.key.netns == event.netns || open.key.netns.is_none() || event.netns.is_none())
+        };
+        let key = self.open.values().find(is_it)?.key.clone();
+        self.open.remove(&key)
+    }
+
+    /// Compares what is known to be open with the sockets that hold a port.
+    fn compare(&mut self, sockets: &[Socket], followed: Option<&[Port]>) {
+        let key = |socket: &Socket| {
+            SocketKey::new(socket.port(), socket.netns, socket.cookie, Some(socket.address))
+        };
+        let there: HashSet<SocketKey> = sockets.iter().map(key).collect();
+        let gone: Vec<SocketKey> = self.open.keys().filter(|key| !there.contains(key)).cloned().collect();
+        for socket in gone.iter().filter_map(|key| self.open.remove(key)).collect::<Vec<_>>() {
+            if followed.is_none_or(|ports| ports.contains(&socket.key.port)) {
+                self.found_gone(socket);
+            } else {
+                // It may be open; nobody looks any more.
+                self.batch.closed.push(socket.began);
+            }
+        }
+        for socket in sockets.iter().filter(|socket| socket.owns_port()) {
+            if !self.open.contains_key(&key(socket)) {
+                self.found(socket, key(socket));
+            }
+        }
+        self.oldest.get_or_insert_with(Instant::now);
+    }
+
+    /// A socket whose end nobody saw. Of one that did not listen nothing is said: it may be a connection by now.
+    fn found_gone(&mut self, socket: OpenSocket) {
+        self.batch.closed.push(socket.began);
+        if !socket.listens {
+            return;
+        }
+        let event = WatchEvent {
+            pid: socket.pid,
+            uid: socket.uid,
+            comm: socket.comm,
+            address: socket.address,
+            netns: socket.key.netns,
+            cookie: socket.key.cookie,
+            ..WatchEvent::now(WatchKind::Release, socket.key.port, Backend::Agent)
+        };
+        self.push(Told::Event(event), socket.process, true, Some(socket.began));
+    }
+
+    /// A socket whose beginning nobody saw.
+    fn found(&mut self, socket: &Socket, key: SocketKey) {
+        let pid = socket.descriptors.iter().map(|descriptor| descriptor.pid).min();
+        let named = pid.and_then(|pid| self.processes.named(pid));
+        let (comm, uid, process) = match named {
+            Some((comm, uid, process)) => (Some(comm), uid, process),
+            None => (None, None, Described::default()),
+        };
+        let event = WatchEvent {
+            pid,
+            uid: uid.or(socket.uid),
+            comm,
+            address: Some(socket.address),
+            netns: socket.netns,
+            cookie: socket.cookie,
+            ..WatchEvent::now(WatchKind::Held, socket.port(), Backend::Agent)
+        };
+        let (address, uid, comm) = (event.address, event.uid, event.comm.clone());
+        let number = self.push(Told::Event(event), process.clone(), true, None);
+        let listens = socket.state == SocketState::Listen;
+        self.opened(OpenSocket { key, began: number, address, pid, uid, comm, process, listens });
+    }
+
+    fn trim(&mut self) {
+        (self.trimmed, self.since_trim) = (Instant::now(), 0);
+        let keep = if self.clock_is_steady() { self.config.keep } else { Duration::MAX };
+        let Some(writer) = self.writer.as_mut().filter(|_| self.again.is_none()) else { return };
+        for _ in 0..TRIMS_IN_A_ROW {
+            match writer.trim(keep, self.config.max_size) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => return self.failed(&error),
+            }
+        }
+        // There may be more; what came meanwhile has its turn first.
+        self.since_trim = TRIM_AFTER;
+    }
+
+    /// Whether the wall clock can be trusted with what is old.
+    fn clock_is_steady(&mut self) -> bool {
+        let difference = clock_difference();
+        let (before, jumped) = self.clock;
+        let apart = difference.duration_since(before).or_else(|_| before.duration_since(difference));
+        let jumped = if apart.is_ok_and(|apart| apart < JUMP) { jumped } else { Some(Instant::now()) };
+        self.clock = (difference, jumped);
+        jumped.is_none_or(|jumped| jumped.elapsed() > STEADY)
+    }
+}
+
+/// The wall clock at the monotonic clock's zero.
+fn clock_difference() -> SystemTime {
+    let monotonic = Duration::from_nanos(clock::monotonic_ns(Instant::now()));
+    SystemTime::now().checked_sub(monotonic).unwrap_or(SystemTime::UNIX_EPOCH)
+}

@@ -1,0 +1,79 @@
+//! Waits that were asked for: they wait on the loop, and look at processes off it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+
+use super::api::unobserved;
+use super::state::Agent;
+use super::view::NamespaceObserver;
+use crate::model::{Outcome, Port};
+use crate::platform::Host;
+use crate::platform::contract::{POLL_INTERVAL, Platform as _};
+use crate::steps::observe;
+use crate::steps::prove::Plain;
+use crate::wait::{self, Deadline, Until, Waited, Wanted};
+use crate::wire::problem::Problem;
+
+/// A wait, and who asked for it.
+pub(super) struct Wait {
+    pub(super) agent: Arc<Agent>,
+    pub(super) uid: u32,
+    /// The system as the caller sees it.
+    pub(super) host: Host,
+    pub(super) port: Port,
+    pub(super) timeout: Duration,
+}
+
+impl Wait {
+    pub(super) async fn until(self, until: Until) -> Result<Waited, Problem> {
+        let observer = NamespaceObserver::new(Arc::clone(&self.agent), self.host.netns());
+        match until {
+            Until::Free => self.free(observer).await,
+            Until::Listening => self.listening(observer).await,
+        }
+    }
+
+    async fn free(self, mut observer: NamespaceObserver) -> Result<Waited, Problem> {
+        let Self { agent, uid, host, port, timeout } = self;
+        let begun = Instant::now();
+        let deadline = Deadline { timeout: Some(timeout), longest_pause: POLL_INTERVAL };
+        let free = wait::until_free(&host, &mut observer, port, &[], Plain::Leave, deadline).await;
+        let seen = match free.map_err(unobserved)? {
+            wait::Free::Is(waited) => return Ok(*waited),
+            wait::Free::Held(seen) => seen,
+        };
+        let held = move || wait::still_held(&host, &mut observer, port, &seen, begun);
+        agent.off_loop.run(uid, held).await?.map_err(unobserved)
+    }
+
+    async fn listening(self, mut observer: NamespaceObserver) -> Result<Waited, Problem> {
+        let Self { agent, uid, host, port, timeout: limit } = self;
+        let (begun, host) = (Instant::now(), Arc::new(host));
+        let at_once = Deadline { timeout: Some(Duration::ZERO), longest_pause: POLL_INTERVAL };
+        loop {
+            // Taken before the look: what is left after it is never less.
+            let left = limit.saturating_sub(begun.elapsed());
+            let host = Arc::clone(&host);
+            let look = move || {
+                let wanted = Wanted::default();
+                let looked = wait::listening(&*host, &mut observer, port, &wanted, at_once);
+                let looked = Handle::current().block_on(looked);
+                (observer, looked)
+            };
+            let (back, looked) = agent.off_loop.run(uid, look).await?;
+            observer = back;
+            let looked = looked.map_err(unobserved)?;
+            if looked.outcome == Outcome::Listening || left.is_zero() {
+                return Ok(Waited { elapsed: begun.elapsed(), ..looked });
+            }
+            let left = limit.saturating_sub(begun.elapsed());
+            if let Ok(event) = timeout(left, observe::next(&mut observer)).await {
+                event.map_err(unobserved)?;
+            }
+            observe::drain(&mut observer).map_err(unobserved)?;
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! `gatewatch exec`: frees the port, then becomes its server.
+
+use std::process::Command;
+
+use super::args::{CleanArgs, ExecArgs, Format};
+use super::context::Context;
+use super::exit::{CliError, Exit};
+use super::ports::Asked;
+use super::several::{self, Planned};
+use super::{clean, command, next, text};
+use crate::clean::Cleaned;
+use crate::model::{Action, Outcome};
+use crate::platform::Host;
+use crate::platform::contract::Platform;
+use crate::wire::answers::CleanAnswer;
+use crate::wire::line;
+
+pub(super) async fn run(args: &ExecArgs) -> Result<Exit, CliError> {
+    let context = Context::new(&args.clean.observing)?;
+    let asked = context.asked_to_end(&args.clean.ports)?;
+    let Some(first) = asked.first() else { return Ok(Exit::Usage) };
+    let check = args.check.as_deref();
+    if let Some(exit) = command::refuse(&context, first.port, &args.command, check).await? {
+        return Ok(exit);
+    }
+    // Where one would stay held, nobody is ended for the others.
+    let plan = several::plan(&context, &args.clean, asked).await?;
+    let mut exits = Vec::new();
+    for Planned { asked, args: own, look } in &plan {
+        let Some(look) = look else { continue };
+        if args.clean.dry_run || Exit::from(look.outcome) != Exit::Done {
+            super::print(&answer(&context, own, asked, look)?)?;
+        }
+        exits.push(look.outcome.into());
+    }
+    let worst = Exit::worst(exits);
+    if args.clean.dry_run || worst != Exit::Done {
+        return Ok(worst);
+    }
+    for Planned { asked, args: own, .. } in &plan {
+        let cleaned = clean::clean_port(&context, own, asked, true).await?;
+        if let Some(exit) = refused(&context, own, asked, &cleaned)? {
+            return Ok(exit);
+        }
+    }
+    // Meanwhile somebody may have taken one that was free.
+    if plan.len() > 1 {
+        for Planned { asked, args: own, .. } in &plan {
+            let mut now = several::look(&context, own, asked).await?;
+            if now.outcome != Outcome::Free {
+                now.outcome = Outcome::Respawned;
+                super::print(&answer(&context, own, asked, &now)?)?;
+                return Ok(now.outcome.into());
+            }
+        }
+    }
+    let Some((program, arguments)) = args.command.split_first() else { return Ok(Exit::Usage) };
+    let status = Host::become_command(Command::new(program).args(arguments))
+        .map_err(|error| CliError::Command { program: program.clone(), error })?;
+    Ok(Exit::Command(status))
+}
+
+/// The status with which to end, the answer being told, if the port could not be had.
+fn refused(
+    context: &Context,
+    args: &CleanArgs,
+    asked: &Asked,
+    cleaned: &Cleaned,
+) -> Result<Option<Exit>, CliError> {
+    let answer = answer(context, args, asked, cleaned)?;
+    if !matches!(cleaned.outcome, Outcome::Free | Outcome::Cleaned) {
+        super::print(&answer)?;
+        return Ok(Some(cleaned.outcome.into()));
+    }
+    // Standard output is the command's from now on.
+    if context.format == Format::Json || cleaned.owners.iter().any(|dealt| dealt.action == Action::Killed) {
+        super::say(&answer);
+    }
+    Ok(None)
+}
+
+fn answer(context: &Context, args: &CleanArgs, asked: &Asked, cleaned: &Cleaned) -> Result<String, CliError> {
+    match context.format {
+        Format::Json => line(&CleanAnswer::from(cleaned)).map_err(|error| CliError::Output(error.into())),
+        Format::Text => Ok(text::clean::answer(cleaned, next::after_clean(cleaned, asked, args))),
+    }
+}

@@ -1,0 +1,260 @@
+//! Follows the ports of `restart` after the clean, until a new owner listens on each.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use tokio::time::{sleep, timeout};
+
+use super::args::{Format, RestartArgs};
+use super::exit::CliError;
+use super::started::{End, Started};
+use super::watch::Source;
+use crate::model::{Outcome, Port, Protocol, WatchEvent, WatchKind};
+use crate::platform::contract::{Platform, Signals as _};
+use crate::platform::{Host, clock};
+use crate::restart::{CommandRun, Restart, Whose};
+use crate::steps::end::Timeouts;
+
+/// How often the holder of a listener that has none yet is looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// How long a listener may have none before it counts as one that can't be seen.
+const UNSEEN: Duration = Duration::from_secs(1);
+
+/// A restart whose ports are clean.
+pub(super) struct Following<'a, 's> {
+    pub(super) args: &'a RestartArgs,
+    pub(super) format: Format,
+    pub(super) restarts: &'a mut [(Port, Restart)],
+    pub(super) source: &'a mut Source<'s>,
+    pub(super) started: Started,
+}
+
+impl Following<'_, '_> {
+    /// Runs the command, if there is one, and follows the ports until a new owner listens on each, or it is certain that
+    /// none will. Gives each port's outcome, where that is not its clean's.
+    pub(super) async fn run(
+        &mut self,
+        argv: Vec<String>,
+    ) -> Result<(Vec<Option<Outcome>>, Option<CommandRun>), CliError> {
+        let failed = |error| CliError::Io { what: "signals can't be received", error };
+        let mut signals = <Host as Platform>::Signals::new().map_err(failed)?;
+        // What has happened so far was not caused by the command.
+        self.read_what_is_there(Duration::ZERO).await?;
+        if self.any(Restart::is_respawned) && !self.args.adopt && !argv.is_empty() {
+            let outcome = |restart: &Restart| restart.is_respawned().then_some(Outcome::Respawned);
+            return Ok((self.restarts.iter().map(|(_, restart)| outcome(restart)).collect(), None));
+        }
+        let deadline = Instant::now() + self.args.listen_timeout;
+        if !self.all(Restart::is_listening) && !argv.is_empty() {
+            // Taken before the start, because the child may already have acted by the time that this process continues.
+            let at = clock::monotonic_ns(Instant::now());
+            self.started.start(&argv, self.format, self.args.kill_on_failure)?;
+            let pid = self.started.pid();
+            self.each(|restart| restart.command_started(at, pid));
+        }
+        let (mut status, mut settled, mut unseen) = (None, None, None);
+        let is_interrupted = loop {
+            let now = Instant::now();
+            if self.all(Restart::is_listening) {
+                if now >= *settled.get_or_insert(now + self.args.settle) {
+                    break false;
+                }
+            } else if self.any(|restart| restart.outcome().is_some_and(|it| it != Outcome::Restarted)) {
+                break false;
+            } else {
+                settled = None;
+            }
+            unseen = self.any(Restart::has_unseen).then(|| unseen.unwrap_or(now + UNSEEN));
+            let over = settled.unwrap_or(unseen.unwrap_or(deadline).min(deadline));
+            if now >= over && now < deadline && settled.is_none() {
+                self.each(Restart::give_up_elsewhere);
+                if !self.any(Restart::has_unseen) {
+                    continue;
+                }
+            }
+            if now >= over {
+                if now >= deadline {
+                    let started = &self.started;
+                    self.restarts.iter_mut().for_each(|(port, it)| it.time_is_over(started.is_match(*port)));
+                }
+                break false;
+            }
+            let pause = (over - now).min(if unseen.is_some() { LOOK_AGAIN } else { Duration::MAX });
+            tokio::select! {
+                told = next_event(self.source) => self.followed(told?).await?,
+                ended = self.started.next_end() => match ended {
+                    End::Command(ended) => {
+                        status = ended.code();
+                        self.command_ended(status).await?;
+                    }
+                    End::Process(pid) => {
+                        self.look_again(pid).await?;
+                        self.each(|restart| restart.ended(pid));
+                    }
+                },
+                _ = signals.next() => {
+                    self.each(|restart| restart.note("interrupted"));
+                    break true;
+                }
+                () = sleep(pause) => if unseen.is_some() {
+                    self.find_holders().await?;
+                },
+            }
+        };
+        let outcomes = self.outcomes(is_interrupted);
+        let mut command =
+            (!argv.is_empty()).then(|| CommandRun { argv, status, running: None, listeners: Vec::new() });
+        let is_done = outcomes.iter().all(|outcome| *outcome == Outcome::Restarted);
+        if let Some(command) = command.as_mut().filter(|_| !is_done) {
+            self.leave(command).await;
+        }
+        Ok((outcomes.into_iter().map(Some).collect(), command))
+    }
+
+    /// Each port's outcome. What ended the restart on one ends the wait for the others.
+    fn outcomes(&self, is_interrupted: bool) -> Vec<Outcome> {
+        if is_interrupted {
+            return self.restarts.iter().map(|_| Outcome::TimedOut).collect();
+        }
+        let decided = self.restarts.iter().filter_map(|(_, restart)| restart.outcome());
+        let failed = decided.into_iter().find(|outcome| *outcome != Outcome::Restarted);
+        let last = |restart: &Restart| match (restart.out_of_time(), failed) {
+            (Outcome::TimedOut, Some(failed)) => failed,
+            (outcome, _) => outcome,
+        };
+        self.restarts.iter().map(|(_, restart)| restart.outcome().unwrap_or_else(|| last(restart))).collect()
+    }
+
+    fn each(&mut self, act: impl Fn(&mut Restart)) {
+        self.restarts.iter_mut().for_each(|(_, restart)| act(restart));
+    }
+
+    fn any(&self, is: impl Fn(&Restart) -> bool) -> bool {
+        self.restarts.iter().any(|(_, restart)| is(restart))
+    }
+
+    fn all(&self, is: impl Fn(&Restart) -> bool) -> bool {
+        self.restarts.iter().all(|(_, restart)| is(restart))
+    }
+
+    /// Follows an event. Where some were lost, who holds the ports now stands in for them.
+    async fn followed(&mut self, event: WatchEvent) -> Result<(), CliError> {
+        self.follow(&event);
+        if matches!(event.kind, WatchKind::Lost { .. }) && !self.source.is_agents() {
+            for port in self.ports() {
+                let held = self.source.holders(port).await?;
+                let held: Vec<WatchEvent> =
+                    held.into_iter().filter(|event| event.kind == WatchKind::Held).collect();
+                of_port(self.restarts, port).for_each(|restart| restart.held_now(&held));
+                held.iter().for_each(|event| self.follow(event));
+            }
+        }
+        Ok(())
+    }
+
+    fn ports(&self) -> Vec<Port> {
+        self.restarts.iter().map(|(port, _)| *port).collect()
+    }
+
+    fn follow(&mut self, event: &WatchEvent) {
+        let whose = self.started.whose(event);
+        for restart in of_port(self.restarts, event.port) {
+            if restart.follow(event, whose)
+                && let Some(pid) = event.pid
+            {
+                self.started.follow(pid);
+            }
+        }
+    }
+
+    /// Follows the events that are there, until none comes for this long.
+    async fn read_what_is_there(&mut self, pause: Duration) -> Result<(), CliError> {
+        while let Ok(told) = timeout(pause, next_event(self.source)).await {
+            self.followed(told?).await?;
+        }
+        Ok(())
+    }
+
+    async fn command_ended(&mut self, status: Option<i32>) -> Result<(), CliError> {
+        let pid = self.started.pid();
+        if let Some(pid) = pid {
+            self.look_again(pid).await?;
+        }
+        let leaves_others = self.started.leaves_others();
+        let at = clock::monotonic_ns(Instant::now());
+        self.each(|restart| restart.command_ended(at, pid, status, leaves_others));
+        Ok(())
+    }
+
+    /// Looks who holds the sockets of a process that has ended. Events from before its end may not have been read yet.
+    async fn look_again(&mut self, pid: u32) -> Result<(), CliError> {
+        let is_agents = self.source.is_agents();
+        self.read_what_is_there(Duration::from_millis(if is_agents { 20 } else { 1 })).await?;
+        if !is_agents {
+            self.each(|restart| restart.look_again(pid));
+            self.find_holders().await?;
+            self.read_what_is_there(Duration::ZERO).await?;
+        }
+        Ok(())
+    }
+
+    async fn find_holders(&mut self) -> Result<(), CliError> {
+        for port in self.ports() {
+            for event in self.source.holders(port).await? {
+                if event.kind != WatchKind::Held {
+                    continue;
+                }
+                let whose = self.started.whose(&event);
+                of_port(self.restarts, port).for_each(|restart| restart.is_held_by(&event, whose));
+                if whose != Whose::Unseen
+                    && let Some(pid) = event.pid
+                {
+                    self.started.follow(pid);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves a command that has not done what it was for: says that it runs on, or ends it.
+    async fn leave(&mut self, command: &mut CommandRun) {
+        let protocols: HashSet<Protocol> = self.ports().iter().map(|port| port.protocol).collect();
+        let listeners: Vec<_> =
+            protocols.into_iter().flat_map(|protocol| self.started.listeners(protocol)).collect();
+        let running = self.started.running().or(listeners.first().map(|&(pid, _)| pid));
+        let Some(running) = running else { return };
+        if self.args.kill_on_failure {
+            let name = self.started.name(running);
+            self.started.end(self.args.clean.term_timeout.unwrap_or(Timeouts::DEFAULT.term)).await;
+            self.each(|restart| restart.note(&format!("{name} was ended")));
+            return;
+        }
+        command.running = Some(running);
+        command.listeners = listeners.iter().map(|&(_, address)| address).collect();
+        let note = match listeners.first() {
+            Some(&(pid, _)) => {
+                let mut ports: Vec<u16> = command.listeners.iter().map(std::net::SocketAddr::port).collect();
+                ports.sort_unstable();
+                ports.dedup();
+                let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+                format!("{} still runs, and listens on {}", self.started.name(pid), ports.join(", "))
+            }
+            None => format!("{} still runs", self.started.name(running)),
+        };
+        self.each(|restart| restart.note(&note));
+    }
+}
+
+/// The restart of a port; none if the port is not asked for.
+pub(super) fn of_port(restarts: &mut [(Port, Restart)], port: Port) -> impl Iterator<Item = &mut Restart> {
+    restarts.iter_mut().filter(move |(own, _)| *own == port).map(|(_, restart)| restart)
+}
+
+/// The next event. Without an agent that breaks off, and that must be asked, nobody may say what happens.
+pub(super) async fn next_event(source: &mut Source<'_>) -> Result<WatchEvent, CliError> {
+    match source.next().await {
+        Ok((event, _)) => Ok(event),
+        Err(CliError::Agent(error)) => Err(CliError::Followed(error)),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,241 @@
+//! The command of a restart, its processes, and the processes that take the port: whose they are, and when they end.
+
+use std::collections::{HashMap, HashSet};
+use std::future::{pending, poll_fn};
+use std::net::SocketAddr;
+use std::process::{ExitStatus, Stdio};
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use super::args::Format;
+use super::exit::CliError;
+use crate::model::{EndSignal, Port, Process, Protocol, Verdict, WatchEvent};
+use crate::platform::Host;
+use crate::platform::contract::{Platform, ProcessError, ProcessHandle, SignalError, System};
+use crate::restart::{By, Whose};
+use crate::steps::identify::Rules;
+
+/// The longest chain of ancestors that is walked.
+const GENERATIONS: usize = 128;
+
+/// The processes that a restart follows.
+pub(super) struct Started {
+    host: Host,
+    /// What a new owner of each port may match.
+    rules: HashMap<Port, Rules>,
+    unit: Option<String>,
+    child: Option<Child>,
+    /// The command's pid, also after its end.
+    pid: Option<u32>,
+    leads_group: bool,
+    /// The command's processes that were seen: one whose parent has ended may have got another.
+    seen: HashSet<u32>,
+    /// The processes that are followed to their end.
+    followed: Vec<(u32, Box<dyn ProcessHandle>)>,
+}
+
+impl Started {
+    pub(super) fn new(host: Host, rules: HashMap<Port, Rules>, unit: Option<String>) -> Self {
+        let (seen, followed) = (HashSet::new(), Vec::new());
+        Self { host, rules, unit, child: None, pid: None, leads_group: false, seen, followed }
+    }
+
+    /// Starts the command. It gets a process group of its own only if that will be needed to end it: on a terminal, the
+    /// leader of another group can't ask for a password.
+    pub(super) fn start(
+        &mut self,
+        argv: &[String],
+        format: Format,
+        lead_group: bool,
+    ) -> Result<(), CliError> {
+        let (program, arguments) =
+            argv.split_first().ok_or_else(|| CliError::Usage("the command is empty".to_owned()))?;
+        let mut command = Command::new(program);
+        command.args(arguments);
+        if format == Format::Json {
+            // Ours carries only the answer.
+            command.stdout(Stdio::from(std::io::stderr()));
+        }
+        if lead_group {
+            Host::lead_group(command.as_std_mut());
+        }
+        Host::keep_descendants();
+        let child = command.spawn().map_err(|error| CliError::Command { program: program.clone(), error })?;
+        (self.pid, self.leads_group) = (child.id(), lead_group);
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// The command's pid; `None` if it was not started.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// The command's pid while it runs.
+    pub(super) fn running(&self) -> Option<u32> {
+        self.child.as_ref().and(self.pid)
+    }
+
+    /// Whose process an event is about.
+    pub(super) fn whose(&mut self, event: &WatchEvent) -> Whose {
+        let Some(pid) = event.pid else { return Whose::Unseen };
+        if self.is_commands(pid) {
+            return Whose::AskedFor(By::Command);
+        }
+        match self.host.process(pid) {
+            Err(ProcessError::Gone) => Whose::Unseen,
+            Err(ProcessError::Unreadable(_)) => Whose::Stranger,
+            Ok(process) => {
+                let bare = |name: &str| name.strip_suffix(".service").unwrap_or(name).to_owned();
+                let is_units = self
+                    .unit
+                    .as_ref()
+                    .is_some_and(|unit| process.unit.as_deref().map(bare) == Some(bare(unit)));
+                let matches =
+                    |rules: &Rules| !rules.is_any() && rules.judge(&process).verdict == Verdict::Match;
+                if is_units {
+                    Whose::AskedFor(By::Unit)
+                } else if self.rules.get(&event.port).is_some_and(matches) {
+                    Whose::Matching
+                } else {
+                    Whose::Stranger
+                }
+            }
+        }
+    }
+
+    /// Whether a process of the command matches the rules for a port and runs on.
+    pub(super) fn is_match(&self, port: Port) -> bool {
+        let Some(rules) = self.rules.get(&port).filter(|rules| !rules.is_any()) else { return false };
+        let mut pids: Vec<u32> = self.running().into_iter().collect();
+        let mut at = 0;
+        while let Some(&pid) = pids.get(at) {
+            let children = self.host.children(pid).into_iter().filter(|child| !pids.contains(child));
+            let children: Vec<u32> = children.take(GENERATIONS - pids.len().min(GENERATIONS)).collect();
+            pids.extend(children);
+            at += 1;
+        }
+        let matches = |process: &Process| rules.judge(process).verdict == Verdict::Match;
+        pids.iter().any(|&pid| self.host.process(pid).is_ok_and(|process| matches(&process)))
+    }
+
+    /// Whether it is a process of the command: the command itself, or a descendant of it or, where orphans become ours, of
+    /// this program.
+    fn is_commands(&mut self, pid: u32) -> bool {
+        let Some(command) = self.pid else { return false };
+        let own = std::process::id();
+        let ancestry: Vec<u32> =
+            std::iter::successors(Some(pid), |&pid| self.host.parent(pid)).take(GENERATIONS).collect();
+        let found = ancestry.iter().position(|&pid| {
+            pid == command || (pid == own && pid != ancestry[0]) || self.seen.contains(&pid)
+        });
+        if let Some(found) = found {
+            self.seen.extend(ancestry[..found].iter().copied());
+        }
+        found.is_some() || (self.leads_group && Host::is_in_group(pid, command))
+    }
+
+    /// Follows the process to its end.
+    pub(super) fn follow(&mut self, pid: u32) {
+        let known = self.pid == Some(pid) || self.followed.iter().any(|(known, _)| *known == pid);
+        if known {
+            return;
+        }
+        match self.host.open(pid) {
+            Ok(handle) => self.followed.push((pid, handle)),
+            Err(SignalError::Gone) => self.followed.push((pid, Box::new(Gone))),
+            // One that can't be followed is known by its sockets only.
+            Err(_) => {}
+        }
+    }
+
+    /// The next end of the command or of a followed process; pending if there is none.
+    pub(super) async fn next_end(&mut self) -> End {
+        let Self { child, followed, .. } = self;
+        tokio::select! {
+            status = exit_of(child) => {
+                self.child = None;
+                End::Command(status)
+            }
+            pid = first_end(followed) => End::Process(pid),
+        }
+    }
+
+    /// Whether the command's processes go on after its own end.
+    pub(super) fn leaves_others(&self) -> bool {
+        self.child.is_none() && Host::has_descendants()
+    }
+
+    /// Where the command's processes serve by this protocol, on any port: each with its pid.
+    pub(super) fn listeners(&mut self, protocol: Protocol) -> Vec<(u32, SocketAddr)> {
+        let sockets = self.host.all_listeners(protocol).unwrap_or_default();
+        let held = sockets
+            .iter()
+            .flat_map(|socket| socket.descriptors.iter().map(|descriptor| (descriptor.pid, socket.address)));
+        let mut listeners: Vec<_> = held.filter(|&(pid, _)| self.is_commands(pid)).collect();
+        listeners.sort_unstable();
+        listeners.dedup();
+        listeners
+    }
+
+    /// A process by its name.
+    pub(super) fn name(&self, pid: u32) -> String {
+        self.host.process(pid).map_or_else(|_| format!("pid {pid}"), |it| format!("{} (pid {pid})", it.comm))
+    }
+
+    /// Ends the command and its process group.
+    pub(super) async fn end(&mut self, patience: Duration) {
+        let Some(leader) = self.pid.filter(|_| self.leads_group) else { return };
+        Host::end_group(leader, false);
+        let _ = timeout(patience, exit_of(&mut self.child)).await;
+        Host::end_group(leader, true);
+        // Ended by force, it is gone at once; the exit need not be seen.
+        let _ = timeout(Duration::from_millis(100), exit_of(&mut self.child)).await;
+    }
+}
+
+/// What has ended.
+pub(super) enum End {
+    Command(ExitStatus),
+    /// A followed process.
+    Process(u32),
+}
+
+/// Waits for the child's exit; forever if there is no child.
+async fn exit_of(child: &mut Option<Child>) -> ExitStatus {
+    match child {
+        Some(child) => match child.wait().await {
+            Ok(status) => status,
+            Err(_) => pending().await,
+        },
+        None => pending().await,
+    }
+}
+
+async fn first_end(followed: &mut Vec<(u32, Box<dyn ProcessHandle>)>) -> u32 {
+    poll_fn(|cx| {
+        let ended = followed.iter_mut().position(|(_, handle)| handle.poll_exit(cx).is_ready());
+        ended.map_or(Poll::Pending, |at| Poll::Ready(followed.swap_remove(at).0))
+    })
+    .await
+}
+
+/// A process that had ended before it could be followed.
+struct Gone;
+
+impl ProcessHandle for Gone {
+    fn terminate(&self, _signal: EndSignal) -> Result<crate::platform::contract::Asked, SignalError> {
+        Err(SignalError::Gone)
+    }
+
+    fn force(&self) -> Result<&'static str, SignalError> {
+        Err(SignalError::Gone)
+    }
+
+    fn poll_exit(&mut self, _cx: &mut std::task::Context<'_>) -> Poll<std::io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,139 @@
+//! The answer of `owners`.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::style::{self, Colour};
+use crate::model::{Exclusion, ProcessState, Protocol, Reason, SocketState, Verdict};
+use crate::steps::owner::{Holding, Owner, Owners};
+
+/// `next` is the command that would free the port, if there is one.
+pub(in crate::cli) fn answer(owners: &Owners, took: Duration, next: Option<String>) -> String {
+    let Owners { port, owners, left_out, backend, clients, reason, free_in } = owners;
+    let took = format!("({}, {})", backend.name(), style::duration(took));
+    let took = style::paint(Colour::Faint, &took);
+    let mut out = String::new();
+    let head = match owners.len() + left_out {
+        0 => format!("no process holds port {port}"),
+        1 => format!("port {port} is held by one process"),
+        many => format!("port {port} is held by {many} processes"),
+    };
+    let _ = writeln!(out, "{}  {took}", style::paint(Colour::Strong, &head));
+    if *reason == Some(Reason::TimeWait)
+        && let Some(free_in) = free_in
+    {
+        let free_in = style::duration(*free_in);
+        let _ = writeln!(
+            out,
+            "  connections in TIME_WAIT linger on it for up to {free_in}: until then no server can bind that does not set \
+             SO_REUSEADDR,\n  and none at all if theirs did not (`gatewatch clean --drop-time-wait` takes them away)"
+        );
+    }
+    for owner in owners.iter().chain(clients) {
+        let _ = writeln!(out, "  {}", describe(owner));
+    }
+    if *left_out > 0 {
+        let _ = writeln!(out, "  and {left_out} more, which the agent does not describe");
+    }
+    if let Some(next) = next {
+        let _ = writeln!(out, "  {next}");
+    }
+    out
+}
+
+/// An owner in a few aligned lines.
+pub(in crate::cli) fn describe(owner: &Owner) -> String {
+    let mut out = style::paint(Colour::Strong, &style::process(owner));
+    let mut line = |what: &str, text: &str| {
+        let _ = write!(out, "\n      {what:<9} {text}");
+    };
+    let mut sockets: Vec<String> = owner.holdings.iter().map(held).collect();
+    sockets.sort_unstable();
+    sockets.dedup();
+    let others = style::other_ports(owner).map(|others| format!("; {others}")).unwrap_or_default();
+    line("holds", &format!("{}{others}", sockets.join("  ")));
+    if let Some(command) = style::command_line(owner) {
+        line("command", &command);
+    }
+    let process = owner.process.as_ref();
+    if let Some(cwd) = process.and_then(|process| process.cwd.as_deref()) {
+        line("in", &style::printable(&cwd.to_string_lossy()));
+    }
+    if let Some(started) = started(owner) {
+        line("started", &started);
+    }
+    if let Some(unit) = process.and_then(|process| process.unit.as_deref()) {
+        line("unit", &style::printable(unit));
+    }
+    if let Some(container) = process.and_then(|process| process.container.as_deref()) {
+        line("container", &style::printable(container.get(..12).unwrap_or(container)));
+    }
+    let colour = match owner.verdict {
+        Verdict::Match => Colour::Good,
+        Verdict::Other | Verdict::Unclassified => Colour::Odd,
+    };
+    let verdict = style::paint(colour, owner.verdict.name());
+    line("identity", &format!("{verdict}: {}", style::printable(&owner.why)));
+    if let Some(exclusion) = owner.exclusion {
+        line("never", &style::paint(Colour::Odd, reason(exclusion)));
+    }
+    out
+}
+
+/// Where a process comes from: its directory, its start, its unit.
+pub(super) fn origin(owner: &Owner) -> Option<String> {
+    let process = owner.process.as_ref()?;
+    let cwd = process.cwd.as_deref().map(|cwd| format!("in {}", style::printable(&cwd.to_string_lossy())));
+    let started = started(owner).map(|started| format!("started {started}"));
+    let unit = process.unit.as_deref().map(|unit| format!("unit {}", style::printable(unit)));
+    let known: Vec<String> = [cwd, started, unit].into_iter().flatten().collect();
+    (!known.is_empty()).then(|| known.join("; "))
+}
+
+/// How long ago, by which parent, as which user; and whether it is suspended.
+fn started(owner: &Owner) -> Option<String> {
+    let process = owner.process.as_ref()?;
+    let mut text = format!("{} ago", style::age(owner.age?));
+    if let Some(parent) = &process.parent {
+        let name =
+            parent.comm.as_deref().map_or_else(|| "an unreadable process".to_owned(), style::printable);
+        let _ = write!(text, " by {name} (pid {})", parent.pid);
+    }
+    if let Some(user) = &process.user {
+        let _ = write!(text, ", as {}", style::printable(user));
+    }
+    match process.state {
+        // Of one that runs, that is mostly over in a moment.
+        ProcessState::Running | ProcessState::Uninterruptible => {}
+        ProcessState::Stopped => text.push_str("; suspended"),
+        ProcessState::Frozen => text.push_str("; its control group is frozen"),
+        ProcessState::Leaving => text.push_str("; on its way out"),
+    }
+    Some(text)
+}
+
+/// Why a process is never ended.
+pub(super) fn reason(exclusion: Exclusion) -> &'static str {
+    match exclusion {
+        Exclusion::Myself => "it is gatewatch itself",
+        Exclusion::Ancestor => "it is an ancestor of the caller",
+        Exclusion::Requester => "it is the requester, or an ancestor of it",
+        Exclusion::Protected => "it is protected, or an ancestor of a protected process",
+        Exclusion::Init => "it is PID 1",
+    }
+}
+
+/// A socket and, where it is known, the descriptor by which the process holds it.
+fn held(holding: &Holding) -> String {
+    let address = &holding.socket.address;
+    let state = match holding.socket.state {
+        _ if holding.socket.serves() => None,
+        SocketState::Listen => None,
+        SocketState::Bound => Some("bound, not listening".to_owned()),
+        SocketState::Connected if holding.socket.protocol == Protocol::Udp => Some("connected".to_owned()),
+        SocketState::Connected => Some("a connection".to_owned()),
+    };
+    let fd = holding.descriptor.as_ref().and_then(|descriptor| descriptor.fd.as_ref());
+    let notes: Vec<String> = state.into_iter().chain(fd.map(|fd| format!("fd {}", fd.number))).collect();
+    if notes.is_empty() { address.to_string() } else { format!("{address} ({})", notes.join(", ")) }
+}

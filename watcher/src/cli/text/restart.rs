@@ -1,0 +1,73 @@
+//! The answer of `restart`.
+
+use std::fmt::Write as _;
+
+use super::clean;
+use super::style::{self, Colour};
+use crate::model::{Outcome, Step};
+use crate::restart::{CommandRun, Restarted, TimelineStep};
+
+/// `next` is the command that would go on, if there is one.
+pub(in crate::cli) fn answer(restarted: &Restarted, next: Option<String>) -> String {
+    let Restarted { cleaned, command, timeline, downtime, new_owner, why } = restarted;
+    let headline = match (cleaned.outcome, new_owner) {
+        (Outcome::Restarted, Some(owner)) => format!(
+            "port {} is served by {} (pid {}): restarted",
+            cleaned.port,
+            style::printable(owner.comm.as_deref().unwrap_or("an unseen process")),
+            owner.pid.map_or_else(|| "?".to_owned(), |pid| pid.to_string())
+        ),
+        // The port was cleaned, but no new owner came.
+        (Outcome::Respawned, Some(owner)) => {
+            format!("port {} was taken by {}", cleaned.port, style::printable(&owner.name()))
+        }
+        (Outcome::TimedOut, None) if cleaned.proof.is_some() || command.is_some() => {
+            let listens = style::listens(cleaned.port.protocol);
+            format!("nobody new {listens} port {} yet: the timeout expired", cleaned.port)
+        }
+        _ => clean::headline(cleaned),
+    };
+    let mut out = style::paint(clean::colour(cleaned.outcome), &headline);
+    if let Some(downtime) = downtime {
+        let downtime = format!("(down for {})", style::duration(*downtime));
+        let _ = write!(out, "  {}", style::paint(Colour::Faint, &downtime));
+    }
+    out.push('\n');
+    if let Some(why) = why {
+        let _ = writeln!(out, "  {}", style::printable(why));
+    }
+    clean::owners(&mut out, cleaned);
+    for TimelineStep { at_us, step, pid } in timeline {
+        let pid = pid.map_or_else(String::new, |pid| format!("  pid {pid}"));
+        let time = moment(*at_us);
+        let _ = writeln!(out, "  {time:>14}  {}{}", describe(*step), style::paint(Colour::Faint, &pid));
+    }
+    if let Some(CommandRun { argv, status: Some(status), .. }) = command {
+        let _ = writeln!(out, "  {} ended with status {status}", style::printable(&argv.join(" ")));
+    }
+    if let Some(next) = next {
+        let _ = writeln!(out, "  {next}");
+    }
+    out
+}
+
+/// The moment of a step.
+pub(in crate::cli) fn moment(at_us: i64) -> String {
+    format!("{:+.3} ms", f64::from(i32::try_from(at_us).unwrap_or(i32::MAX)) / 1e3)
+}
+
+/// A step in words.
+pub(in crate::cli) fn describe(step: Step) -> &'static str {
+    match step {
+        Step::Sigterm => "SIGTERM sent",
+        Step::Sigkill => "SIGKILL sent",
+        Step::Exited => "old process exited",
+        Step::Released => "port released",
+        Step::CommandStarted => "command started",
+        Step::CommandEnded => "command ended",
+        Step::Bind => "new process bound",
+        Step::Listen => "listening",
+        Step::Conflict => "bind failed",
+        Step::Lost => "port given back",
+    }
+}

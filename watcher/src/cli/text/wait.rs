@@ -1,0 +1,34 @@
+//! The answer of `wait`.
+
+use super::style;
+use crate::model::{Outcome, Reason};
+use crate::wait::{Until, Waited};
+
+pub(in crate::cli) fn answer(until: Until, waited: &Waited) -> String {
+    let Waited { port, outcome, backend, elapsed, reason, owner } = waited;
+    let listens = style::listens(port.protocol);
+    let who = owner.as_ref().map(style::process);
+    let what = match (outcome, until) {
+        (Outcome::Free, _) => format!("port {port} is free"),
+        (Outcome::Listening, _) => match who {
+            Some(who) => format!("{who} {listens} port {port}"),
+            None => format!("a process {listens} port {port}"),
+        },
+        (_, Until::Free) => match (reason, who) {
+            (Some(Reason::TimeWait), _) => format!("connections in TIME_WAIT keep port {port}: timed out"),
+            (Some(Reason::InFlight), _) => {
+                format!("port {port} is still held by a socket that no process has: timed out")
+            }
+            (Some(Reason::OtherNamespace), _) => {
+                format!("port {port} is still held by a process outside of this pid namespace: timed out")
+            }
+            (_, Some(who)) => format!("port {port} is still held by {who}: timed out"),
+            (_, None) => format!("port {port} is still held: timed out"),
+        },
+        (_, Until::Listening) => match who {
+            Some(who) => format!("{who} has port {port}, and is not what was waited for: timed out"),
+            None => format!("nobody {listens} port {port} yet: timed out"),
+        },
+    };
+    format!("{what}  ({}, {})\n", backend.name(), style::duration(*elapsed))
+}

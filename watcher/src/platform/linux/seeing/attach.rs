@@ -1,0 +1,212 @@
+//! Attaches the programs of the table of hooks, and reports what is lost if one can't be attached.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use aya_obj::generated::bpf_attach_type;
+use tracing::{debug, warn};
+
+use super::hooks::{self, HookSpec, Part, Place, Role, Wanted};
+use super::kernel_layout::KernelLayout;
+use super::load::{LoadError, Loader};
+use super::refused;
+use super::sys;
+use super::tracefs::Tracefs;
+use crate::platform::contract::Hook;
+
+/// The attached hooks. Dropping them detaches all.
+#[derive(Default)]
+pub(super) struct Hooks {
+    states: Vec<Hook>,
+    links: Vec<OwnedFd>,
+    programs: Vec<OwnedFd>,
+    /// The links that others can detach.
+    detachable: Vec<Detachable>,
+    iterator: Option<OwnedFd>,
+}
+
+/// A link to a cgroup, and what is needed to attach it again.
+struct Detachable {
+    spec: &'static HookSpec,
+    attach: bpf_attach_type,
+    program: OwnedFd,
+    link: OwnedFd,
+    /// Why it could not be attached again.
+    failure: Option<String>,
+}
+
+impl Hooks {
+    /// Attaches what is wanted. This comes before any snapshot, so that a process that begins to listen between
+    /// the two is seen by both.
+    pub(super) fn attach(
+        loader: &Loader,
+        layout: Option<&KernelLayout>,
+        wanted: Wanted,
+    ) -> Result<Self, LoadError> {
+        let mut hooks = Self::default();
+        for spec in hooks::needed_for(wanted) {
+            match spec.role {
+                Role::Foundation => hooks.attach_foundation(spec, loader, layout)?,
+                Role::Optional(part) => hooks.attach_optional(spec, part, loader, layout),
+            }
+        }
+        Ok(hooks)
+    }
+
+    /// Whether all that is attached is enough for what is wanted.
+    pub(super) fn check(&self, wanted: Wanted) -> Result<(), LoadError> {
+        let needed = hooks::HOOKS.iter().filter(|hook| wanted.is_blind_without(hook));
+        for HookSpec { name, gives, .. } in needed {
+            let state = self.states.iter().find(|state| state.name == *name);
+            if let Some(why) = state.and_then(|state| state.failure.clone()) {
+                return Err(LoadError::Udp { name, gives, why });
+            }
+        }
+        Ok(())
+    }
+
+    fn attach_foundation(
+        &mut self,
+        spec: &'static HookSpec,
+        loader: &Loader,
+        layout: Option<&KernelLayout>,
+    ) -> Result<(), LoadError> {
+        // On other kernels, another row of the table provides the same.
+        if spec.kernels.include(layout.is_some()) {
+            let program = loader.load(spec, layout)?;
+            let link = link(spec.place, program.as_fd())
+                .map_err(|error| LoadError::Program { name: spec.program, error })?;
+            self.keep(spec, program, link);
+            self.note(spec, None);
+        }
+        Ok(())
+    }
+
+    fn attach_optional(
+        &mut self,
+        spec: &'static HookSpec,
+        part: Part,
+        loader: &Loader,
+        layout: Option<&KernelLayout>,
+    ) {
+        let attach = || {
+            if part.is_switched_off() {
+                return Err("switched off by GATEWATCH_WITHOUT".to_owned());
+            }
+            if !spec.kernels.include(layout.is_some()) {
+                return Err("the kernel has no type information (CONFIG_DEBUG_INFO_BTF)".to_owned());
+            }
+            let program = loader.load(spec, layout).map_err(|error| refused::with_reason(&error))?;
+            let of_hook = |error| LoadError::Program { name: spec.program, error };
+            let link =
+                link(spec.place, program.as_fd()).map_err(|error| refused::with_reason(&of_hook(error)))?;
+            Ok((program, link))
+        };
+        let failure = match attach() {
+            Ok((program, link)) => {
+                self.keep(spec, program, link);
+                None
+            }
+            Err(why) => Some(why),
+        };
+        self.note(spec, failure);
+    }
+
+    fn keep(&mut self, spec: &'static HookSpec, program: OwnedFd, link: OwnedFd) {
+        match spec.place {
+            Place::Iterator(_) => self.iterator = Some(link),
+            Place::BtfTracepoint(_) | Place::Tracepoint(_) => self.links.push(link),
+            Place::Cgroup(attach) => {
+                self.detachable.push(Detachable { spec, attach, program, link, failure: None });
+                return;
+            }
+        }
+        self.programs.push(program);
+    }
+
+    /// Whether others can detach one of the hooks.
+    pub(super) fn can_be_detached(&self) -> bool {
+        !self.detachable.is_empty()
+    }
+
+    /// Attaches what others have detached, and returns whether there was any: events are missing then.
+    pub(super) fn attach_again(&mut self) -> bool {
+        let mut any = false;
+        for hook in &mut self.detachable {
+            if sys::is_attached_to_cgroup(hook.link.as_fd()).unwrap_or(true) {
+                continue;
+            }
+            match link(Place::Cgroup(hook.attach), hook.program.as_fd()) {
+                Ok(link) => {
+                    warn!("{} was detached by another program, and is attached again", hook.spec.name);
+                    (hook.link, hook.failure) = (link, None);
+                    any = true;
+                }
+                Err(error) => {
+                    if hook.failure.is_none() {
+                        warn!(%error, "{} was detached by another program, and can't be attached again", hook.spec.name);
+                        any = true;
+                    }
+                    hook.failure = Some(error.to_string());
+                }
+            }
+        }
+        any
+    }
+
+    /// What was lost since the start, as sentences.
+    pub(super) fn losses(&self) -> Vec<String> {
+        let loss = |hook: &Detachable| {
+            let HookSpec { name, gives, .. } = hook.spec;
+            let why = hook.failure.as_ref()?;
+            Some(format!(
+                "no {gives}: {name} was detached by another program, and can't be attached again ({why})"
+            ))
+        };
+        self.detachable.iter().filter_map(loss).collect()
+    }
+
+    fn note(&mut self, spec: &HookSpec, failure: Option<String>) {
+        debug!(name = spec.name, ?failure, "hook");
+        self.states.push(Hook { name: spec.name, gives: spec.gives, failure });
+    }
+
+    pub(super) fn states(&self) -> &[Hook] {
+        &self.states
+    }
+
+    pub(super) fn into_states(self) -> Vec<Hook> {
+        self.states
+    }
+
+    /// The iterator over descriptors, if it is attached.
+    pub(super) fn iterator(&self) -> Option<BorrowedFd<'_>> {
+        self.iterator.as_ref().map(AsFd::as_fd)
+    }
+
+    pub(super) fn any_program(&self) -> Option<BorrowedFd<'_>> {
+        self.programs.first().map(AsFd::as_fd)
+    }
+}
+
+/// Attaches a loaded program.
+fn link(place: Place, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    match place {
+        Place::BtfTracepoint(_) => sys::attach_tracing(program),
+        Place::Tracepoint(event) => sys::attach_tracepoint(program, Tracefs::open()?.id(event)?),
+        Place::Cgroup(attach) => sys::link(program, Some(root_cgroup()?.as_fd()), attach),
+        Place::Iterator(_) => sys::link(program, None, bpf_attach_type::BPF_TRACE_ITER),
+    }
+}
+
+/// The root of the cgroup2 hierarchy, at which hooks see every process.
+fn root_cgroup() -> io::Result<File> {
+    let path = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+        .into_iter()
+        .map(Path::new)
+        .find(|path| path.join("cgroup.controllers").is_file())
+        .ok_or_else(|| io::Error::other("no cgroup2 file system is mounted under /sys/fs/cgroup"))?;
+    File::open(path)
+}

@@ -1,0 +1,273 @@
+//! The table of hooks: where each program of the object is attached, what it provides, and which interest needs it.
+//!
+//! A new hook is a file in `watcher-ebpf/src` and a row here; a new kind of event is also a variant of
+//! [`watcher_common::EventKind`].
+
+use aya_obj::generated::bpf_attach_type;
+
+use super::btf::Kind;
+use crate::model::{Port, Protocol};
+use crate::platform::contract::Interest;
+
+/// One hook.
+pub(super) struct HookSpec {
+    /// The program's name in the object.
+    pub(super) program: &'static str,
+    /// Where the program is attached.
+    pub(super) place: Place,
+    /// The kernel's name for that place, as shown to people.
+    pub(super) name: &'static str,
+    /// What the hook provides.
+    pub(super) gives: &'static str,
+    /// The least interest in TCP ports that needs it; `None` if none does.
+    pub(super) tcp: Option<Interest>,
+    /// The same of UDP ports.
+    pub(super) udp: Option<Interest>,
+    pub(super) kernels: Kernels,
+    pub(super) role: Role,
+}
+
+/// Where a program is attached.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place {
+    /// A tracepoint with the kernel's own types, by the name of its typedef in BTF.
+    BtfTracepoint(&'static str),
+    /// A plain tracepoint, by its path under tracefs's `events`.
+    Tracepoint(&'static str),
+    /// The root cgroup.
+    Cgroup(bpf_attach_type),
+    /// An iterator, by the name of the function that describes it in BTF.
+    Iterator(&'static str),
+}
+
+/// On which kernels a hook can be attached.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kernels {
+    WithBtf,
+    /// A replacement for a hook that needs BTF.
+    WithoutBtf,
+    All,
+}
+
+/// Whether the backend can do without a hook.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Role {
+    /// No: if it can't be attached, the backend is unavailable.
+    Foundation,
+    /// Yes: without it, what it provides is lost, and that is reported.
+    Optional(Part),
+}
+
+/// A part of the backend that can be switched off: to work around a kernel on which it misbehaves, and to test the rest
+/// without it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Part {
+    Btf,
+    Iterator,
+    Binds,
+    UdpReleases,
+    Conflicts,
+    /// The socket tables through netlink.
+    SocketDiag,
+    /// The field `family` of the plain tracepoints' records.
+    Family,
+}
+
+/// The plain tracepoints that replace BTF hooks on kernels without BTF, by their path under tracefs's `events`.
+pub(super) const STATE_EVENT: &str = "sock/inet_sock_set_state";
+pub(super) const DESTROY_EVENT: &str = "tcp/tcp_destroy_sock";
+
+/// All hooks, in the order in which they are attached.
+pub(super) static HOOKS: &[HookSpec] = &[
+    HookSpec {
+        program: "destroy",
+        place: Place::BtfTracepoint("btf_trace_tcp_destroy_sock"),
+        name: "tp_btf/tcp_destroy_sock",
+        gives: "release events",
+        tcp: Some(Interest::Releases),
+        udp: None,
+        kernels: Kernels::WithBtf,
+        role: Role::Foundation,
+    },
+    HookSpec {
+        program: "destroy_plain",
+        place: Place::Tracepoint(DESTROY_EVENT),
+        name: "tracepoint tcp:tcp_destroy_sock",
+        gives: "release events",
+        tcp: Some(Interest::Releases),
+        udp: None,
+        kernels: Kernels::WithoutBtf,
+        role: Role::Foundation,
+    },
+    HookSpec {
+        program: "set_state",
+        place: Place::BtfTracepoint("btf_trace_inet_sock_set_state"),
+        name: "tp_btf/inet_sock_set_state",
+        gives: "listen events",
+        tcp: Some(Interest::Listening),
+        udp: None,
+        kernels: Kernels::WithBtf,
+        role: Role::Foundation,
+    },
+    HookSpec {
+        program: "set_state_plain",
+        place: Place::Tracepoint(STATE_EVENT),
+        name: "tracepoint sock:inet_sock_set_state",
+        gives: "listen events",
+        tcp: Some(Interest::Listening),
+        udp: None,
+        kernels: Kernels::WithoutBtf,
+        role: Role::Foundation,
+    },
+    HookSpec {
+        program: "holders",
+        place: Place::Iterator("bpf_iter_task_file"),
+        name: "iter/task_file",
+        gives: "all holders of a socket, in one pass",
+        tcp: Some(Interest::Snapshots),
+        udp: Some(Interest::Snapshots),
+        kernels: Kernels::WithBtf,
+        role: Role::Optional(Part::Iterator),
+    },
+    HookSpec {
+        program: "bind4",
+        place: Place::Cgroup(bpf_attach_type::BPF_CGROUP_INET4_POST_BIND),
+        name: "cgroup/post_bind4",
+        gives: "bind events",
+        tcp: Some(Interest::Everything),
+        udp: Some(Interest::Listening),
+        kernels: Kernels::All,
+        role: Role::Optional(Part::Binds),
+    },
+    HookSpec {
+        program: "bind6",
+        place: Place::Cgroup(bpf_attach_type::BPF_CGROUP_INET6_POST_BIND),
+        name: "cgroup/post_bind6",
+        gives: "bind events",
+        tcp: Some(Interest::Everything),
+        udp: Some(Interest::Listening),
+        kernels: Kernels::All,
+        role: Role::Optional(Part::Binds),
+    },
+    HookSpec {
+        program: "udp_release",
+        place: Place::Cgroup(bpf_attach_type::BPF_CGROUP_INET_SOCK_RELEASE),
+        name: "cgroup/sock_release",
+        gives: "release events of UDP ports",
+        tcp: None,
+        udp: Some(Interest::Releases),
+        kernels: Kernels::WithBtf,
+        role: Role::Optional(Part::UdpReleases),
+    },
+    HookSpec {
+        program: "bind_exit",
+        place: Place::Tracepoint("syscalls/sys_exit_bind"),
+        name: "tracepoint syscalls:sys_exit_bind",
+        gives: "conflict events",
+        tcp: Some(Interest::Everything),
+        udp: Some(Interest::Everything),
+        kernels: Kernels::WithBtf,
+        role: Role::Optional(Part::Conflicts),
+    },
+    HookSpec {
+        program: "listen_exit",
+        place: Place::Tracepoint("syscalls/sys_exit_listen"),
+        name: "tracepoint syscalls:sys_exit_listen",
+        gives: "conflict events",
+        tcp: Some(Interest::Everything),
+        udp: None,
+        kernels: Kernels::WithBtf,
+        role: Role::Optional(Part::Conflicts),
+    },
+];
+
+/// What is wanted of the ports of each protocol; `None` if none of them is watched.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    tcp: Option<Interest>,
+    udp: Option<Interest>,
+}
+
+impl Wanted {
+    /// Everything.
+    pub(super) const ALL: Self = Self { tcp: Some(Interest::Everything), udp: Some(Interest::Everything) };
+
+    /// This of these ports. Without any, TCP ports may still come.
+    pub(super) fn of(ports: &[Port], interest: Interest) -> Self {
+        let any = |protocol| ports.iter().any(|port| port.protocol == protocol).then_some(interest);
+        let udp = any(Protocol::Udp);
+        let tcp = if udp.is_none() { Some(interest) } else { any(Protocol::Tcp) };
+        Self { tcp, udp }
+    }
+
+    /// The same, but for what was to be switched on later: that is wanted now.
+    pub(super) fn without_delay(self) -> Self {
+        let now = |interest| if interest == Interest::ReleasesLater { Interest::Releases } else { interest };
+        Self { tcp: self.tcp.map(now), udp: self.udp.map(now) }
+    }
+
+    /// The greatest interest.
+    pub(super) fn interest(self) -> Interest {
+        self.tcp.max(self.udp).unwrap_or(Interest::Snapshots)
+    }
+
+    /// Whether UDP ports can't be followed without this hook: no other one reports what it does.
+    pub(super) fn is_blind_without(self, hook: &HookSpec) -> bool {
+        matches!(hook.role, Role::Optional(Part::Binds | Part::UdpReleases)) && is_needed(hook.udp, self.udp)
+    }
+}
+
+fn is_needed(least: Option<Interest>, wanted: Option<Interest>) -> bool {
+    least.zip(wanted).is_some_and(|(least, wanted)| least <= wanted)
+}
+
+/// The hooks that are needed, in the order in which they are attached.
+pub(super) fn needed_for(wanted: Wanted) -> impl Iterator<Item = &'static HookSpec> {
+    HOOKS.iter().filter(move |hook| is_needed(hook.tcp, wanted.tcp) || is_needed(hook.udp, wanted.udp))
+}
+
+/// The types in the kernel's BTF that programs are attached to.
+pub(super) fn btf_targets() -> impl Iterator<Item = (Kind, &'static str)> {
+    HOOKS.iter().filter_map(|hook| hook.place.btf_target())
+}
+
+impl Place {
+    /// The type in the kernel's BTF that a program is attached to at this place.
+    pub(super) fn btf_target(self) -> Option<(Kind, &'static str)> {
+        match self {
+            Self::BtfTracepoint(name) => Some((Kind::Typedef, name)),
+            Self::Iterator(name) => Some((Kind::Func, name)),
+            Self::Tracepoint(_) | Self::Cgroup(_) => None,
+        }
+    }
+}
+
+impl Kernels {
+    pub(super) fn include(self, has_btf: bool) -> bool {
+        match self {
+            Self::WithBtf => has_btf,
+            Self::WithoutBtf => !has_btf,
+            Self::All => true,
+        }
+    }
+}
+
+impl Part {
+    /// Its name in `GATEWATCH_WITHOUT`.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Btf => "btf",
+            Self::Iterator => "iter",
+            Self::Binds => "bind",
+            Self::UdpReleases => "udp",
+            Self::Conflicts => "conflict",
+            Self::SocketDiag => "diag",
+            Self::Family => "family",
+        }
+    }
+
+    /// Whether the environment's `GATEWATCH_WITHOUT`, a comma-separated list, names it.
+    pub(super) fn is_switched_off(self) -> bool {
+        crate::platform::linux::is_switched_off(self.name())
+    }
+}

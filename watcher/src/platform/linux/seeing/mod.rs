@@ -1,0 +1,396 @@
+//! Observes ports by kernel events, together with netlink's socket tables.
+
+mod address;
+mod attach;
+mod btf;
+mod diag;
+#[cfg(any(fuzzing, test))]
+pub(super) mod fuzzing;
+mod holders;
+mod hooks;
+mod kernel_layout;
+mod kernel_version;
+mod load;
+mod log;
+mod netns;
+mod offsets;
+mod other_ports;
+mod proc_net;
+mod refused;
+mod reuse;
+mod socket_table;
+mod stream;
+mod sys;
+mod tracefs;
+mod udp_release;
+mod unheld;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use aya::maps::{Array, Map, MapData};
+use tokio::time::{Interval, MissedTickBehavior, interval};
+use watcher_common::PORT_WORDS;
+
+use self::attach::Hooks;
+use self::diag::States;
+use self::hooks::{Part, Wanted};
+use self::kernel_layout::KernelLayout;
+use self::load::{Globals, LoadError, Loader};
+use self::log::KernelLog;
+pub(super) use self::netns::Netns;
+pub(super) use self::socket_table::LinuxTable;
+use self::stream::Stream;
+use self::udp_release::Going;
+use super::processes::proc;
+use crate::model::{Backend, EventKind, LostIn, Observation, Port, Protocol, Socket, SocketState};
+use crate::platform::contract::{AgentObserver, Hook, Interest, ObserveError, Observer};
+use crate::platform::poll::{SocketTable as _, failed};
+
+/// How often to look whether the hooks are still attached.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Which network namespaces an observer sees.
+#[derive(Debug, Clone)]
+pub(crate) enum Scope {
+    /// This one.
+    One(Netns),
+    /// All of them, from this one. Sockets that no descriptor leads to are seen only in this one.
+    All(Netns),
+}
+
+impl Scope {
+    fn home(&self) -> &Netns {
+        match self {
+            Self::One(netns) | Self::All(netns) => netns,
+        }
+    }
+
+    /// The namespace's inode number; `None` for all.
+    fn only(&self) -> Option<u32> {
+        match self {
+            Self::One(netns) => Some(netns.inode()),
+            Self::All(_) => None,
+        }
+    }
+}
+
+/// Observes ports through the kernel program.
+pub(crate) struct EbpfObserver {
+    scope: Scope,
+    ports: Ports,
+    hooks: Hooks,
+    /// `None` if the interest is in snapshots alone.
+    stream: Option<Stream>,
+    /// A UDP socket that is about to give its port back. What comes after it waits for it.
+    going: Option<Going>,
+    /// When to look whether the hooks are still attached; `None` if none can be detached by others.
+    checks: Option<Interval>,
+    log: Option<KernelLog>,
+}
+
+impl EbpfObserver {
+    /// Loads what the interest needs, and watches the ports.
+    ///
+    /// # Errors
+    /// [`ObserveError::Unavailable`] if not even snapshots and releases are available.
+    pub(crate) fn new(ports: &[Port], scope: Scope, interest: Interest) -> Result<Self, ObserveError> {
+        let wanted = Wanted::of(ports, interest);
+        let observer = Self::load(ports, scope, wanted).map_err(|error| unavailable(&error))?;
+        observer.hooks.check(wanted).map_err(|error| unavailable(&error))?;
+        Ok(observer)
+    }
+
+    /// Tries all hooks, and detaches them again: for each, whether it could be attached, or why not.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub(crate) fn try_hooks(scope: Scope) -> Result<Vec<Hook>, ObserveError> {
+        let observer = Self::load(&[], scope, Wanted::ALL).map_err(|error| unavailable(&error))?;
+        Ok(observer.hooks.into_states())
+    }
+
+    fn load(ports: &[Port], scope: Scope, wanted: Wanted) -> Result<Self, LoadError> {
+        let layout = if Part::Btf.is_switched_off() { None } else { KernelLayout::find()? };
+        // Without the iterator, events are all that this backend has.
+        let wanted = if layout.is_none() { wanted.without_delay() } else { wanted };
+        let interest = wanted.interest();
+        let wants_log = log::is_wanted();
+        let globals = Globals {
+            offsets: layout.as_ref().map(|layout| layout.offsets),
+            plain: if layout.is_some() || interest < Interest::Releases {
+                None
+            } else {
+                Some(offsets::find_plain().map_err(LoadError::Tracepoints)?)
+            },
+            scope: scope.only().unwrap_or(0),
+            home: scope.home().inode(),
+            pidns: proc::own_pid_namespace().unwrap_or(0),
+            log: wants_log,
+        };
+        let mut loader = Loader::new(&globals, wanted)?;
+        let mut watched = Ports::new(loader.take_map("PORTS")?)?;
+        watched.set(ports)?;
+        let stream = if interest < Interest::Releases {
+            None
+        } else {
+            let stream = Stream::new(loader.take_map("EVENTS")?, loader.take_map("LOST")?);
+            Some(stream.map_err(|error| LoadError::Object(error.to_string()))?)
+        };
+        let hooks = Hooks::attach(&loader, layout.as_ref(), wanted)?;
+        let checks = hooks.can_be_detached().then(|| {
+            let mut checks = interval(CHECK_INTERVAL);
+            checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            checks
+        });
+        let log = if wants_log { hooks.any_program().and_then(KernelLog::new) } else { None };
+        Ok(Self { scope, ports: watched, hooks, stream, going: None, checks, log })
+    }
+
+    /// For each hook, whether it is attached, or why not.
+    pub(crate) fn hooks(&self) -> &[Hook] {
+        self.hooks.states()
+    }
+}
+
+impl Observer for EbpfObserver {
+    fn backend(&self) -> Backend {
+        Backend::Ebpf
+    }
+
+    fn look(&mut self, ports: &[Port]) -> Result<Vec<Socket>, ObserveError> {
+        let Some(iterator) = self.hooks.iterator() else {
+            return LinuxTable(self.scope.home().clone()).snapshot(ports);
+        };
+        let only = self.scope.only();
+        let asked: HashSet<Port> = ports.iter().copied().collect();
+        let wanted = |descriptor: &watcher_common::Descriptor| {
+            asked.contains(&holders::port(descriptor)) && only.is_none_or(|netns| netns == descriptor.netns)
+        };
+        let read = |listed: &[Socket]| -> Result<Vec<Socket>, ObserveError> {
+            let records = holders::read(iterator).map_err(|error| failed(ports, error.to_string()))?;
+            let mut sockets = holders::join(records.into_iter().filter(wanted), listed);
+            // The iterator visits every process of our pid namespace.
+            unheld::explain(&mut sockets);
+            Ok(sockets)
+        };
+        let home = self.scope.home();
+        // The table comes first, and its moment is the look's: what begins to listen while the descriptors are read is
+        // found by them alone, and is known to be newer.
+        let listed = match diag::sockets(home, ports, States::LISTENING) {
+            Ok(listed) => listed,
+            Err(error) => {
+                tracing::debug!(%error, "the kernel does not list sockets (sock_diag)");
+                return read(&[]);
+            }
+        };
+        let mut sockets = read(&listed)?;
+        let bound: Vec<Socket> =
+            sockets.iter().filter(|socket| is_bound_without_serving(socket)).cloned().collect();
+        if !bound.is_empty() {
+            // Sockets that do not listen are in another table, which takes milliseconds to read. So it is read only if
+            // there are some, and then the look begins again with it. Before Linux 6.8 they are not in it.
+            let listed = diag::sockets(home, ports, States::OWNING).unwrap_or_default();
+            let table = holders::Listed::new(&listed);
+            if bound.iter().any(|socket| table.find(socket).is_some()) {
+                sockets = read(&listed)?;
+                let states = [SocketState::Listen, SocketState::Bound];
+                holders::mark_newer(&mut sockets, &listed, home.inode(), &states);
+                return Ok(sockets);
+            }
+        }
+        holders::mark_newer(&mut sockets, &listed, home.inode(), &[SocketState::Listen]);
+        Ok(sockets)
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Observation, ObserveError>> {
+        if let Some(log) = &mut self.log {
+            log.poll(cx);
+        }
+        if let Some(checks) = &mut self.checks
+            && checks.poll_tick(cx).is_ready()
+        {
+            // Wakes the task at the next tick.
+            let _ = checks.poll_tick(cx);
+            if self.hooks.attach_again() {
+                return Poll::Ready(Ok(Observation::Lost(None, LostIn::Anywhere)));
+            }
+        }
+        let Some(stream) = &mut self.stream else { return Poll::Pending };
+        loop {
+            if let Some(going) = &mut self.going {
+                ready!(going.poll_gone(self.scope.home(), cx));
+            }
+            if let Some(gone) = self.going.take() {
+                return Poll::Ready(Ok(gone.into_observation()));
+            }
+            match ready!(stream.poll_next(cx)).map_err(ObserveError::Stream)? {
+                Observation::Event(event) if Going::is_needed(&event) => self.going = Some(Going::new(event)),
+                other => return Poll::Ready(Ok(self.with_cookie(other))),
+            }
+        }
+    }
+
+    fn may_hide_bound(&mut self, port: Port) -> Result<bool, ObserveError> {
+        // The iterator shows sockets that are bound but do not listen; sock_diag lists them since Linux 6.8, and those of
+        // UDP always.
+        Ok(port.protocol == Protocol::Tcp && self.hooks.iterator().is_none() && !diag::lists_bound())
+    }
+
+    fn follow(&mut self) {
+        if self.stream.is_some() {
+            return;
+        }
+        let ports = self.ports.watched.clone();
+        match Self::load(&ports, self.scope.clone(), Wanted::of(&ports, Interest::Releases)) {
+            Ok(following) => *self = following,
+            Err(error) => tracing::debug!(%error, "no release events"),
+        }
+    }
+
+    fn losses(&self) -> Vec<String> {
+        self.hooks.losses()
+    }
+
+    fn time_wait(&mut self, port: Port) -> Result<Option<Duration>, ObserveError> {
+        socket_table::time_wait(self.scope.home(), port)
+    }
+
+    fn drop_time_wait(&mut self, port: Port) -> Result<usize, ObserveError> {
+        socket_table::drop_time_wait(self.scope.home(), port)
+    }
+
+    fn other_ports(&mut self, port: Port, pids: &[u32]) -> HashMap<u32, Vec<u16>> {
+        other_ports::of(self.scope.home(), port, pids)
+    }
+
+    fn listening_elsewhere(&mut self, port: Port) -> Option<Vec<u32>> {
+        let listed = diag::listeners(self.scope.home(), port.protocol).ok()?;
+        let mut ports: Vec<Port> = listed.iter().map(Socket::port).filter(|&other| other != port).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        let watched = self.ports.watched.clone();
+        self.ports.set(&ports).ok()?;
+        let records = self.hooks.iterator().map(holders::read);
+        self.ports.set(&watched).ok()?;
+        let mut pids: Vec<u32> = records?.ok()?.into_iter().map(|record| record.pid).collect();
+        pids.sort_unstable();
+        pids.dedup();
+        Some(pids)
+    }
+}
+
+impl AgentObserver for EbpfObserver {
+    fn set_ports(&mut self, ports: &[Port]) -> Result<(), ObserveError> {
+        self.ports.set(ports).map_err(|error| unavailable(&error))
+    }
+}
+
+impl EbpfObserver {
+    /// Adds the cookie of a listen, which the plain tracepoint does not give. Without one, a connection that ends with
+    /// its listener could be taken for the listener itself.
+    fn with_cookie(&self, mut observation: Observation) -> Observation {
+        if let Observation::Event(event) = &mut observation
+            && event.kind == EventKind::Listen
+            && event.cookie.is_none()
+        {
+            let listed =
+                diag::sockets(self.scope.home(), &[event.port()], States::LISTENING).unwrap_or_default();
+            event.cookie =
+                listed.iter().find(|socket| socket.address == event.address).and_then(|socket| socket.cookie);
+        }
+        observation
+    }
+}
+
+/// The map of watched ports, in which the kernel program looks up each port.
+struct Ports {
+    words: Array<MapData, u64>,
+    watched: Vec<Port>,
+}
+
+impl Ports {
+    fn new(map: MapData) -> Result<Self, LoadError> {
+        Ok(Self {
+            words: Map::Array(map).try_into().map_err(|error| Self::refused(&error))?,
+            watched: Vec::new(),
+        })
+    }
+
+    fn set(&mut self, ports: &[Port]) -> Result<(), LoadError> {
+        let mut words: BTreeMap<u32, u64> = self.watched.iter().map(|&port| (Self::word(port), 0)).collect();
+        for &port in ports {
+            *words.entry(Self::word(port)).or_default() |= 1 << (port.number & 63);
+        }
+        for (word, bits) in words {
+            self.words.set(word, bits, 0).map_err(|error| Self::refused(&error))?;
+        }
+        ports.clone_into(&mut self.watched);
+        Ok(())
+    }
+
+    /// The map's word with a port's bit: first come those of TCP, then those of UDP.
+    fn word(port: Port) -> u32 {
+        let word = u32::from(port.number >> 6);
+        match port.protocol {
+            Protocol::Tcp => word,
+            Protocol::Udp => PORT_WORDS + word,
+        }
+    }
+
+    fn refused(error: &aya::maps::MapError) -> LoadError {
+        LoadError::Map { name: "PORTS".to_owned(), error: error.to_string(), refusal: None }
+    }
+}
+
+/// Whether it is in the kernel's table of sockets that are bound and do not listen.
+fn is_bound_without_serving(socket: &Socket) -> bool {
+    socket.state == SocketState::Bound && !socket.serves()
+}
+
+/// As [`System::bound`](crate::platform::contract::System::bound).
+pub(super) fn bound(netns: &Netns, port: Port) -> Option<Vec<Socket>> {
+    if port.protocol == Protocol::Tcp && !kernel_version::lists_bound() {
+        return None;
+    }
+    let mut sockets = diag::sockets(netns, &[port], States::OWNING).ok()?;
+    sockets.retain(|socket| socket.state == SocketState::Bound);
+    Some(sockets)
+}
+
+/// As [`System::has_listeners`](crate::platform::contract::System::has_listeners).
+pub(super) fn has_listeners(netns: &Netns) -> bool {
+    diag::listeners(netns, Protocol::Tcp).map_or(true, |listeners| !listeners.is_empty())
+}
+
+fn unavailable(error: &LoadError) -> ObserveError {
+    let (reason, mend) = refused::explain(error);
+    let why = reason.map_or_else(|| error.reason(), |reason| format!("{error}: {reason}"));
+    ObserveError::Unavailable { what: "the eBPF backend".to_owned(), why, mend }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use nix::unistd::geteuid;
+
+    use super::*;
+
+    #[test]
+    fn a_look_by_the_iterator_knows_the_creator_and_the_options() {
+        let listener = TcpListener::bind("[::]:0").unwrap();
+        let port = Port::tcp(listener.local_addr().unwrap().port());
+        let scope = Scope::One(Netns::current().unwrap());
+        // An ordinary user may not load programs.
+        let Ok(mut observer) = EbpfObserver::new(&[port], scope, Interest::Snapshots) else { return };
+        let records = holders::read(observer.hooks.iterator().unwrap()).unwrap();
+        assert!(records.iter().all(|record| record.uid == geteuid().as_raw()), "{records:?}");
+        let sockets = observer.snapshot(port).unwrap();
+        assert_eq!(sockets.len(), 1, "{sockets:?}");
+        assert_eq!(sockets[0].uid, Some(geteuid().as_raw()));
+        assert_eq!((sockets[0].v6_only, sockets[0].after_look), (Some(false), false));
+        assert!(!sockets[0].descriptors.is_empty());
+    }
+}

@@ -1,0 +1,366 @@
+//! The sockets of the watched ports, kept up to date: a snapshot, then events.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
+
+use crate::model::{Descriptor, Event, EventKind, Port, Socket, SocketId, SocketState};
+
+/// What an event changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// Nothing new: the change was already known.
+    Known,
+    /// The event is news.
+    News,
+    /// The event is news, and no socket holds the port any more.
+    NewsAndFree,
+}
+
+/// A socket, and the time since which its state is known.
+#[derive(Debug)]
+struct TrackedSocket {
+    socket: Socket,
+    since: Instant,
+    /// The last look did not find it, but no event has reported its end.
+    missing: bool,
+}
+
+impl TrackedSocket {
+    fn new(socket: Socket, since: Instant) -> Self {
+        Self { socket, since, missing: false }
+    }
+}
+
+/// The sockets that take one port, and where each is: any user can open thousands, in a network namespace of its own.
+#[derive(Debug, Default)]
+struct OfPort {
+    known: Vec<TrackedSocket>,
+    by_cookie: HashMap<u64, usize>,
+    /// How many have no cookie.
+    without_cookie: usize,
+}
+
+impl OfPort {
+    fn of(known: Vec<TrackedSocket>) -> Self {
+        let mut of_port = Self { known, ..Self::default() };
+        of_port.index();
+        of_port
+    }
+
+    fn index(&mut self) {
+        self.by_cookie.clear();
+        self.without_cookie = 0;
+        for (at, known) in self.known.iter().enumerate() {
+            match known.socket.cookie {
+                Some(cookie) => _ = self.by_cookie.entry(cookie).or_insert(at),
+                None => self.without_cookie += 1,
+            }
+        }
+    }
+
+    fn push(&mut self, tracked: TrackedSocket) {
+        match tracked.socket.cookie {
+            Some(cookie) => _ = self.by_cookie.entry(cookie).or_insert(self.known.len()),
+            None => self.without_cookie += 1,
+        }
+        self.known.push(tracked);
+    }
+
+    fn remove(&mut self, at: usize) -> Socket {
+        let gone = self.known.swap_remove(at).socket;
+        match gone.cookie {
+            Some(cookie) => _ = self.by_cookie.remove(&cookie),
+            None => self.without_cookie -= 1,
+        }
+        let moved = self.known.get(at).and_then(|moved| moved.socket.cookie);
+        if let Some(place) = moved.and_then(|cookie| self.by_cookie.get_mut(&cookie)) {
+            *place = at;
+        }
+        // One cookie may have been there twice.
+        if self.by_cookie.len() + self.without_cookie != self.known.len() {
+            self.index();
+        }
+        gone
+    }
+
+    /// Finds the event's socket by cookie, or by address if either side has no cookie.
+    fn find(&self, event: &Event) -> Option<usize> {
+        let by_cookie = event.cookie.and_then(|cookie| self.by_cookie.get(&cookie).copied());
+        let by_address = || {
+            self.known.iter().position(|TrackedSocket { socket, .. }| {
+                (socket.cookie.is_none() || event.cookie.is_none())
+                    && socket.address == event.address
+                    && may_be_same(socket.netns, event.netns)
+            })
+        };
+        by_cookie.or_else(|| {
+            let can_be = event.cookie.is_none() || self.without_cookie > 0;
+            can_be.then(by_address).flatten()
+        })
+    }
+
+    fn set_state(&mut self, at: usize, state: SocketState, since: Instant) -> Change {
+        let known = &mut self.known[at];
+        let changed = known.socket.state != state;
+        known.socket.state = state;
+        known.since = since;
+        if changed { Change::News } else { Change::Known }
+    }
+
+    fn insert(&mut self, event: &Event, state: SocketState) -> Change {
+        let socket = Socket {
+            cookie: event.cookie,
+            netns: event.netns,
+            uid: event.uid,
+            descriptors: event.pid.map(|pid| Descriptor { pid, fd: None }).into_iter().collect(),
+            ..Socket::new(event.protocol, event.address, state)
+        };
+        self.push(TrackedSocket::new(socket, event.at));
+        Change::News
+    }
+}
+
+/// The sockets that take the watched ports.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    ports: HashMap<Port, OfPort>,
+    /// When each port's newest snapshot was begun. It contains everything that happened to the port before.
+    since: HashMap<Port, Instant>,
+}
+
+impl Table {
+    /// Replaces the ports' known sockets with a snapshot that was begun at `since`.
+    pub(crate) fn load(&mut self, ports: &[Port], snapshot: Vec<Socket>, since: Instant) {
+        for port in ports {
+            self.ports.remove(port);
+        }
+        for socket in snapshot.into_iter().filter(Socket::takes_port) {
+            self.ports.entry(socket.port()).or_default().push(TrackedSocket::new(socket, since));
+        }
+        self.since.extend(ports.iter().map(|&port| (port, since)));
+    }
+
+    /// Corrects the ports' known sockets with a snapshot that was begun at `since`, without reporting news: the events up to
+    /// its end were applied before. `released` are the cookies of sockets that were released while it was read.
+    ///
+    /// A descriptor is closed before its socket is released: a socket that one look does not find may be about to end, and
+    /// its release, which is news, may still come. Only a socket that the next look does not find either is forgotten.
+    pub(crate) fn correct(
+        &mut self,
+        ports: &[Port],
+        snapshot: Vec<Socket>,
+        since: Instant,
+        released: &HashSet<u64>,
+    ) {
+        let looked: HashSet<Port> = ports.iter().copied().collect();
+        let there: HashSet<SocketId> = snapshot.iter().map(Socket::id).collect();
+        let mut known: Vec<TrackedSocket> =
+            std::mem::take(&mut self.ports).into_values().flat_map(|of_port| of_port.known).collect();
+        known.retain_mut(|known| {
+            // An event since then is newer than the snapshot.
+            let concerns = known.since < since && looked.contains(&known.socket.port());
+            let missing = concerns && !there.contains(&known.socket.id());
+            let twice = missing && known.missing;
+            known.missing = missing;
+            !twice
+        });
+        let is_gone = |socket: &Socket| socket.cookie.is_some_and(|cookie| released.contains(&cookie));
+        let mut places: HashMap<SocketId, usize> =
+            known.iter().enumerate().map(|(at, known)| (known.socket.id(), at)).collect();
+        for socket in snapshot.into_iter().filter(|socket| socket.takes_port() && !is_gone(socket)) {
+            match places.get(&socket.id()).and_then(|&at| known.get_mut(at)) {
+                Some(known) => {
+                    let state = if known.since >= since { known.socket.state } else { socket.state };
+                    known.socket = Socket { state, ..socket };
+                }
+                None => {
+                    places.insert(socket.id(), known.len());
+                    known.push(TrackedSocket::new(socket, since));
+                }
+            }
+        }
+        let mut by_port: HashMap<Port, Vec<TrackedSocket>> = HashMap::new();
+        for known in known {
+            by_port.entry(known.socket.port()).or_default().push(known);
+        }
+        self.ports = by_port.into_iter().map(|(port, known)| (port, OfPort::of(known))).collect();
+    }
+
+    /// Forgets all ports except these.
+    pub(crate) fn keep(&mut self, ports: &[Port]) {
+        let ports: HashSet<Port> = ports.iter().copied().collect();
+        self.ports.retain(|port, _| ports.contains(port));
+        self.since.retain(|port, _| ports.contains(port));
+    }
+
+    /// The ports that a socket takes, in order.
+    pub(crate) fn held(&self) -> Vec<Port> {
+        let held = self.ports.iter().filter(|(_, of_port)| !of_port.known.is_empty());
+        let mut ports: Vec<Port> = held.map(|(&port, _)| port).collect();
+        ports.sort_unstable();
+        ports
+    }
+
+    /// The sockets that take the port.
+    pub(crate) fn on_port(&self, port: Port) -> impl Iterator<Item = &Socket> {
+        self.ports.get(&port).into_iter().flat_map(|of_port| &of_port.known).map(|known| &known.socket)
+    }
+
+    /// The sockets that own the port in a network namespace; those of an unknown namespace are in each.
+    pub(crate) fn in_namespace(&self, port: Port, netns: Option<u32>) -> impl Iterator<Item = &Socket> {
+        self.on_port(port).filter(move |socket| may_be_same(socket.netns, netns))
+    }
+
+    fn of(&mut self, port: Port) -> &mut OfPort {
+        self.ports.entry(port).or_default()
+    }
+
+    /// Updates the table with an event.
+    pub(crate) fn apply(&mut self, event: &Event) -> Change {
+        let port = event.port();
+        let before_snapshot = self.since.get(&port).is_some_and(|&since| event.at < since);
+        let found = self.ports.get(&port).and_then(|of_port| of_port.find(event));
+        match (event.kind, found) {
+            (EventKind::Conflict, _) if before_snapshot => Change::Known,
+            (EventKind::Conflict, _) => Change::News,
+            (EventKind::Bind, Some(_)) => Change::Known,
+            (EventKind::Listen, Some(at)) => self.of(port).set_state(at, SocketState::Listen, event.at),
+            (EventKind::Unlisten, Some(at)) => self.of(port).set_state(at, SocketState::Bound, event.at),
+            (EventKind::Release, Some(at)) => {
+                let of_port = self.of(port);
+                let gone = of_port.remove(at);
+                // Where every port is followed, one entry for each that was ever held would take tens of megabytes.
+                if of_port.known.is_empty() {
+                    self.ports.remove(&port);
+                }
+                let mut others = self.in_namespace(port, event.netns.or(gone.netns));
+                if others.next().is_none() { Change::NewsAndFree } else { Change::News }
+            }
+            // The socket came or went before the snapshot, which would contain it if it still existed.
+            (_, None) if before_snapshot => Change::Known,
+            (EventKind::Bind, None) => self.of(port).insert(event, SocketState::Bound),
+            (EventKind::Listen, None) => self.of(port).insert(event, SocketState::Listen),
+            // Connections that a closing listener never accepted are destroyed with it, and no longer have a remote
+            // port by then: to the kernel program they look like listeners, but they were never seen to bind or listen.
+            (EventKind::Unlisten | EventKind::Release, None) => Change::Known,
+        }
+    }
+}
+
+/// Whether both may be one network namespace.
+fn may_be_same(a: Option<u32>, b: Option<u32>) -> bool {
+    a == b || a.is_none() || b.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::model::Protocol;
+
+    const PORT: Port = Port::tcp(80);
+
+    fn listener(cookie: u64) -> Socket {
+        let address = ([127, 0, 0, 1], 80).into();
+        Socket { cookie: Some(cookie), ..Socket::new(Protocol::Tcp, address, SocketState::Listen) }
+    }
+
+    fn release(cookie: u64) -> Event {
+        Event {
+            kind: EventKind::Release,
+            protocol: Protocol::Tcp,
+            address: ([127, 0, 0, 1], 80).into(),
+            monotonic_ns: 0,
+            at: Instant::now(),
+            time: SystemTime::UNIX_EPOCH,
+            delay: None,
+            pid: None,
+            uid: None,
+            comm: String::new(),
+            by_kernel_thread: false,
+            cookie: Some(cookie),
+            netns: None,
+        }
+    }
+
+    fn look(table: &mut Table, sockets: Vec<Socket>) {
+        table.correct(&[PORT], sockets, Instant::now(), &HashSet::new());
+    }
+
+    #[test]
+    fn a_release_is_news_though_a_look_came_between_descriptor_and_socket() {
+        let mut table = Table::default();
+        table.load(&[PORT], vec![listener(1)], Instant::now());
+        look(&mut table, Vec::new());
+        assert_eq!(table.apply(&release(1)), Change::NewsAndFree);
+    }
+
+    fn listen(port: u16, at: Instant) -> Event {
+        let address = ([127, 0, 0, 1], port).into();
+        Event { kind: EventKind::Listen, address, at, cookie: Some(7), ..release(7) }
+    }
+
+    #[test]
+    fn what_comes_between_the_snapshots_of_two_ports_is_news() {
+        let begun = Instant::now();
+        let moment = |number: u64| begun + std::time::Duration::from_millis(number);
+        let mut table = Table::default();
+        table.load(&[PORT], Vec::new(), moment(1));
+        table.load(&[Port::tcp(81)], Vec::new(), moment(3));
+        assert_eq!(table.apply(&listen(80, moment(0))), Change::Known);
+        assert_eq!(table.apply(&listen(80, moment(2))), Change::News);
+        assert_eq!(table.apply(&listen(81, moment(2))), Change::Known);
+    }
+
+    #[test]
+    fn a_port_is_free_in_each_namespace_by_itself() {
+        let mut table = Table::default();
+        let in_namespace = |cookie, netns| Socket { netns: Some(netns), ..listener(cookie) };
+        table.load(&[PORT], vec![in_namespace(1, 5), in_namespace(2, 6)], Instant::now());
+        let event = Event { netns: Some(5), ..release(1) };
+        assert_eq!(table.apply(&event), Change::NewsAndFree);
+        assert_eq!(table.in_namespace(PORT, Some(6)).count(), 1);
+    }
+
+    #[test]
+    fn sockets_are_found_however_many_went_before() {
+        let mut table = Table::default();
+        let bare = Socket { cookie: None, ..listener(0) };
+        let all = [listener(1), listener(2), bare, listener(3), listener(4)];
+        table.load(&[PORT], all.into(), Instant::now());
+        // when the first goes, the last takes its place
+        for cookie in [1, 4, 2] {
+            assert_eq!(table.apply(&release(cookie)), Change::News);
+            // and its end is no news twice
+            assert!(table.on_port(PORT).all(|socket| socket.cookie != Some(cookie)));
+        }
+        assert_eq!(table.on_port(PORT).count(), 2);
+        // a socket without a cookie is known by its address
+        assert_eq!(table.apply(&release(5)), Change::News);
+        assert_eq!(table.apply(&release(5)), Change::Known);
+        assert_eq!(table.apply(&release(3)), Change::NewsAndFree);
+    }
+
+    #[test]
+    fn one_cookie_that_was_listed_twice_goes_twice() {
+        let mut table = Table::default();
+        table.load(&[PORT], vec![listener(1), listener(2), listener(1)], Instant::now());
+        let changes = [1, 1, 2].map(|cookie| table.apply(&release(cookie)));
+        assert_eq!(changes, [Change::News, Change::News, Change::NewsAndFree]);
+    }
+
+    #[test]
+    fn what_two_looks_do_not_find_is_forgotten() {
+        let mut table = Table::default();
+        table.load(&[PORT], vec![listener(1), listener(2)], Instant::now());
+        look(&mut table, vec![listener(2)]);
+        look(&mut table, vec![listener(2)]);
+        assert_eq!(table.on_port(PORT).count(), 1);
+        // and a socket that is found again must again be missed twice
+        look(&mut table, Vec::new());
+        look(&mut table, vec![listener(2)]);
+        look(&mut table, Vec::new());
+        assert_eq!(table.on_port(PORT).count(), 1);
+    }
+}

@@ -1,0 +1,173 @@
+//! JSON that only the host agent sends or receives: its ports, its status, the body of a clean.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa::openapi::schema::{Array, ArrayBuilder, ObjectBuilder, Type};
+
+use crate::clean::Overrides;
+use crate::model::Backend;
+
+/// The watched ports.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = PortsReport)]
+pub(crate) struct PortsAnswer {
+    /// The ports.
+    pub(crate) ports: Vec<WatchedPortJson>,
+}
+
+/// A watched port.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = WatchedReport)]
+pub(crate) struct WatchedPortJson {
+    /// The port.
+    pub(crate) port: u16,
+    /// The rule set that says what may be ended on it.
+    pub(crate) identity: String,
+    /// Whether any process holds it, in any network namespace.
+    pub(crate) held: bool,
+    /// Whether the configuration names it, so that it can be cleaned.
+    pub(crate) configured: bool,
+}
+
+/// The agent's status.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = StatusReport)]
+pub(crate) struct StatusAnswer {
+    /// The program's version.
+    pub(crate) version: String,
+    /// Its process.
+    pub(crate) pid: u32,
+    /// Its socket.
+    pub(crate) socket: String,
+    /// What it was told.
+    pub(crate) configuration: ConfigurationJson,
+    /// How long it has been running, in seconds.
+    pub(crate) uptime_s: u64,
+    /// How ports are observed.
+    pub(crate) backend: Backend,
+    /// What the backend can't do here, and why.
+    pub(crate) degraded: Vec<String>,
+    /// The ports that the configuration names.
+    pub(crate) ports: Vec<u16>,
+    /// Whether every port is followed, and not those alone.
+    pub(crate) follows_all: bool,
+    /// How many events have been dropped so far.
+    pub(crate) lost: u64,
+    /// How many clients read the event stream.
+    pub(crate) subscribers: i64,
+    /// The capabilities that the agent has.
+    pub(crate) capabilities: Vec<CapabilityJson>,
+    /// Whether `no_new_privs` is set, so that no program that the agent runs can gain privileges.
+    pub(crate) no_new_privileges: bool,
+}
+
+/// The configuration that is in force.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = ConfigurationReport)]
+pub(crate) struct ConfigurationJson {
+    /// Its file.
+    pub(crate) path: String,
+    /// Whether there is such a file; the defaults are in force if not.
+    pub(crate) exists: bool,
+    /// The group that may read, besides root.
+    pub(crate) group: Option<String>,
+    /// Where metrics are served over TCP.
+    pub(crate) metrics: Option<String>,
+    /// Why the last reload failed, if it did: then an earlier configuration is in force.
+    pub(crate) reload_failed: Option<String>,
+}
+
+/// A capability, and what it is needed for.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = CapabilityReport)]
+pub(crate) struct CapabilityJson {
+    /// Its name, as in capabilities(7).
+    pub(crate) name: String,
+    /// What it is needed for.
+    pub(crate) needed: String,
+}
+
+/// How many pids a clean may protect.
+pub(crate) const MOST_PROTECTED: usize = 64;
+
+/// The options of a clean; all are optional. The caller may not choose what is ended.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CleanRequest {
+    /// The longest wait after SIGTERM; of a user other than root, at most 60 s are taken, and so for the two below.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 18446744073709551615_u64)]
+    term_timeout_ms: Option<u64>,
+    /// The longest wait after SIGKILL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 18446744073709551615_u64)]
+    kill_timeout_ms: Option<u64>,
+    /// The longest wait for the port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 18446744073709551615_u64)]
+    free_timeout_ms: Option<u64>,
+    /// Pids of processes that are never ended, nor are their ancestors.
+    #[serde(default)]
+    #[schema(schema_with = pids)]
+    pub(crate) protect: Vec<u32>,
+    /// Report what would be ended, without signalling any process.
+    #[serde(default)]
+    pub(crate) dry_run: bool,
+    /// End nobody unless that frees the addresses that the owners hold.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) all_or_nothing: bool,
+    /// Spare an owner that began less than this ago.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 18446744073709551615_u64)]
+    min_age_ms: Option<u64>,
+}
+
+/// As described: any number that a pid can have, where the derived schema would end at half of them.
+fn pids() -> Array {
+    let pid = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).maximum(Some(u32::MAX));
+    ArrayBuilder::new()
+        .items(pid)
+        .max_items(Some(MOST_PROTECTED))
+        .description(Some("Pids of processes that are never ended, nor are their ancestors"))
+        .build()
+}
+
+impl CleanRequest {
+    /// A request that leaves to the agent what the caller has not said.
+    pub(crate) fn new(
+        said: &Overrides,
+        protect: &[u32],
+        min_age: Option<Duration>,
+        dry_run: bool,
+        all_or_nothing: bool,
+    ) -> Self {
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).ok();
+        Self {
+            term_timeout_ms: said.term.and_then(milliseconds),
+            kill_timeout_ms: said.kill.and_then(milliseconds),
+            free_timeout_ms: said.free.and_then(milliseconds),
+            protect: protect.to_vec(),
+            dry_run,
+            all_or_nothing,
+            min_age_ms: min_age.and_then(milliseconds),
+        }
+    }
+
+    /// How long an owner must have run to be ended, where that is asked for.
+    pub(crate) fn min_age(&self) -> Option<Duration> {
+        self.min_age_ms.map(Duration::from_millis)
+    }
+
+    /// The waits that are asked for, each at most `longest`.
+    pub(crate) fn overrides(&self, longest: Duration) -> Overrides {
+        let limit = |milliseconds: u64| Duration::from_millis(milliseconds).min(longest);
+        Overrides {
+            signal: None,
+            term: self.term_timeout_ms.map(limit),
+            kill: self.kill_timeout_ms.map(limit),
+            free: self.free_timeout_ms.map(limit),
+        }
+    }
+}
