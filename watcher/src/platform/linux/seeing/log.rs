@@ -46,6 +46,13 @@ impl KernelLog {
     }
 }
 
+impl Drop for KernelLog {
+    /// Forwards the rest: what was written after the last look at the ring belongs to the events that were shown.
+    fn drop(&mut self) {
+        self.0.get_mut().flush();
+    }
+}
+
 /// Converts a level: aya-log writes to the `log` crate, this program to tracing.
 struct IntoTracing;
 
