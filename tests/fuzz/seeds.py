@@ -77,8 +77,8 @@ def kernel(made):
         seed("kernel", name + "-events", b"\0" + events)
         for pids in (1, 3):
             descriptors = b"".join(
-                struct.pack("=QQIIII16sIHHHHI", cookie, inode, pid, pid, 3, netns, address, 0, 10, pid & 7,
-                            one.family, port, 1000)
+                struct.pack("=QQQ16s4sIIIIIIHHHHHH", cookie, 0, inode, address, address[:4], pid, pid, 3, netns, 0, 1000,
+                            one.family, 17 if name == "bound" else 6, port, 0, 10, pid << 5 & 32)
                 for pid in range(pids))
             seed("kernel", f"{name}-descriptors-{pids}", b"\1" + descriptors)
 

@@ -81,16 +81,13 @@ impl EventKind {
     }
 }
 
-/// Flags of a socket, in [`Descriptor::flags`].
-pub mod flag {
+/// The bits of [`Descriptor::options`]: the bit fields `skc_reuse:4`, `skc_reuseport:1` and `skc_ipv6only:1` of one byte, in
+/// this order since Linux 3.13.
+pub mod option {
+    /// `SO_REUSEADDR` is set, if any of these bits is.
+    pub const REUSEADDR: u16 = 0x0f;
     /// `IPV6_V6ONLY` is set.
-    pub const V6ONLY: u16 = 1;
-    /// The descriptor is of a multipath socket; the cookie is its first subflow's.
-    pub const MPTCP: u16 = 1 << 1;
-    /// The socket is connected, or was: its local port is the watched one, but it does not serve it.
-    pub const CONNECTED: u16 = 1 << 2;
-    /// It is a UDP socket.
-    pub const UDP: u16 = 1 << 3;
+    pub const V6ONLY: u16 = 0x20;
 }
 
 /// One kernel event about a watched port.
@@ -123,14 +120,20 @@ pub struct Event {
     pub protocol: u16,
 }
 
-/// One descriptor, in a process, of a socket on a watched port. An empty record, with port 0, only ends a read.
+/// One descriptor, in a process, of a socket on a watched port: what the kernel has there, as it is.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Descriptor {
-    /// The socket's cookie, as in [`Event::cookie`].
+    /// The socket's cookie; 0 if nobody has asked for it yet, because the kernel makes it when it is asked for.
     pub cookie: u64,
+    /// The cookie of a multipath socket's first subflow. Of other sockets it says nothing.
+    pub subflow_cookie: u64,
     /// The inode that `/proc/PID/fd` shows as `socket:[…]`.
     pub inode: u64,
+    /// The local IPv6 address. Of an IPv4 socket it says nothing.
+    pub v6: [u8; 16],
+    /// The local IPv4 address. Of an IPv6 socket it says nothing.
+    pub v4: [u8; 4],
     /// The process; 0 if it is not visible in gatewatch's pid namespace.
     pub pid: u32,
     /// The thread whose descriptor table has it; differs from `pid` when the leader has ended.
@@ -139,20 +142,38 @@ pub struct Descriptor {
     pub fd: u32,
     /// As in [`Event::netns`].
     pub netns: u32,
-    /// As in [`Event::address`].
-    pub address: [u8; 16],
     /// As in [`Event::interface`].
     pub interface: u32,
-    /// The kernel's TCP state, which a UDP socket has as well.
-    pub state: u16,
-    /// Bits of [`flag`].
-    pub flags: u16,
-    /// As in [`Event::family`].
-    pub family: u16,
-    /// The local port.
-    pub port: u16,
     /// The user who created the socket, in the initial user namespace.
     pub uid: u32,
+    /// As in [`Event::family`].
+    pub family: u16,
+    /// `IPPROTO_TCP`, `IPPROTO_MPTCP` or `IPPROTO_UDP`.
+    pub protocol: u16,
+    /// The local port.
+    pub port: u16,
+    /// The remote port; 0 if it is not connected.
+    pub remote_port: u16,
+    /// The kernel's TCP state, which a UDP socket has as well.
+    pub state: u16,
+    /// Bits of [`option`].
+    pub options: u16,
+}
+
+/// What an iterator over descriptors knows from one visit to the next. User space sets `socket` before the first.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The address of the kernel's `socket_file_ops`, which every file of a socket has, and no other.
+    pub sockets: u64,
+    /// A descriptor of gatewatch's own that is a socket, to find that address by.
+    pub socket: u32,
+    /// The thread that had more descriptors to report than there was room for.
+    pub thread: u32,
+    /// The first of them that found none.
+    pub descriptor: u32,
+    /// Nothing, so that the record has no gap.
+    pub unused: u32,
 }
 
 /// Where the running kernel keeps what the program reads: byte offsets from its BTF. User space fills this in before
@@ -178,12 +199,16 @@ pub struct Offsets {
     pub net_inum: u32,
     pub mptcp_first: u32,
     pub socket_sk: u32,
+    pub socket_file: u32,
     pub file_private_data: u32,
     pub file_inode: u32,
+    pub file_op: u32,
     pub inode_ino: u32,
+    pub inode_mode: u32,
     pub task_tgid: u32,
     pub task_pid: u32,
     pub task_files: u32,
+    pub task_group_leader: u32,
     pub task_signal: u32,
     pub task_thread_pid: u32,
     pub task_mm: u32,
@@ -195,6 +220,7 @@ pub struct Offsets {
     pub files_fdt: u32,
     pub fdtable_fd: u32,
     pub fdtable_max_fds: u32,
+    pub fdtable_open_fds: u32,
     /// `struct pt_regs`: the register of a system call's first argument, as it was at the call's entry.
     pub regs_first: u32,
     pub regs_second: u32,

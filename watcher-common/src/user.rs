@@ -2,7 +2,7 @@
 
 use core::mem::size_of;
 
-use crate::{Descriptor, Event, EventKind, Offsets, Settings, TraceOffsets};
+use crate::{Descriptor, Event, EventKind, Offsets, Progress, Settings, TraceOffsets};
 
 impl EventKind {
     /// The kind with this number; `None` for a number that no kind has.
@@ -37,6 +37,8 @@ unsafe impl Record for Event {}
 // SAFETY: as above.
 unsafe impl Record for Descriptor {}
 // SAFETY: as above.
+unsafe impl Record for Progress {}
+// SAFETY: as above.
 unsafe impl Record for Offsets {}
 // SAFETY: as above.
 unsafe impl Record for TraceOffsets {}
@@ -44,8 +46,9 @@ unsafe impl Record for TraceOffsets {}
 unsafe impl Record for Settings {}
 
 const _: () = assert!(size_of::<Event>() == 8 + 8 + 4 * 4 + 16 + 16 + 4 * 2);
-const _: () = assert!(size_of::<Descriptor>() == 8 + 8 + 4 * 4 + 16 + 4 + 2 * 4 + 4);
-const _: () = assert!(size_of::<Offsets>() == 35 * 4);
+const _: () = assert!(size_of::<Descriptor>() == 3 * 8 + 16 + 4 + 6 * 4 + 6 * 2);
+const _: () = assert!(size_of::<Progress>() == 8 + 4 * 4);
+const _: () = assert!(size_of::<Offsets>() == 40 * 4);
 const _: () = assert!(size_of::<TraceOffsets>() == 13 * 4);
 const _: () = assert!(size_of::<Settings>() == 6 * 4);
 

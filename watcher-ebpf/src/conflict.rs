@@ -12,6 +12,7 @@ use aya_ebpf::programs::TracePointContext;
 use aya_log_ebpf::debug;
 use watcher_common::{AF_INET, AF_INET6, EventKind, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP};
 
+use crate::descriptors::Descriptors;
 use crate::emit::{SocketEvent, emit};
 use crate::globals::{OFFSETS, constant, watched, watched_of, watched_udp};
 use crate::memory::read;
@@ -119,14 +120,8 @@ fn arguments() -> (u64, u64) {
 fn socket_of(fd: u32) -> Option<Sock> {
     // SAFETY: the helper takes nothing and always returns the current task.
     let task = unsafe { bpf_get_current_task() } as *const u8;
-    let files: u64 = read(task, constant(&OFFSETS.task_files));
-    let table: u64 = read(files as *const u8, constant(&OFFSETS.files_fdt));
-    if fd >= read::<u32>(table as *const u8, constant(&OFFSETS.fdtable_max_fds)) {
-        return None;
-    }
-    let array: u64 = read(table as *const u8, constant(&OFFSETS.fdtable_fd));
-    let file: u64 = read(array as *const u8, fd.wrapping_mul(8));
-    let socket: u64 = read(file as *const u8, constant(&OFFSETS.file_private_data));
+    let file = Descriptors::of(Descriptors::owner(task)).file(fd);
+    let socket: u64 = read(file, constant(&OFFSETS.file_private_data));
     let sock: u64 = read(socket as *const u8, constant(&OFFSETS.socket_sk));
     if sock == 0 { None } else { Some(Sock::new(sock as *const u8)) }
 }

@@ -1,136 +1,123 @@
-//! `iter/task_file`: every descriptor of every process, and of every thread that has a table of its own.
+//! `iter/task`: every descriptor of every process, and of every thread that has a table of its own.
 //!
 //! The threads matter: when a leader has ended, `/proc/PID/fd` is empty while another thread holds the socket.
+//!
+//! The tables of descriptors are read where they are, and no file is referred to. The kernel's own iterator over descriptors
+//! ([`crate::holders_by_file`]) holds each file while it visits it: a listener that its owner closes in that moment keeps
+//! its port a little longer.
 
-use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_seq_write, bpf_sock_from_file};
-use watcher_common::{Descriptor, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, TCP_CLOSE, TCP_LISTEN, flag};
+use core::ffi::c_void;
 
-use crate::current;
-use crate::globals::{OFFSETS, SETTINGS, constant, watched_of, zeroed};
+use aya_ebpf::helpers::generated::bpf_loop;
+
+use crate::descriptors::Descriptors;
+use crate::globals::{OFFSETS, constant};
+use crate::held::{AGAIN, DONE, progress, report, socket_behind};
 use crate::memory::read;
-use crate::sock::Sock;
 
-/// The iterator's context (the kernel's `bpf_iter__task_file`).
+/// The iterator's context (the kernel's `bpf_iter__task`).
 #[repr(C)]
-pub struct TaskFile {
-    meta: *const Meta,
+pub struct Task {
+    meta: *const u8,
     task: *const u8,
-    fd: u32,
-    file: *const u8,
 }
 
-/// The kernel's `bpf_iter_meta`.
+/// What a callback of `bpf_loop` answers.
+const GO_ON: i64 = 0;
+const STOP: i64 = 1;
+
+/// A visit to the descriptors of a task.
 #[repr(C)]
-struct Meta {
-    seq: *mut u8,
-    session_id: u64,
-    seq_num: u64,
+struct Visit {
+    task: *const u8,
+    descriptors: Descriptors,
+    /// The word of the bitmap that is visited, and the descriptor of its first bit.
+    word: u64,
+    first: u32,
+    /// The descriptor to begin with: those below were reported at the last read.
+    begin: u32,
+    /// [`watcher_common::Progress::sockets`].
+    sockets: u64,
+    /// The descriptor that found no room, and whether there is one.
+    full_at: u32,
+    is_full: u32,
 }
 
-/// End each read after this many descriptors, with an empty record if there is nothing to report.
-///
-/// The kernel holds each file while it is visited. If a process closes the file in that moment, it is the visitor that
-/// releases it, but only on its way back to user space (`fput`); until then a listener among them keeps its port.
-/// Besides, a read that visits a million objects and has nothing to report fails (`EAGAIN`).
-const DESCRIPTORS_PER_READ: u64 = 64;
-
-/// An empty record. A static, because the compiler would call a function of its own to make one at run time.
+/// Reports each descriptor of a socket that holds a watched port.
 #[unsafe(no_mangle)]
-static EMPTY: Descriptor = zeroed();
-
-/// Writes a [`Descriptor`] for each descriptor of a socket that holds a watched port.
-#[unsafe(no_mangle)]
-#[unsafe(link_section = "iter/task_file")]
-pub extern "C" fn holders(ctx: *const TaskFile) -> i32 {
-    // SAFETY: the verifier knows the context's type; a task or file that does not exist is a null pointer.
-    let (task, file, fd) = unsafe { ((*ctx).task, (*ctx).file, (*ctx).fd) };
-    if task.is_null() || file.is_null() {
-        return 0;
+#[unsafe(link_section = "iter/task")]
+pub extern "C" fn holders(ctx: *const Task) -> i32 {
+    // SAFETY: the verifier knows the context's type; after the last task comes a null pointer.
+    let task = unsafe { (*ctx).task };
+    let Some(progress) = progress() else { return DONE };
+    if task.is_null() {
+        return DONE;
     }
-    // SAFETY: the verifier knows this context's parts as well.
-    if unsafe { (*(*ctx).meta).seq_num } % DESCRIPTORS_PER_READ == DESCRIPTORS_PER_READ - 1 {
-        write(ctx, &EMPTY);
+    let owner = Descriptors::owner(task);
+    let leader = read::<u64>(task, constant(&OFFSETS.task_group_leader)) as *const u8;
+    let is_leaders = leader != task && Descriptors::owner(leader) == owner;
+    if owner.is_null() || is_leaders {
+        return DONE;
     }
-    // SAFETY: takes a file and gives the socket behind it, or null (Linux 5.11).
-    let socket = unsafe { bpf_sock_from_file(file.cast_mut().cast()) }.cast::<u8>();
-    if socket.is_null() {
-        return 0;
-    }
-    // Read directly rather than through a helper, so that the verifier still knows that this is a sock, for which it
-    // allows us to ask for the cookie. To the verifier the offset is a constant, because the globals are frozen.
-    // SAFETY: the verifier checks that the offset is of a member.
-    let sk = unsafe {
-        socket.wrapping_add(constant(&OFFSETS.socket_sk) as usize).cast::<*const u8>().read_volatile()
+    let thread = read(task, constant(&OFFSETS.task_pid));
+    let mut visit = Visit {
+        task,
+        descriptors: Descriptors::of(owner),
+        word: 0,
+        first: 0,
+        begin: if progress.thread == thread { progress.descriptor } else { 0 },
+        sockets: progress.sockets,
+        full_at: 0,
+        is_full: 0,
     };
-    let sock = Sock::new(sk);
-    let (protocol, port) = (sock.protocol(), sock.port());
-    let is_known = matches!(protocol, IPPROTO_TCP | IPPROTO_MPTCP | IPPROTO_UDP);
-    if !is_known || !watched_of(protocol, port) {
-        return 0;
+    each(visit.descriptors.words(), visit_word, &mut visit);
+    if visit.is_full == 0 {
+        return DONE;
     }
-    let netns = sock.netns();
-    let scope = constant(&SETTINGS.scope);
-    if (scope != 0 && scope != netns) || sock.is_own_in(task) {
-        return 0;
-    }
-    let state = sock.state();
-    let options = sock.options();
-    let mut flags = 0;
-    if options.v6_only() {
-        flags |= flag::V6ONLY;
-    }
-    if protocol == IPPROTO_UDP {
-        flags |= flag::UDP;
-    }
-    if state != TCP_LISTEN && (state != TCP_CLOSE || sock.remote_port() != 0) {
-        // A TCP connection that shares the port on SO_REUSEADDR's terms, as accepted ones do, keeps no other socket from
-        // the port. Of a UDP socket the port is its own.
-        if options.reuses_address() && protocol != IPPROTO_UDP {
-            return 0;
-        }
-        flags |= flag::CONNECTED;
-    }
-    let cookie = if protocol == IPPROTO_MPTCP {
-        flags |= flag::MPTCP;
-        sock.first_subflow().stored_cookie()
-    } else {
-        // SAFETY: a sock that the verifier knows as one.
-        unsafe { bpf_get_socket_cookie(sock.as_ptr()) }
-    };
-    let inode: u64 = read(file, constant(&OFFSETS.file_inode));
-    let (pid, tid) = current::pid_and_tid(task);
-    let family = sock.family();
-    let address = sock.address(family);
-    let mut descriptor = Descriptor {
-        cookie,
-        inode: read(inode as *const u8, constant(&OFFSETS.inode_ino)),
-        pid,
-        tid,
-        fd,
-        netns,
-        address: [0; 16],
-        interface: sock.interface(),
-        state,
-        flags,
-        family,
-        port,
-        uid: sock.uid(),
-    };
-    // SAFETY: the field is sixteen bytes long and lies at a multiple of eight.
-    unsafe { (&raw mut descriptor.address).cast::<[u64; 2]>().write(address.0) };
-    write(ctx, &descriptor);
-    0
+    (progress.thread, progress.descriptor) = (thread, visit.full_at);
+    AGAIN
 }
 
+/// Calls a function with each number below `count`, until it answers [`STOP`].
 #[inline(always)]
-fn write(ctx: *const TaskFile, descriptor: &Descriptor) {
-    // SAFETY: the context's seq file, and a record of the length given, which is only read.
-    unsafe {
-        let seq = (*(*ctx).meta).seq;
-        bpf_seq_write(
-            seq.cast(),
-            core::ptr::from_ref(descriptor).cast_mut().cast(),
-            core::mem::size_of::<Descriptor>() as u32,
-        );
+fn each(count: u32, function: unsafe extern "C" fn(u64, *mut Visit) -> i64, visit: &mut Visit) {
+    // SAFETY: the verifier checks the function with this context.
+    unsafe { bpf_loop(count, function as *mut c_void, core::ptr::from_mut(visit).cast(), 0) };
+}
+
+/// Visits the descriptors of one word of the bitmap.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn visit_word(index: u64, visit: *mut Visit) -> i64 {
+    // SAFETY: the context that was given to bpf_loop.
+    let visit = unsafe { &mut *visit };
+    visit.word = visit.descriptors.word(index as u32);
+    visit.first = index as u32 * 64;
+    // Most words are empty, or have their lowest bits alone.
+    let count = match visit.word {
+        0 => return GO_ON,
+        word if word >> 16 == 0 => 16,
+        _ => 64,
+    };
+    each(count, visit_descriptor, visit);
+    // The verifier must see that this is one of the two.
+    i64::from(visit.is_full & 1)
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn visit_descriptor(bit: u64, visit: *mut Visit) -> i64 {
+    // SAFETY: as above.
+    let visit = unsafe { &mut *visit };
+    let fd = visit.first + bit as u32;
+    if visit.word >> (bit & 63) & 1 == 0 || fd < visit.begin {
+        return GO_ON;
     }
+    let file = visit.descriptors.file_of_open(fd);
+    let Some(sock) = socket_behind(file, visit.sockets) else { return GO_ON };
+    // The kernel gives the memory of a closed file to the next one, whosever that is.
+    let is_still = || visit.descriptors.file_of_open(fd) == file;
+    if report(visit.task, file, fd, sock, is_still) {
+        return GO_ON;
+    }
+    (visit.full_at, visit.is_full) = (fd, 1);
+    STOP
 }

@@ -11,6 +11,7 @@
 mod bind;
 mod conflict;
 mod holders;
+mod holders_by_file;
 mod listen;
 mod release;
 mod udp_release;
@@ -18,8 +19,10 @@ mod udp_release;
 // What they share.
 mod budget;
 mod current;
+mod descriptors;
 mod emit;
 mod globals;
+mod held;
 mod memory;
 mod sock;
 

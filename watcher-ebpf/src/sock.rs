@@ -95,17 +95,22 @@ impl Sock {
         Self(read::<u64>(self.0, constant(&OFFSETS.mptcp_first)) as *const u8)
     }
 
-    pub fn options(self) -> Options {
-        Options(read(self.0, constant(&OFFSETS.sock_reuse)))
+    /// Bits of [`watcher_common::option`].
+    pub fn options(self) -> u16 {
+        u16::from(read::<u8>(self.0, constant(&OFFSETS.sock_reuse)))
     }
 
     pub fn address(self, family: u16) -> Address {
-        if family == AF_INET6 {
-            let at = constant(&OFFSETS.sock_v6_rcv_saddr);
-            Address([read(self.0, at), read(self.0, at + 8)])
-        } else {
-            Address::v4(read(self.0, constant(&OFFSETS.sock_rcv_saddr)))
-        }
+        if family == AF_INET6 { Address(self.v6()) } else { Address::v4(self.v4()) }
+    }
+
+    pub fn v4(self) -> u32 {
+        read(self.0, constant(&OFFSETS.sock_rcv_saddr))
+    }
+
+    pub fn v6(self) -> [u64; 2] {
+        let at = constant(&OFFSETS.sock_v6_rcv_saddr);
+        [read(self.0, at), read(self.0, at + 8)]
     }
 }
 
@@ -114,23 +119,6 @@ impl Sock {
 #[inline(always)]
 fn is_trusted(uid: u32) -> bool {
     uid == 0 || uid == constant(&SETTINGS.own_uid)
-}
-
-/// A socket's options: the bit fields `skc_reuse:4`, `skc_reuseport:1` and `skc_ipv6only:1` of one byte, in this order
-/// since Linux 3.13.
-#[derive(Clone, Copy)]
-pub struct Options(u8);
-
-impl Options {
-    /// `SO_REUSEADDR` is set.
-    pub fn reuses_address(self) -> bool {
-        self.0 & 0x0f != 0
-    }
-
-    /// `IPV6_V6ONLY` is set.
-    pub fn v6_only(self) -> bool {
-        self.0 & 0x20 != 0
-    }
 }
 
 /// The family of the socket in a plain tracepoint's record. Some kernels' records have no such field (offset 0), but their

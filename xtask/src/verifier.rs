@@ -12,10 +12,14 @@ use crate::run::{build_debug, output, root};
 /// By the kernel's version (`6.18`) and the program's name.
 type Counts = BTreeMap<(String, String), u64>;
 
-/// In these surroundings the programs do most: in a pid namespace, where pids are translated, and without BTF, where others
-/// take the place of some.
-const WAYS: [&[&str]; 3] =
-    [&["env"], &["unshare", "--pid", "--fork", "--mount-proc"], &["env", "GATEWATCH_WITHOUT=btf"]];
+/// In these surroundings the programs do most: in a pid namespace, where pids are translated; and without BTF, or without
+/// loops, where others take the place of some.
+const WAYS: [&[&str]; 4] = [
+    &["env"],
+    &["unshare", "--pid", "--fork", "--mount-proc"],
+    &["env", "GATEWATCH_WITHOUT=btf"],
+    &["env", "GATEWATCH_WITHOUT=loops"],
+];
 
 /// Counts on this kernel, and compares with what is checked in, or records it.
 ///

@@ -23,8 +23,8 @@ pub(crate) fn open_all(part: &Part) -> Vec<Socket> {
             address.set_port(port);
         }
         let mut opened = open(part, address);
-        // The kernel's iterator over descriptors holds each for a moment while it looks at it: a listener closed in that
-        // moment is released only when the iterator moves on.
+        // Whoever reads /proc/PID/fd holds each descriptor for a moment, as does the kernel's iterator over descriptors: a
+        // listener closed in that moment is released only when the reader moves on.
         while part.churn > 0 && opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse) {
             opened = open(part, address);
         }

@@ -156,6 +156,12 @@ impl Table {
         let there: HashSet<SocketId> = snapshot.iter().map(Socket::id).collect();
         let mut known: Vec<TrackedSocket> =
             std::mem::take(&mut self.ports).into_values().flat_map(|of_port| of_port.known).collect();
+        // The kernel makes a socket's cookie when it is asked for: one that had none may have one now.
+        let cookies: HashMap<u64, u64> =
+            snapshot.iter().filter_map(|socket| socket.inode.zip(socket.cookie)).collect();
+        for TrackedSocket { socket, .. } in &mut known {
+            socket.cookie = socket.cookie.or_else(|| cookies.get(&socket.inode?).copied());
+        }
         known.retain_mut(|known| {
             // An event since then is newer than the snapshot.
             let concerns = known.since < since && looked.contains(&known.socket.port());
@@ -293,6 +299,16 @@ mod tests {
         let mut table = Table::default();
         table.load(&[PORT], vec![listener(1)], Instant::now());
         look(&mut table, Vec::new());
+        assert_eq!(table.apply(&release(1)), Change::NewsAndFree);
+    }
+
+    #[test]
+    fn a_socket_whose_cookie_was_asked_for_meanwhile_is_the_same() {
+        let mut table = Table::default();
+        let bare = Socket { cookie: None, inode: Some(5), ..listener(0) };
+        table.load(&[PORT], vec![bare], Instant::now());
+        look(&mut table, vec![Socket { inode: Some(5), ..listener(1) }]);
+        assert_eq!(table.on_port(PORT).count(), 1);
         assert_eq!(table.apply(&release(1)), Change::NewsAndFree);
     }
 

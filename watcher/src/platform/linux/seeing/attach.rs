@@ -181,9 +181,9 @@ impl Hooks {
         self.states
     }
 
-    /// The iterator over descriptors, if it is attached.
-    pub(super) fn iterator(&self) -> Option<BorrowedFd<'_>> {
-        self.iterator.as_ref().map(AsFd::as_fd)
+    /// Takes the link of the iterator over descriptors, if it is attached.
+    pub(super) fn take_iterator(&mut self) -> Option<OwnedFd> {
+        self.iterator.take()
     }
 
     pub(super) fn any_program(&self) -> Option<BorrowedFd<'_>> {

@@ -1,29 +1,69 @@
 //! Turns the iterator's records into sockets with their holders.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use watcher_common::{AF_INET6, Descriptor as DescriptorRecord, Record, TCP_LISTEN, flag};
+use aya::maps::{Map, MapData, MapError, RingBuf};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+use watcher_common::{
+    AF_INET6, Descriptor as DescriptorRecord, IPPROTO_MPTCP, IPPROTO_UDP, Progress, Record, TCP_CLOSE,
+    TCP_LISTEN, option,
+};
 
 use super::address::socket_address;
+use super::load::{LoadError, Loader};
 use super::stream::ip;
 use super::sys;
 use crate::model::{Descriptor, Fd, Port, Protocol, Socket, SocketState};
 
-/// Runs the iterator over every descriptor of every process.
-pub(super) fn read(link: BorrowedFd<'_>) -> io::Result<Vec<DescriptorRecord>> {
-    let mut iterator = sys::iterate(link)?;
-    let mut records = Vec::new();
-    // The kernel continues until it has as many bytes as requested, and releases the files that it visits only when it
-    // returns. So each read requests one record.
-    let mut bytes = [0; size_of::<DescriptorRecord>()];
-    loop {
-        match iterator.read_exact(&mut bytes) {
-            Ok(()) => records.extend(DescriptorRecord::read(&bytes).filter(|record| record.port != 0)),
-            Err(end) if end.kind() == io::ErrorKind::UnexpectedEof => return Ok(records),
-            Err(error) => return Err(error),
+const FOUND: &str = "HELD";
+const PROGRESS: &str = "PROGRESS";
+
+/// The iterator over the descriptors of all processes.
+pub(super) struct Holders {
+    link: OwnedFd,
+    /// Where the kernel program puts what it finds.
+    found: RingBuf<MapData>,
+    /// By which the kernel program knows what a socket is.
+    _example: OwnedFd,
+}
+
+impl Holders {
+    /// Takes the link of the attached iterator; the maps are the loader's.
+    pub(super) fn new(link: OwnedFd, loader: &mut Loader) -> Result<Self, LoadError> {
+        let refused = |map: &str, error: &dyn Display| LoadError::Object(format!("the map {map}: {error}"));
+        let found = Map::RingBuf(loader.take_map(FOUND)?)
+            .try_into()
+            .map_err(|error: MapError| refused(FOUND, &error))?;
+        let example = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+            .map_err(|error| refused(PROGRESS, &error))?;
+        let progress = Progress { socket: example.as_raw_fd().cast_unsigned(), ..Progress::default() };
+        sys::set_data(loader.take_map(PROGRESS)?.fd().as_fd(), progress.bytes())
+            .map_err(|error| refused(PROGRESS, &error))?;
+        Ok(Self { link, found, _example: example })
+    }
+
+    /// Visits every descriptor of every process.
+    pub(super) fn read(&mut self) -> io::Result<Vec<DescriptorRecord>> {
+        let mut iterator = sys::iterate(self.link.as_fd())?;
+        let mut records = Vec::new();
+        loop {
+            // The records come by the ring, because what an iterator writes about one process must fit in eight pages.
+            let read = iterator.read(&mut [0]);
+            while let Some(record) = self.found.next() {
+                records.extend(DescriptorRecord::read(&record));
+            }
+            match read {
+                Ok(0) => return Ok(records),
+                // The older program ends each read by a byte, so that the files it visited are let go.
+                Ok(_) => {}
+                // The ring was full. The kernel itself ends a read so after a million objects.
+                Err(full) if full.raw_os_error() == Some(nix::libc::EAGAIN) => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 }
@@ -34,7 +74,7 @@ pub(super) fn join(records: impl Iterator<Item = DescriptorRecord>, listed: &[So
     let mut places: HashMap<u64, usize> = HashMap::new();
     for record in records {
         let place = *places.entry(record.inode).or_insert_with(|| {
-            sockets.push(socket(&record));
+            sockets.push(of_record(&record));
             sockets.len() - 1
         });
         // A process that is not visible in our pid namespace has no pid to name it by.
@@ -98,28 +138,35 @@ pub(super) fn mark_newer(sockets: &mut [Socket], listed: &[Socket], netns: u32, 
 
 /// The port that the record's socket holds.
 pub(super) fn port(record: &DescriptorRecord) -> Port {
-    let protocol = if record.flags & flag::UDP != 0 { Protocol::Udp } else { Protocol::Tcp };
+    let protocol = if record.protocol == IPPROTO_UDP { Protocol::Udp } else { Protocol::Tcp };
     Port { protocol, number: record.port }
 }
 
-fn socket(record: &DescriptorRecord) -> Socket {
-    let state = if record.flags & flag::CONNECTED != 0 {
-        SocketState::Connected
-    } else if record.state == TCP_LISTEN {
-        SocketState::Listen
-    } else {
-        SocketState::Bound
+fn of_record(record: &DescriptorRecord) -> Socket {
+    let state = match record.state {
+        TCP_LISTEN => SocketState::Listen,
+        TCP_CLOSE if record.remote_port == 0 => SocketState::Bound,
+        _ => SocketState::Connected,
     };
+    let is_v6 = record.family == AF_INET6;
+    let mut address = [0; 16];
+    address[..4].copy_from_slice(&record.v4);
+    if is_v6 {
+        address = record.v6;
+    }
+    let multipath = record.protocol == IPPROTO_MPTCP;
+    // The TCP socket inside it is the one that events are about.
+    let cookie = if multipath { record.subflow_cookie } else { record.cookie };
     Socket {
         protocol: port(record).protocol,
-        address: socket_address(ip(record.family, record.address), record.port, record.interface),
+        address: socket_address(ip(record.family, address), record.port, record.interface),
         state,
-        cookie: Some(record.cookie).filter(|&cookie| cookie != 0),
+        cookie: Some(cookie).filter(|&cookie| cookie != 0),
         inode: Some(record.inode),
         netns: Some(record.netns),
-        v6_only: (record.family == AF_INET6).then_some(record.flags & flag::V6ONLY != 0),
+        v6_only: is_v6.then_some(record.options & option::V6ONLY != 0),
         uid: Some(record.uid),
-        multipath: record.flags & flag::MPTCP != 0,
+        multipath,
         after_look: false,
         descriptors: Vec::new(),
         unheld: None,

@@ -6,6 +6,7 @@
 use aya_obj::generated::bpf_attach_type;
 
 use super::btf::Kind;
+use super::kernel_version;
 use crate::model::{Port, Protocol};
 use crate::platform::contract::Interest;
 
@@ -46,6 +47,10 @@ pub(super) enum Kernels {
     WithBtf,
     /// A replacement for a hook that needs BTF.
     WithoutBtf,
+    /// With BTF, and with loops without bounds.
+    WithLoops,
+    /// A replacement for a hook that needs such loops.
+    WithoutLoops,
     All,
 }
 
@@ -64,6 +69,8 @@ pub(super) enum Role {
 pub(super) enum Part {
     Btf,
     Iterator,
+    /// Loops without bounds in the kernel program.
+    Loops,
     Binds,
     UdpReleases,
     Conflicts,
@@ -121,12 +128,22 @@ pub(super) static HOOKS: &[HookSpec] = &[
     },
     HookSpec {
         program: "holders",
+        place: Place::Iterator("bpf_iter_task"),
+        name: "iter/task",
+        gives: "all holders of a socket, in one pass",
+        tcp: Some(Interest::Snapshots),
+        udp: Some(Interest::Snapshots),
+        kernels: Kernels::WithLoops,
+        role: Role::Optional(Part::Iterator),
+    },
+    HookSpec {
+        program: "holders_by_file",
         place: Place::Iterator("bpf_iter_task_file"),
         name: "iter/task_file",
         gives: "all holders of a socket, in one pass",
         tcp: Some(Interest::Snapshots),
         udp: Some(Interest::Snapshots),
-        kernels: Kernels::WithBtf,
+        kernels: Kernels::WithoutLoops,
         role: Role::Optional(Part::Iterator),
     },
     HookSpec {
@@ -223,7 +240,9 @@ fn is_needed(least: Option<Interest>, wanted: Option<Interest>) -> bool {
 
 /// The hooks that are needed, in the order in which they are attached.
 pub(super) fn needed_for(wanted: Wanted) -> impl Iterator<Item = &'static HookSpec> {
-    HOOKS.iter().filter(move |hook| is_needed(hook.tcp, wanted.tcp) || is_needed(hook.udp, wanted.udp))
+    let is_wanted =
+        move |hook: &&HookSpec| is_needed(hook.tcp, wanted.tcp) || is_needed(hook.udp, wanted.udp);
+    HOOKS.iter().filter(is_wanted).filter(|hook| !hook.kernels.are_others())
 }
 
 /// The types in the kernel's BTF that programs are attached to.
@@ -245,11 +264,24 @@ impl Place {
 impl Kernels {
     pub(super) fn include(self, has_btf: bool) -> bool {
         match self {
-            Self::WithBtf => has_btf,
+            Self::WithBtf | Self::WithLoops | Self::WithoutLoops => has_btf,
             Self::WithoutBtf => !has_btf,
             Self::All => true,
         }
     }
+
+    /// Whether another row of the table takes this one's place on kernels of this version.
+    fn are_others(self) -> bool {
+        match self {
+            Self::WithLoops => !has_loops(),
+            Self::WithoutLoops => has_loops(),
+            Self::WithBtf | Self::WithoutBtf | Self::All => false,
+        }
+    }
+}
+
+fn has_loops() -> bool {
+    !Part::Loops.is_switched_off() && kernel_version::has_loops()
 }
 
 impl Part {
@@ -258,6 +290,7 @@ impl Part {
         match self {
             Self::Btf => "btf",
             Self::Iterator => "iter",
+            Self::Loops => "loops",
             Self::Binds => "bind",
             Self::UdpReleases => "udp",
             Self::Conflicts => "conflict",

@@ -19,10 +19,22 @@ const FIRST: KernelVersion = KernelVersion { major: 5, minor: 15 };
 /// The first one whose sock_diag lists sockets that are bound and do not listen.
 const LISTS_BOUND: KernelVersion = KernelVersion { major: 6, minor: 8 };
 
+/// The first one with the helper `bpf_loop`.
+const HAS_LOOPS: KernelVersion = KernelVersion { major: 5, minor: 17 };
+
 /// Whether the running kernel lists all sockets that are bound and do not listen. A distributor's older one may do so too.
 pub(super) fn lists_bound() -> bool {
+    is_at_least(LISTS_BOUND)
+}
+
+/// Whether a kernel program may loop over as much as it likes.
+pub(super) fn has_loops() -> bool {
+    is_at_least(HAS_LOOPS)
+}
+
+fn is_at_least(version: KernelVersion) -> bool {
     let running = uname().ok().and_then(|name| KernelVersion::of(&name.release().to_string_lossy()));
-    running.is_some_and(|running| running >= LISTS_BOUND)
+    running.is_some_and(|running| running >= version)
 }
 
 /// Why the running kernel can't give kernel events, as a sentence; `None` if its version is no reason.

@@ -15,6 +15,7 @@ use nix::unistd::geteuid;
 use watcher_common::{Offsets, Record, Settings, TraceOffsets};
 
 use super::btf::BtfError;
+use super::callbacks::Types;
 use super::hooks::{self, HookSpec, Place, Wanted};
 use super::kernel_layout::KernelLayout;
 use super::{kernel_version, sys};
@@ -190,6 +191,7 @@ impl Loader {
             Place::Cgroup(attach) => (kind::BPF_PROG_TYPE_CGROUP_SOCK, Some(attach)),
             Place::Iterator(_) => (kind::BPF_PROG_TYPE_TRACING, Some(attach::BPF_TRACE_ITER)),
         };
+        let types = Types::of(&function.instructions).map_err(|error| LoadError::Program { name, error })?;
         let request = sys::Program {
             name,
             kind,
@@ -197,6 +199,7 @@ impl Loader {
             target: layout.map_or(0, |layout| layout.target_id(hook.place)),
             license: &self.object.license,
             instructions: &function.instructions,
+            types: types.as_ref(),
         };
         let loaded = sys::load(&request).map_err(|sys::Refusal { error, log }| {
             if !log.is_empty() {

@@ -3,6 +3,7 @@
 mod address;
 mod attach;
 mod btf;
+mod callbacks;
 mod diag;
 #[cfg(any(fuzzing, test))]
 pub(super) mod fuzzing;
@@ -35,6 +36,7 @@ use watcher_common::PORT_WORDS;
 
 use self::attach::Hooks;
 use self::diag::States;
+use self::holders::Holders;
 use self::hooks::{Part, Wanted};
 use self::kernel_layout::KernelLayout;
 use self::load::{Globals, LoadError, Loader};
@@ -81,6 +83,8 @@ pub(crate) struct EbpfObserver {
     scope: Scope,
     ports: Ports,
     hooks: Hooks,
+    /// `None` if the kernel has no iterator for it.
+    holders: Option<Holders>,
     /// `None` if the interest is in snapshots alone.
     stream: Option<Stream>,
     /// A UDP socket that is about to give its port back. What comes after it waits for it.
@@ -138,14 +142,16 @@ impl EbpfObserver {
             let stream = Stream::new(loader.take_map("EVENTS")?, loader.take_map("LOST")?);
             Some(stream.map_err(|error| LoadError::Object(error.to_string()))?)
         };
-        let hooks = Hooks::attach(&loader, layout.as_ref(), wanted)?;
+        let mut hooks = Hooks::attach(&loader, layout.as_ref(), wanted)?;
+        let holders =
+            hooks.take_iterator().map(|iterator| Holders::new(iterator, &mut loader)).transpose()?;
         let checks = hooks.can_be_detached().then(|| {
             let mut checks = interval(CHECK_INTERVAL);
             checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             checks
         });
         let log = if wants_log { hooks.any_program().and_then(KernelLog::new) } else { None };
-        Ok(Self { scope, ports: watched, hooks, stream, going: None, checks, log })
+        Ok(Self { scope, ports: watched, hooks, holders, stream, going: None, checks, log })
     }
 
     /// For each hook, whether it is attached, or why not.
@@ -160,7 +166,7 @@ impl Observer for EbpfObserver {
     }
 
     fn look(&mut self, ports: &[Port]) -> Result<Vec<Socket>, ObserveError> {
-        let Some(iterator) = self.hooks.iterator() else {
+        let Some(holders) = &mut self.holders else {
             return LinuxTable(self.scope.home().clone()).snapshot(ports);
         };
         let only = self.scope.only();
@@ -168,8 +174,8 @@ impl Observer for EbpfObserver {
         let wanted = |descriptor: &watcher_common::Descriptor| {
             asked.contains(&holders::port(descriptor)) && only.is_none_or(|netns| netns == descriptor.netns)
         };
-        let read = |listed: &[Socket]| -> Result<Vec<Socket>, ObserveError> {
-            let records = holders::read(iterator).map_err(|error| failed(ports, error.to_string()))?;
+        let mut read = |listed: &[Socket]| -> Result<Vec<Socket>, ObserveError> {
+            let records = holders.read().map_err(|error| failed(ports, error.to_string()))?;
             let mut sockets = holders::join(records.into_iter().filter(wanted), listed);
             // The iterator visits every process of our pid namespace.
             unheld::explain(&mut sockets);
@@ -235,7 +241,7 @@ impl Observer for EbpfObserver {
     fn may_hide_bound(&mut self, port: Port) -> Result<bool, ObserveError> {
         // The iterator shows sockets that are bound but do not listen; sock_diag lists them since Linux 6.8, and those of
         // UDP always.
-        Ok(port.protocol == Protocol::Tcp && self.hooks.iterator().is_none() && !diag::lists_bound())
+        Ok(port.protocol == Protocol::Tcp && self.holders.is_none() && !diag::lists_bound())
     }
 
     fn follow(&mut self) {
@@ -272,7 +278,7 @@ impl Observer for EbpfObserver {
         ports.dedup();
         let watched = self.ports.watched.clone();
         self.ports.set(&ports).ok()?;
-        let records = self.hooks.iterator().map(holders::read);
+        let records = self.holders.as_mut().map(Holders::read);
         self.ports.set(&watched).ok()?;
         let mut pids: Vec<u32> = records?.ok()?.into_iter().map(|record| record.pid).collect();
         pids.sort_unstable();
@@ -385,7 +391,7 @@ mod tests {
         let scope = Scope::One(Netns::current().unwrap());
         // An ordinary user may not load programs.
         let Ok(mut observer) = EbpfObserver::new(&[port], scope, Interest::Snapshots) else { return };
-        let records = holders::read(observer.hooks.iterator().unwrap()).unwrap();
+        let records = observer.holders.as_mut().unwrap().read().unwrap();
         assert!(records.iter().all(|record| record.uid == geteuid().as_raw()), "{records:?}");
         let sockets = observer.snapshot(port).unwrap();
         assert_eq!(sockets.len(), 1, "{sockets:?}");

@@ -5,13 +5,15 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use aya_obj::generated::{
-    bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_link_info, bpf_prog_info, bpf_prog_type,
+    bpf_attach_type, bpf_attr, bpf_cmd, bpf_func_info, bpf_insn, bpf_link_info, bpf_prog_info, bpf_prog_type,
     perf_event_attr,
 };
 use nix::libc;
+
+use super::callbacks::Types;
 
 /// A program to load.
 pub(super) struct Program<'a> {
@@ -23,6 +25,8 @@ pub(super) struct Program<'a> {
     pub(super) target: u32,
     pub(super) license: &'a CStr,
     pub(super) instructions: &'a [bpf_insn],
+    /// Needed if it has callbacks.
+    pub(super) types: Option<&'a Types>,
 }
 
 /// Why the kernel refused a program: the error, and the verifier's log.
@@ -73,12 +77,28 @@ fn load_once(program: &Program<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
     load.license = program.license.as_ptr().addr() as u64;
     load.insns = program.instructions.as_ptr().addr() as u64;
     load.insn_cnt = u32::try_from(program.instructions.len()).map_err(io::Error::other)?;
+    if let Some(Types { btf, functions }) = program.types {
+        load.prog_btf_fd = number(btf.as_fd());
+        load.func_info_rec_size = u32::try_from(size_of::<bpf_func_info>()).map_err(io::Error::other)?;
+        load.func_info = functions.as_ptr().addr() as u64;
+        load.func_info_cnt = u32::try_from(functions.len()).map_err(io::Error::other)?;
+    }
     if !log.is_empty() {
         load.log_level = 1;
         load.log_buf = log.as_mut_ptr().addr() as u64;
         load.log_size = u32::try_from(log.len()).map_err(io::Error::other)?;
     }
     call_fd(bpf_cmd::BPF_PROG_LOAD, &mut attr)
+}
+
+/// `BPF_BTF_LOAD`: types for programs to refer to.
+pub(super) fn load_btf(types: &[u8]) -> io::Result<OwnedFd> {
+    let mut attr = zeroed::<bpf_attr>();
+    // SAFETY: this is the member of the union that BPF_BTF_LOAD reads.
+    let load = unsafe { &mut attr.__bindgen_anon_7 };
+    load.btf = types.as_ptr().addr() as u64;
+    load.btf_size = u32::try_from(types.len()).map_err(io::Error::other)?;
+    call_fd(bpf_cmd::BPF_BTF_LOAD, &mut attr)
 }
 
 /// `BPF_RAW_TRACEPOINT_OPEN`: attaches to a BTF tracepoint, which was named when the program was loaded.

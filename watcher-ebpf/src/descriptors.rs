@@ -1,0 +1,62 @@
+//! A task's table of descriptors (the kernel's `struct fdtable`).
+
+use crate::globals::{OFFSETS, constant};
+use crate::memory::read;
+
+/// A table. It may be another one a moment later.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Descriptors {
+    /// The array of pointers to files.
+    files: *const u8,
+    /// The bitmap of the descriptors that are open.
+    open: *const u8,
+    /// How many descriptors there is room for: a multiple of 64.
+    size: u32,
+}
+
+impl Descriptors {
+    /// The `struct files_struct` of a task, which threads share; null once it has ended.
+    #[inline(always)]
+    pub fn owner(task: *const u8) -> *const u8 {
+        read::<u64>(task, constant(&OFFSETS.task_files)) as *const u8
+    }
+
+    /// The table of a `struct files_struct`.
+    #[inline(always)]
+    pub fn of(owner: *const u8) -> Self {
+        let table = read::<u64>(owner, constant(&OFFSETS.files_fdt)) as *const u8;
+        Self {
+            files: read::<u64>(table, constant(&OFFSETS.fdtable_fd)) as *const u8,
+            open: read::<u64>(table, constant(&OFFSETS.fdtable_open_fds)) as *const u8,
+            size: read(table, constant(&OFFSETS.fdtable_max_fds)),
+        }
+    }
+
+    /// How many words the bitmap has.
+    #[inline(always)]
+    pub fn words(self) -> u32 {
+        self.size / 64
+    }
+
+    /// A word of the bitmap.
+    #[inline(always)]
+    pub fn word(self, index: u32) -> u64 {
+        read(self.open, index * 8)
+    }
+
+    /// The file of a descriptor; null if it is not open.
+    #[inline(always)]
+    pub fn file(self, fd: u32) -> *const u8 {
+        if fd >= self.size {
+            return core::ptr::null();
+        }
+        self.file_of_open(fd)
+    }
+
+    /// The file of a descriptor below the size.
+    #[inline(always)]
+    pub fn file_of_open(self, fd: u32) -> *const u8 {
+        read::<u64>(self.files.wrapping_add(fd as usize * 8), 0) as *const u8
+    }
+}

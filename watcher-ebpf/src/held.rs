@@ -1,0 +1,112 @@
+//! What both iterators report: a descriptor of a socket that holds a watched port.
+//!
+//! The record has what the kernel has, and user space makes sense of it: for the verifier each choice here would be two
+//! ways through everything that follows.
+
+use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
+use aya_ebpf::helpers::bpf_get_current_task;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, RingBuf};
+use watcher_common::{
+    AF_INET, AF_INET6, Descriptor, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, Progress, TCP_CLOSE, TCP_LISTEN,
+    option,
+};
+
+use crate::current;
+use crate::descriptors::Descriptors;
+use crate::globals::{OFFSETS, SETTINGS, constant, watched_of};
+use crate::memory::read;
+use crate::sock::Sock;
+
+/// The descriptors that were found. User space empties it after each read of the iterator.
+#[map]
+static HELD: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
+
+/// What is known from one visit to the next. One reader at a time reads an iterator.
+#[map]
+static PROGRESS: Array<Progress> = Array::with_max_entries(1, 0);
+
+/// What an iterator's program answers: done, or show me this one again at the next read.
+pub const DONE: i32 = 0;
+pub const AGAIN: i32 = 1;
+
+#[inline(always)]
+pub fn progress() -> Option<&'static mut Progress> {
+    // SAFETY: the map has this element, and nobody else uses it while the iterator runs.
+    let progress = PROGRESS.get_ptr_mut(0).map(|progress| unsafe { &mut *progress })?;
+    if progress.sockets == 0 {
+        // SAFETY: the helper takes nothing and always returns the current task: the reader, gatewatch.
+        let task = unsafe { bpf_get_current_task() } as *const u8;
+        let file = Descriptors::of(Descriptors::owner(task)).file(progress.socket);
+        progress.sockets = read(file, constant(&OFFSETS.file_op));
+    }
+    Some(progress)
+}
+
+/// The socket behind a file, if it holds a watched port. `sockets` is [`Progress::sockets`].
+#[inline(always)]
+pub fn socket_behind(file: *const u8, sockets: u64) -> Option<Sock> {
+    if read::<u64>(file, constant(&OFFSETS.file_op)) != sockets {
+        return None;
+    }
+    let socket: u64 = read(file, constant(&OFFSETS.file_private_data));
+    let sock: u64 = read(socket as *const u8, constant(&OFFSETS.socket_sk));
+    let sock = Sock::new(sock as *const u8);
+    // Other families have other fields where these have the port.
+    if !matches!(sock.family(), AF_INET | AF_INET6) {
+        return None;
+    }
+    let protocol = sock.protocol();
+    let is_known = matches!(protocol, IPPROTO_TCP | IPPROTO_MPTCP | IPPROTO_UDP);
+    (is_known && watched_of(protocol, sock.port())).then_some(sock)
+}
+
+/// Reports the descriptor by which a task has the socket, if `is_still` says that it has it after all was read; false if
+/// there is no room for it.
+#[inline(always)]
+pub fn report(
+    task: *const u8,
+    file: *const u8,
+    fd: u32,
+    sock: Sock,
+    is_still: impl FnOnce() -> bool,
+) -> bool {
+    let netns = sock.netns();
+    let scope = constant(&SETTINGS.scope);
+    if (scope != 0 && scope != netns) || sock.is_own_in(task) {
+        return true;
+    }
+    let (protocol, state, options, remote_port) =
+        (sock.protocol(), sock.state(), sock.options(), sock.remote_port());
+    // A TCP connection that shares the port on SO_REUSEADDR's terms, as accepted ones do, keeps no other socket from the
+    // port. Of a UDP socket the port is its own.
+    let is_connected = state != TCP_LISTEN && (state != TCP_CLOSE || remote_port != 0);
+    if is_connected && options & option::REUSEADDR != 0 && protocol != IPPROTO_UDP {
+        return true;
+    }
+    let inode: u64 = read(file, constant(&OFFSETS.file_inode));
+    let (pid, tid) = current::pid_and_tid(task);
+    let mut descriptor = Descriptor {
+        cookie: sock.stored_cookie(),
+        // Whatever lies there if it is not multipath.
+        subflow_cookie: sock.first_subflow().stored_cookie(),
+        inode: read(inode as *const u8, constant(&OFFSETS.inode_ino)),
+        v6: [0; 16],
+        v4: sock.v4().to_ne_bytes(),
+        pid,
+        tid,
+        fd,
+        netns,
+        interface: sock.interface(),
+        uid: sock.uid(),
+        family: sock.family(),
+        protocol,
+        port: sock.port(),
+        remote_port,
+        state,
+        options,
+    };
+    // SAFETY: the field is sixteen bytes long and lies at a multiple of eight.
+    unsafe { (&raw mut descriptor.v6).cast::<[u64; 2]>().write(sock.v6()) };
+    !is_still() || HELD.output::<Descriptor>(&descriptor, u64::from(BPF_RB_NO_WAKEUP)).is_ok()
+}
