@@ -172,8 +172,8 @@ pub struct Progress {
     pub thread: u32,
     /// The first of them that found none.
     pub descriptor: u32,
-    /// Nothing, so that the record has no gap.
-    pub unused: u32,
+    /// Whether the sockets of all ports are wanted, watched or not: 1 or 0.
+    pub any_port: u32,
 }
 
 /// Where the running kernel keeps what the program reads: byte offsets from its BTF. User space fills this in before

@@ -43,9 +43,10 @@ pub fn progress() -> Option<&'static mut Progress> {
     Some(progress)
 }
 
-/// The socket behind a file, if it holds a watched port. `sockets` is [`Progress::sockets`].
+/// The socket behind a file, if it holds a port that is wanted. The others are [`Progress::sockets`] and
+/// [`Progress::any_port`].
 #[inline(always)]
-pub fn socket_behind(file: *const u8, sockets: u64) -> Option<Sock> {
+pub fn socket_behind(file: *const u8, sockets: u64, any_port: u32) -> Option<Sock> {
     if read::<u64>(file, constant(&OFFSETS.file_op)) != sockets {
         return None;
     }
@@ -58,7 +59,7 @@ pub fn socket_behind(file: *const u8, sockets: u64) -> Option<Sock> {
     }
     let protocol = sock.protocol();
     let is_known = matches!(protocol, IPPROTO_TCP | IPPROTO_MPTCP | IPPROTO_UDP);
-    (is_known && watched_of(protocol, sock.port())).then_some(sock)
+    (is_known && (any_port != 0 || watched_of(protocol, sock.port()))).then_some(sock)
 }
 
 /// Reports the descriptor by which a task has the socket, if `is_still` says that it has it after all was read; false if

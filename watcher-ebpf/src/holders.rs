@@ -36,11 +36,12 @@ struct Visit {
     first: u32,
     /// The descriptor to begin with: those below were reported at the last read.
     begin: u32,
-    /// [`watcher_common::Progress::sockets`].
+    /// As in [`watcher_common::Progress`].
     sockets: u64,
-    /// The descriptor that found no room, and whether there is one.
-    full_at: u32,
+    any_port: u32,
+    /// Whether a descriptor found no room, and which.
     is_full: u32,
+    full_at: u32,
 }
 
 /// Reports each descriptor of a socket that holds a watched port.
@@ -67,8 +68,9 @@ pub extern "C" fn holders(ctx: *const Task) -> i32 {
         first: 0,
         begin: if progress.thread == thread { progress.descriptor } else { 0 },
         sockets: progress.sockets,
-        full_at: 0,
+        any_port: progress.any_port,
         is_full: 0,
+        full_at: 0,
     };
     each(visit.descriptors.words(), visit_word, &mut visit);
     if visit.is_full == 0 {
@@ -112,12 +114,12 @@ unsafe extern "C" fn visit_descriptor(bit: u64, visit: *mut Visit) -> i64 {
         return GO_ON;
     }
     let file = visit.descriptors.file_of_open(fd);
-    let Some(sock) = socket_behind(file, visit.sockets) else { return GO_ON };
+    let Some(sock) = socket_behind(file, visit.sockets, visit.any_port) else { return GO_ON };
     // The kernel gives the memory of a closed file to the next one, whosever that is.
     let is_still = || visit.descriptors.file_of_open(fd) == file;
     if report(visit.task, file, fd, sock, is_still) {
         return GO_ON;
     }
-    (visit.full_at, visit.is_full) = (fd, 1);
+    (visit.is_full, visit.full_at) = (1, fd);
     STOP
 }

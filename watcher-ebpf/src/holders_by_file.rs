@@ -37,7 +37,7 @@ pub extern "C" fn holders_by_file(ctx: *const TaskFile) -> i32 {
     if task.is_null() || file.is_null() {
         return DONE;
     }
-    if let Some(sock) = socket_behind(file, progress.sockets)
+    if let Some(sock) = socket_behind(file, progress.sockets, progress.any_port)
         && !report(task, file, fd, sock, || true)
     {
         return AGAIN;

@@ -24,7 +24,13 @@ pub(super) struct Hooks {
     programs: Vec<OwnedFd>,
     /// The links that others can detach.
     detachable: Vec<Detachable>,
-    iterator: Option<OwnedFd>,
+    iterator: Option<TaskIterator>,
+}
+
+/// The iterator over the descriptors of all tasks.
+pub(super) struct TaskIterator {
+    pub(super) program: OwnedFd,
+    pub(super) link: OwnedFd,
 }
 
 /// A link to a cgroup, and what is needed to attach it again.
@@ -116,7 +122,10 @@ impl Hooks {
 
     fn keep(&mut self, spec: &'static HookSpec, program: OwnedFd, link: OwnedFd) {
         match spec.place {
-            Place::Iterator(_) => self.iterator = Some(link),
+            Place::Iterator(_) => {
+                self.iterator = Some(TaskIterator { program, link });
+                return;
+            }
             Place::BtfTracepoint(_) | Place::Tracepoint(_) => self.links.push(link),
             Place::Cgroup(attach) => {
                 self.detachable.push(Detachable { spec, attach, program, link, failure: None });
@@ -181,8 +190,8 @@ impl Hooks {
         self.states
     }
 
-    /// Takes the link of the iterator over descriptors, if it is attached.
-    pub(super) fn take_iterator(&mut self) -> Option<OwnedFd> {
+    /// Takes the iterator over descriptors, if it is attached.
+    pub(super) fn take_iterator(&mut self) -> Option<TaskIterator> {
         self.iterator.take()
     }
 

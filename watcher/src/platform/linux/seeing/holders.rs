@@ -1,7 +1,8 @@
 //! Turns the iterator's records into sockets with their holders.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
+use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -14,47 +15,66 @@ use watcher_common::{
 };
 
 use super::address::socket_address;
+use super::attach::TaskIterator;
 use super::load::{LoadError, Loader};
 use super::stream::ip;
 use super::sys;
 use crate::model::{Descriptor, Fd, Port, Protocol, Socket, SocketState};
 
-const FOUND: &str = "HELD";
-const PROGRESS: &str = "PROGRESS";
-
-/// The iterator over the descriptors of all processes.
+/// The iterator over the descriptors of processes.
 pub(super) struct Holders {
-    link: OwnedFd,
+    iterator: TaskIterator,
     /// Where the kernel program puts what it finds.
     found: RingBuf<MapData>,
-    /// By which the kernel program knows what a socket is.
-    _example: OwnedFd,
+    /// What the kernel program knows from one visit to the next.
+    progress: MapData,
+    /// By which it knows what a socket is.
+    example: OwnedFd,
 }
 
 impl Holders {
-    /// Takes the link of the attached iterator; the maps are the loader's.
-    pub(super) fn new(link: OwnedFd, loader: &mut Loader) -> Result<Self, LoadError> {
-        let refused = |map: &str, error: &dyn Display| LoadError::Object(format!("the map {map}: {error}"));
-        let found = Map::RingBuf(loader.take_map(FOUND)?)
-            .try_into()
-            .map_err(|error: MapError| refused(FOUND, &error))?;
+    /// Takes the attached iterator; the maps are the loader's.
+    pub(super) fn new(iterator: TaskIterator, loader: &mut Loader) -> Result<Self, LoadError> {
+        let refused = |error: &dyn Display| LoadError::Object(format!("the maps of the iterator: {error}"));
+        let found = Map::RingBuf(loader.take_map("HELD")?);
+        let found = found.try_into().map_err(|error: MapError| refused(&error))?;
         let example = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
-            .map_err(|error| refused(PROGRESS, &error))?;
-        let progress = Progress { socket: example.as_raw_fd().cast_unsigned(), ..Progress::default() };
-        sys::set_data(loader.take_map(PROGRESS)?.fd().as_fd(), progress.bytes())
-            .map_err(|error| refused(PROGRESS, &error))?;
-        Ok(Self { link, found, _example: example })
+            .map_err(|error| refused(&error))?;
+        Ok(Self { iterator, found, progress: loader.take_map("PROGRESS")?, example })
     }
 
-    /// Visits every descriptor of every process.
+    /// The descriptors of sockets on watched ports, of all processes.
     pub(super) fn read(&mut self) -> io::Result<Vec<DescriptorRecord>> {
-        let mut iterator = sys::iterate(self.link.as_fd())?;
+        self.begin(false)?;
+        self.visit(sys::iterate(self.iterator.link.as_fd())?, usize::MAX)
+    }
+
+    /// The inodes of the sockets by which a process holds ports, watched or not: at most `left`, from which they are
+    /// subtracted. Linux 6.1.
+    pub(super) fn inodes_of(&mut self, pid: u32, left: &mut usize) -> io::Result<HashSet<u64>> {
+        self.begin(true)?;
+        let link = sys::link_to_process(self.iterator.program.as_fd(), pid)?;
+        let records = self.visit(sys::iterate(link.as_fd())?, *left)?;
+        *left -= records.len();
+        Ok(records.iter().map(|record| record.inode).collect())
+    }
+
+    fn begin(&mut self, any_port: bool) -> io::Result<()> {
+        let socket = self.example.as_raw_fd().cast_unsigned();
+        let progress = Progress { socket, any_port: u32::from(any_port), ..Progress::default() };
+        sys::set_data(self.progress.fd().as_fd(), progress.bytes())
+    }
+
+    fn visit(&mut self, mut iterator: File, most: usize) -> io::Result<Vec<DescriptorRecord>> {
         let mut records = Vec::new();
         loop {
             // The records come by the ring, because what an iterator writes about one process must fit in eight pages.
             let read = iterator.read(&mut [0]);
             while let Some(record) = self.found.next() {
                 records.extend(DescriptorRecord::read(&record));
+            }
+            if records.len() > most {
+                return Err(io::Error::other("it has too many descriptors"));
             }
             match read {
                 Ok(0) => return Ok(records),

@@ -2,6 +2,7 @@
 //! an error number.
 
 use std::fmt;
+use std::sync::LazyLock;
 
 use nix::sys::utsname::uname;
 
@@ -33,8 +34,9 @@ pub(super) fn has_loops() -> bool {
 }
 
 fn is_at_least(version: KernelVersion) -> bool {
-    let running = uname().ok().and_then(|name| KernelVersion::of(&name.release().to_string_lossy()));
-    running.is_some_and(|running| running >= version)
+    static RUNNING: LazyLock<Option<KernelVersion>> =
+        LazyLock::new(|| KernelVersion::of(&uname().ok()?.release().to_string_lossy()));
+    RUNNING.is_some_and(|running| running >= version)
 }
 
 /// Why the running kernel can't give kernel events, as a sentence; `None` if its version is no reason.

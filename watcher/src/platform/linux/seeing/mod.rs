@@ -268,7 +268,15 @@ impl Observer for EbpfObserver {
     }
 
     fn other_ports(&mut self, port: Port, pids: &[u32]) -> HashMap<u32, Vec<u16>> {
-        other_ports::of(self.scope.home(), port, pids)
+        let Self { holders, scope, .. } = self;
+        let only = scope.only();
+        other_ports::of(scope.home(), port, pids, |pid, left| match holders {
+            // Whoever reads /proc/PID/fd holds each descriptor for a moment.
+            Some(holders) if only.is_none_or(|only| proc::network_namespace(pid) == Some(only)) => {
+                holders.inodes_of(pid, left).or_else(|_| proc::socket_inodes(pid, left))
+            }
+            _ => proc::socket_inodes(pid, left),
+        })
     }
 
     fn listening_elsewhere(&mut self, port: Port) -> Option<Vec<u32>> {

@@ -15,8 +15,14 @@ const MOST_OWNERS: usize = 16;
 /// So many descriptors are read for that, of all together.
 const MOST_DESCRIPTORS: usize = 20_000;
 
-/// As [`Observer::other_ports`](crate::platform::contract::Observer::other_ports).
-pub(super) fn of(home: &Netns, port: Port, pids: &[u32]) -> HashMap<u32, Vec<u16>> {
+/// As [`Observer::other_ports`](crate::platform::contract::Observer::other_ports). `inodes_of` gives the inodes of a process's
+/// sockets, of so many descriptors at most as are left, and takes them off.
+pub(super) fn of(
+    home: &Netns,
+    port: Port,
+    pids: &[u32],
+    mut inodes_of: impl FnMut(u32, &mut usize) -> io::Result<HashSet<u64>>,
+) -> HashMap<u32, Vec<u16>> {
     // Those of a namespace whose listeners can't be read stay unknown.
     let mut namespaces: HashMap<u32, Option<Listeners>> = HashMap::new();
     let mut found = HashMap::new();
@@ -33,7 +39,8 @@ pub(super) fn of(home: &Netns, port: Port, pids: &[u32]) -> HashMap<u32, Vec<u16
             };
             Some(Listeners::new(&listed.ok()?, port))
         });
-        if let Some(Ok(ports)) = listeners.as_ref().map(|listeners| listeners.of(pid, &mut left)) {
+        let ports = listeners.as_ref().map(|listeners| listeners.among(|| inodes_of(pid, &mut left)));
+        if let Some(Ok(ports)) = ports {
             found.insert(pid, ports.into_iter().take(MOST_OTHER_PORTS).collect());
         }
     }
@@ -51,11 +58,11 @@ impl Listeners {
         Self(others.filter_map(|socket| Some((socket.inode?, socket.address.port()))).collect())
     }
 
-    fn of(&self, pid: u32, left: &mut usize) -> io::Result<BTreeSet<u16>> {
+    fn among(&self, inodes: impl FnOnce() -> io::Result<HashSet<u64>>) -> io::Result<BTreeSet<u16>> {
         if self.0.is_empty() {
             return Ok(BTreeSet::new());
         }
-        let inodes: HashSet<u64> = proc::socket_inodes(pid, left)?;
+        let inodes = inodes()?;
         Ok(self.0.iter().filter(|(inode, _)| inodes.contains(inode)).map(|(_, port)| *port).collect())
     }
 }
@@ -73,7 +80,7 @@ mod tests {
             listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
         let asked = ports.remove(0);
         let own = std::process::id();
-        let found = of(&Netns::current().unwrap(), Port::tcp(asked), &[own]);
+        let found = of(&Netns::current().unwrap(), Port::tcp(asked), &[own], proc::socket_inodes);
         let found = &found[&own];
         assert!(found.is_sorted() && !found.contains(&asked), "{found:?}");
         // Other tests of this process listen as well.

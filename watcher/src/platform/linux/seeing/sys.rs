@@ -121,6 +121,25 @@ pub(super) fn link(
     call_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)
 }
 
+/// `BPF_LINK_CREATE`, for an iterator over tasks that is to visit one process alone: Linux 6.1.
+pub(super) fn link_to_process(program: BorrowedFd<'_>, pid: u32) -> io::Result<OwnedFd> {
+    /// The member `task` of `union bpf_iter_link_info`, linux/bpf.h; 0 is not given.
+    #[repr(C)]
+    struct Task {
+        tid: u32,
+        pid: u32,
+        pid_fd: u32,
+    }
+    let task = Task { tid: 0, pid, pid_fd: 0 };
+    let mut attr = zeroed::<bpf_attr>();
+    attr.link_create.__bindgen_anon_1.prog_fd = number(program);
+    attr.link_create.attach_type = bpf_attach_type::BPF_TRACE_ITER as u32;
+    let length = u32::try_from(size_of::<Task>()).map_err(io::Error::other)?;
+    attr.link_create.__bindgen_anon_3.__bindgen_anon_1.iter_info = (&raw const task).addr() as u64;
+    attr.link_create.__bindgen_anon_3.__bindgen_anon_1.iter_info_len = length;
+    call_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)
+}
+
 /// `BPF_ITER_CREATE`: one run of an iterator, read like a file.
 pub(super) fn iterate(link: BorrowedFd<'_>) -> io::Result<File> {
     let mut attr = zeroed::<bpf_attr>();
