@@ -220,6 +220,9 @@ scenario!(a_match_is_the_new_owner_beside_a_command_that_runs_on, |backend| {
     assert_eq!((answer.status, answer.outcome().as_str()), (0, "restarted"), "{answer:?}");
     let owner = &answer.json()["new_owner"];
     assert_eq!((&owner["pid"], &owner["by"]), (&gateway.pid().into(), &"rules".into()));
+    // and it is told that the command is another process, which runs on
+    let running = &answer.json()["command"]["running"];
+    assert!(running.is_u64() && running != &owner["pid"], "{answer:?}");
 });
 
 scenario!(a_match_is_not_the_success_of_a_command_that_fails, |backend| {

@@ -73,8 +73,10 @@ pub(crate) struct Restart {
     command: Progress,
     /// Whether the time is over.
     over: bool,
-    /// Whether the command wanted the port for itself all the while: it is a match and runs on.
+    /// Whether the command wants the port for itself, so that a match that has it keeps the command from it.
     is_rival: bool,
+    /// The sockets on all IPv6 addresses that leave IPv4's alone.
+    ipv6_alone: Vec<SocketKey>,
     failures: u32,
     crashed: bool,
     why: Option<String>,
@@ -180,7 +182,8 @@ impl Restart {
     /// Whether a socket keeps the command from where the old owners were bound.
     fn is_in_the_way(&self, socket: &SocketKey) -> bool {
         let Some(address) = socket.address else { return true };
-        let socket = Socket::new(Protocol::Tcp, address, SocketState::Listen);
+        let v6_only = self.ipv6_alone.iter().any(|alone| alone.is(socket)).then_some(true);
+        let socket = Socket { v6_only, ..Socket::new(Protocol::Tcp, address, SocketState::Listen) };
         self.addresses.is_empty() || self.addresses.iter().any(|wanted| prove::keeps_out(&socket, wanted))
     }
 
@@ -210,10 +213,25 @@ impl Restart {
         }
     }
 
-    /// Records that the time is over, and whether the command is a match itself that runs on: one that tries again and again
-    /// is seen to be refused only where kernel events tell it.
-    pub(crate) fn time_is_over(&mut self, is_rival: bool) {
-        (self.over, self.is_rival) = (true, is_rival);
+    /// Records that the time is over.
+    pub(crate) fn time_is_over(&mut self) {
+        self.over = true;
+    }
+
+    /// Records that the command wants the port for itself, where no event tells that it was refused it.
+    pub(crate) fn is_wanted(&mut self) {
+        self.is_rival = true;
+    }
+
+    /// Records that the event's socket, on all IPv6 addresses, leaves IPv4's alone, which the event does not tell.
+    pub(crate) fn is_ipv6_alone(&mut self, event: &WatchEvent) {
+        add(&mut self.ipv6_alone, SocketKey::of(event));
+    }
+
+    /// Whether a match listens that is not the command's.
+    #[must_use]
+    pub(crate) fn has_match(&self) -> bool {
+        self.listeners.iter().any(|listener| listener.whose == Whose::Matching)
     }
 
     /// Takes listeners that nobody can be seen to hold for strangers', where they are in nobody's way.
@@ -338,6 +356,8 @@ impl Restart {
             }
             WatchKind::Conflict { .. } if self.command != Progress::NotStarted => {
                 self.steps.push((at, Step::Conflict, event.pid));
+                // Once refused, it may end and be started again by a process of the command that is no server itself.
+                self.is_rival |= matches!(whose, Whose::AskedFor(By::Command));
                 // Where two sockets are bound to one address, the kernel reports a listener for a moment before it refuses
                 // the second one's `listen`.
                 return may_fail
@@ -373,10 +393,9 @@ impl Restart {
 
     /// Whether a match that is not the command's is the new owner.
     fn matches_count(&self) -> bool {
-        let refused = || self.attempts.values().any(|attempt| attempt.refused);
         match self.command {
             Progress::NotStarted | Progress::Done => true,
-            Progress::Running => self.adopt || (self.over && !self.is_rival && !refused()),
+            Progress::Running => self.adopt || (self.over && !self.is_rival),
             Progress::Failed => self.adopt,
         }
     }

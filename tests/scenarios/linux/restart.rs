@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use gatewatch_tests::{Backend, Gatewatch, Life, Part, Running, can_bind, send, until, unused_port};
+use gatewatch_tests::{Actor, Backend, Gatewatch, Life, Part, Running, can_bind, send, until, unused_port};
 use nix::sys::signal::Signal;
 
 use crate::restart::{actor, end, gateway_command, listens, restart, server_command};
@@ -95,30 +95,65 @@ scenario!(of_two_restarts_at_once_one_is_told_by_whom_it_was_overtaken, |backend
     end(backend, port);
 });
 
+/// Addresses that a server on 127.0.0.1 does not need.
+const ELSEWHERE: [&str; 3] = ["127.0.0.2", "[::1]", "[::]"];
+
+/// Another program on such an address.
+fn elsewhere(address: &str, port: u16) -> Actor {
+    Part::other().on(format!("{address}:{port}").parse().unwrap()).with(&["--v6-only"]).start()
+}
+
 scenario!(a_stranger_on_another_address_is_no_end_of_a_restart, |backend| {
-    // given a command that takes its time, and somebody who takes another address of the port meanwhile
-    let old = Part::gateway().on_port(unused_port()).start();
-    let port = old.port();
-    let folder = tempfile::tempdir().unwrap();
-    let [ready, go] = ["ready", "go"].map(|name| folder.path().join(name));
-    let wait = format!("touch {}; until [ -e {} ]; do sleep 0.01; done", ready.display(), go.display());
-    let command = shell(&format!("{wait}; exec {}", quiet(&server_command(port, &[]))));
-    let words: Vec<&str> = command.iter().map(String::as_str).collect();
-    let running = Gatewatch::on(backend, &["restart", "--poll-interval", "2ms"], port);
-    let running = running.with(&["--"]).with(&words).spawn();
-    until("the command runs", || ready.exists());
-    let stranger = Part::other().on(([127, 0, 0, 2], port).into()).start();
-    // when it has been seen
-    let watch = Gatewatch::on(backend, &["watch"], port).watch();
-    assert_eq!(watch.held[0]["pid"], stranger.pid());
-    std::fs::File::create(go).unwrap();
-    let answer = running.finish();
-    assert_eq!((answer.status, answer.outcome().as_str()), (0, "restarted"), "{answer:?}");
-    let owner = &answer.json()["new_owner"];
-    assert_eq!((&owner["by"], owner["pid"] == stranger.pid()), (&"command".into(), false), "{answer:?}");
-    assert!(stranger.is_alive());
-    end(backend, port);
+    for address in ELSEWHERE {
+        // given a command that takes its time, and somebody who takes another address of the port meanwhile
+        let old = Part::gateway().on_port(unused_port()).start();
+        let port = old.port();
+        let folder = tempfile::tempdir().unwrap();
+        let [ready, go] = ["ready", "go"].map(|name| folder.path().join(name));
+        let wait = format!("touch {}; until [ -e {} ]; do sleep 0.01; done", ready.display(), go.display());
+        let command = shell(&format!("{wait}; exec {}", quiet(&server_command(port, &[]))));
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        let running = Gatewatch::on(backend, &["restart", "--poll-interval", "2ms"], port);
+        let running = running.with(&["--"]).with(&words).spawn();
+        until("the command runs", || ready.exists());
+        let stranger = elsewhere(address, port);
+        // when it has been seen
+        let watch = Gatewatch::on(backend, &["watch"], port).watch();
+        assert_eq!(watch.held[0]["pid"], stranger.pid());
+        std::fs::File::create(go).unwrap();
+        let answer = running.finish();
+        assert_eq!((answer.status, answer.outcome().as_str()), (0, "restarted"), "{address}: {answer:?}");
+        let owner = &answer.json()["new_owner"];
+        assert_eq!(
+            (&owner["by"], owner["pid"] == stranger.pid()),
+            (&"command".into(), false),
+            "{address}: {answer:?}"
+        );
+        assert!(stranger.is_alive());
+        end_at(backend, port);
+    }
 });
+
+scenario!(an_owner_of_ipv6_alone_is_no_obstacle_to_a_restart_of_ipv4s, |backend| {
+    for address in ELSEWHERE {
+        let old = Part::gateway().on_port(unused_port()).start();
+        let port = old.port();
+        let other = elsewhere(address, port);
+        let answer = restart(backend, port, &[], &gateway_command(port, "60000"));
+        assert_eq!((answer.status, answer.outcome().as_str()), (0, "restarted"), "{address}: {answer:?}");
+        assert_eq!(answer.killed(), [u64::from(old.pid())], "{address}: {answer:?}");
+        assert_eq!(answer.owner(other.pid())["action"], "spared", "{address}: {answer:?}");
+        assert!(other.is_alive());
+        end_at(backend, port);
+    }
+});
+
+/// Ends what listens on 127.0.0.1, and nobody else.
+fn end_at(backend: Backend, port: u16) {
+    let address = format!("127.0.0.1:{port}");
+    let words = ["clean", "--any", "--backend", gatewatch_tests::run().flag(backend), &address];
+    assert_eq!(Gatewatch::plain(&words).status, 0);
+}
 
 scenario!(a_server_that_tries_again_to_the_end_is_not_served_by_who_overtook_it, |backend| {
     let folder = tempfile::tempdir().unwrap();
@@ -140,6 +175,31 @@ scenario!(a_server_that_tries_again_to_the_end_is_not_served_by_who_overtook_it,
     let winner = Part::gateway().on_port(port).start();
     std::fs::File::create(go).unwrap();
     let answer = running.finish();
+    assert_eq!((answer.status, answer.outcome().as_str()), (8, "respawned"), "{answer:?}");
+    let json = answer.json();
+    assert_eq!((&json["reason"], &json["new_owner"]["pid"]), (&"stranger".into(), &winner.pid().into()));
+    assert!(winner.is_alive());
+});
+
+scenario!(a_command_that_starts_its_server_again_is_not_served_by_who_overtook_it, |backend| {
+    // given a command that is no server itself, starts one twice, and rests when the time is over
+    let port = unused_port();
+    let folder = tempfile::tempdir().unwrap();
+    let [ready, go, rests] = ["ready", "go", "rests"].map(|name| folder.path().join(name));
+    let mut server = gateway_command(port, "60000");
+    server.extend(["--retries", "5"].map(str::to_owned));
+    let wait = format!("touch {}; until [ -e {} ]; do sleep 0.01; done", ready.display(), go.display());
+    let server = quiet(&server);
+    let command =
+        shell(&format!("{wait}; {server}; {server}; touch {}; exec sleep 60 > /dev/null", rests.display()));
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    let restart = ["restart", "--listen-timeout", "6s", "--kill-on-failure"];
+    let running = Gatewatch::on(backend, &restart, port).with(&["--"]).with(&words).spawn();
+    until("the command runs", || ready.exists());
+    let winner = Part::gateway().on_port(port).start();
+    std::fs::File::create(go).unwrap();
+    let answer = running.finish();
+    assert!(rests.exists(), "{answer:?}");
     assert_eq!((answer.status, answer.outcome().as_str()), (8, "respawned"), "{answer:?}");
     let json = answer.json();
     assert_eq!((&json["reason"], &json["new_owner"]["pid"]), (&"stranger".into(), &winner.pid().into()));

@@ -74,12 +74,20 @@ impl Following<'_, '_> {
             }
             if now >= over {
                 if now >= deadline {
-                    let started = &self.started;
-                    self.restarts.iter_mut().for_each(|(port, it)| it.time_is_over(started.is_match(*port)));
+                    self.each(Restart::time_is_over);
+                    self.notice_rivals(Started::is_match);
                 }
                 break false;
             }
-            let pause = (over - now).min(if unseen.is_some() { LOOK_AGAIN } else { Duration::MAX });
+            // A match that has taken the port is the command's work, or keeps the command from it.
+            let is_beside = self.started.running().is_some() && self.any(Restart::has_match);
+            let is_blind = self.source.sees_no_conflicts();
+            let pause = match (unseen, is_beside && is_blind) {
+                (Some(_), _) => LOOK_AGAIN,
+                (None, true) => self.args.clean.observing.poll_interval,
+                (None, false) => Duration::MAX,
+            };
+            let pause = pause.min(over - now);
             tokio::select! {
                 told = next_event(self.source) => self.followed(told?).await?,
                 ended = self.started.next_end() => match ended {
@@ -96,14 +104,20 @@ impl Following<'_, '_> {
                     self.each(|restart| restart.note("interrupted"));
                     break true;
                 }
-                () = sleep(pause) => if unseen.is_some() {
-                    self.find_holders().await?;
-                },
+                () = sleep(pause) => {
+                    if unseen.is_some() {
+                        self.find_holders().await?;
+                    }
+                    if is_beside && is_blind {
+                        self.notice_rivals(Started::tries_again);
+                    }
+                }
             }
         };
         let outcomes = self.outcomes(is_interrupted);
+        let running = self.started.running();
         let mut command =
-            (!argv.is_empty()).then(|| CommandRun { argv, status, running: None, listeners: Vec::new() });
+            (!argv.is_empty()).then(|| CommandRun { argv, status, running, listeners: Vec::new() });
         let is_done = outcomes.iter().all(|outcome| *outcome == Outcome::Restarted);
         if let Some(command) = command.as_mut().filter(|_| !is_done) {
             self.leave(command).await;
@@ -156,8 +170,26 @@ impl Following<'_, '_> {
         self.restarts.iter().map(|(port, _)| *port).collect()
     }
 
+    /// Notices the ports that the command wants for itself.
+    fn notice_rivals(&mut self, wants: impl Fn(&mut Started, Port) -> bool) {
+        for (port, restart) in self.restarts.iter_mut() {
+            if wants(&mut self.started, *port) {
+                restart.is_wanted();
+            }
+        }
+    }
+
+    /// Whose process an event is about. What else only a look tells of its socket is noted.
+    fn judge(&mut self, event: &WatchEvent) -> Whose {
+        let takes = matches!(event.kind, WatchKind::Bind | WatchKind::Listen | WatchKind::Held);
+        if takes && self.started.is_ipv6_alone(event) {
+            of_port(self.restarts, event.port).for_each(|restart| restart.is_ipv6_alone(event));
+        }
+        self.started.whose(event)
+    }
+
     fn follow(&mut self, event: &WatchEvent) {
-        let whose = self.started.whose(event);
+        let whose = self.judge(event);
         for restart in of_port(self.restarts, event.port) {
             if restart.follow(event, whose)
                 && let Some(pid) = event.pid
@@ -204,7 +236,7 @@ impl Following<'_, '_> {
                 if event.kind != WatchKind::Held {
                     continue;
                 }
-                let whose = self.started.whose(&event);
+                let whose = self.judge(&event);
                 of_port(self.restarts, port).for_each(|restart| restart.is_held_by(&event, whose));
                 if whose != Whose::Unseen
                     && let Some(pid) = event.pid

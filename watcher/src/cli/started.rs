@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::args::Format;
 use super::exit::CliError;
-use crate::model::{EndSignal, Port, Process, Protocol, Verdict, WatchEvent};
+use crate::model::{EndSignal, Port, Process, Protocol, Socket, Verdict, WatchEvent};
 use crate::platform::Host;
 use crate::platform::contract::{Platform, ProcessError, ProcessHandle, SignalError, System};
 use crate::restart::{By, Whose};
@@ -33,6 +33,8 @@ pub(super) struct Started {
     leads_group: bool,
     /// The command's processes that were seen: one whose parent has ended may have got another.
     seen: HashSet<u32>,
+    /// The command's processes that were last seen to match the rules for a port.
+    tried: HashMap<Port, HashSet<u32>>,
     /// The processes that are followed to their end.
     followed: Vec<(u32, Box<dyn ProcessHandle>)>,
 }
@@ -40,7 +42,8 @@ pub(super) struct Started {
 impl Started {
     pub(super) fn new(host: Host, rules: HashMap<Port, Rules>, unit: Option<String>) -> Self {
         let (seen, followed) = (HashSet::new(), Vec::new());
-        Self { host, rules, unit, child: None, pid: None, leads_group: false, seen, followed }
+        let tried = HashMap::new();
+        Self { host, rules, unit, child: None, pid: None, leads_group: false, seen, tried, followed }
     }
 
     /// Starts the command. It gets a process group of its own only if that will be needed to end it: on a terminal, the
@@ -107,9 +110,40 @@ impl Started {
         }
     }
 
+    /// Whether the socket of an event is on all IPv6 addresses and leaves IPv4's alone: the system's tables tell it.
+    pub(super) fn is_ipv6_alone(&self, event: &WatchEvent) -> bool {
+        let Some(address) = event.address.filter(|it| it.is_ipv6() && it.ip().is_unspecified()) else {
+            return false;
+        };
+        let is_it = |socket: &Socket| {
+            let is_same = event.cookie.is_none() || socket.cookie == event.cookie;
+            socket.address == address && is_same && socket.v6_only == Some(true)
+        };
+        self.host.all_listeners(event.port.protocol).unwrap_or_default().iter().any(is_it)
+            || self.host.bound(event.port).unwrap_or_default().iter().any(is_it)
+    }
+
     /// Whether a process of the command matches the rules for a port and runs on.
-    pub(super) fn is_match(&self, port: Port) -> bool {
-        let Some(rules) = self.rules.get(&port).filter(|rules| !rules.is_any()) else { return false };
+    pub(super) fn is_match(&mut self, port: Port) -> bool {
+        !self.matches(port).is_empty()
+    }
+
+    /// Whether the command starts one match for a port after another: what it starts ends without the port. Where no events
+    /// tell of binds that fail, that is how one that tries again and again is known.
+    pub(super) fn tries_again(&mut self, port: Port) -> bool {
+        let now = self.matches(port);
+        if now.is_empty() {
+            return false;
+        }
+        let before = self.tried.insert(port, now.clone());
+        before.is_some_and(|before| now.is_disjoint(&before))
+    }
+
+    /// The processes of the command that match the rules for a port.
+    fn matches(&self, port: Port) -> HashSet<u32> {
+        let Some(rules) = self.rules.get(&port).filter(|rules| !rules.is_any()) else {
+            return HashSet::new();
+        };
         let mut pids: Vec<u32> = self.running().into_iter().collect();
         let mut at = 0;
         while let Some(&pid) = pids.get(at) {
@@ -119,7 +153,8 @@ impl Started {
             at += 1;
         }
         let matches = |process: &Process| rules.judge(process).verdict == Verdict::Match;
-        pids.iter().any(|&pid| self.host.process(pid).is_ok_and(|process| matches(&process)))
+        pids.retain(|&pid| self.host.process(pid).is_ok_and(|process| matches(&process)));
+        pids.into_iter().collect()
     }
 
     /// Whether it is a process of the command: the command itself, or a descendant of it or, where orphans become ours, of

@@ -15,7 +15,7 @@ use super::exit::{CliError, Exit};
 use super::ports::{Asked, not_for_agent};
 use super::text;
 use crate::agent::client::{ClientError, Events};
-use crate::model::{Port, Protocol, WatchEvent, WatchKind};
+use crate::model::{Backend, Port, Protocol, WatchEvent, WatchKind};
 use crate::platform::Host;
 use crate::platform::contract::{Interest, Platform, Signals as _};
 use crate::watch::Watch;
@@ -125,6 +125,11 @@ impl<'a> Source<'a> {
     /// Whether the agent tells it.
     pub(super) fn is_agents(&self) -> bool {
         !matches!(self.feed, Feed::Own(_))
+    }
+
+    /// Whether nothing tells of binds that fail.
+    pub(super) fn sees_no_conflicts(&mut self) -> bool {
+        self.own().is_some_and(|watch| watch.observer().backend() == Backend::Poll)
     }
 
     /// The watch in this process; `None` where the agent tells what happens.

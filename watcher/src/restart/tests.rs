@@ -83,15 +83,24 @@ fn a_match_counts_beside_a_command_that_runs_on_and_does_not_want_the_port() {
     // a look that is not to be repeated is not yet the end of the time
     assert_eq!((matching().outcome(), matching().out_of_time()), (None, Outcome::Respawned));
     let mut restart = matching();
-    restart.time_is_over(false);
+    restart.time_is_over();
     assert_eq!(restart.out_of_time(), Outcome::Restarted);
+    // also one that was refused the port itself before
+    let mut late = started();
+    late.follow(&conflict(9), Whose::Matching);
+    late.follow(&WatchEvent { pid: Some(9), ..event(WatchKind::Listen, 2, 3) }, Whose::Matching);
+    late.time_is_over();
+    assert_eq!(late.out_of_time(), Outcome::Restarted);
     // nor beside one that is a match itself: it wants the port, and need not be seen to be refused it
     let mut rival = matching();
-    rival.time_is_over(true);
+    rival.is_wanted();
+    rival.time_is_over();
     assert_eq!(rival.out_of_time(), Outcome::Respawned);
+    // nor beside one whose server was refused it, also when that has ended and will be started again
     let mut refused = matching();
-    refused.follow(&conflict(7), OURS);
-    refused.time_is_over(false);
+    refused.follow(&conflict(8), OURS);
+    refused.ended(8);
+    refused.time_is_over();
     assert_eq!(refused.out_of_time(), Outcome::Respawned);
 }
 
@@ -126,6 +135,22 @@ fn a_stranger_on_another_address_is_in_nobodys_way() {
     let mut restart = Restart { addresses: wanted(1), ..started() };
     restart.follow(&on(1, 2), Whose::Stranger);
     assert_eq!(restart.outcome(), Some(Outcome::Respawned));
+}
+
+#[test]
+fn a_stranger_on_all_ipv6_addresses_is_in_ipv4s_way_unless_it_leaves_ipv4_alone() {
+    let stranger = WatchEvent {
+        address: Some((std::net::Ipv6Addr::UNSPECIFIED, 80).into()),
+        ..event(WatchKind::Listen, 2, 2)
+    };
+    for (alone, outcome) in [(false, Some(Outcome::Respawned)), (true, None)] {
+        let mut restart = Restart { addresses: wanted(1), ..started() };
+        if alone {
+            restart.is_ipv6_alone(&stranger);
+        }
+        restart.follow(&stranger, Whose::Stranger);
+        assert_eq!(restart.outcome(), outcome);
+    }
 }
 
 fn wanted(last: u8) -> Vec<BindAddress> {

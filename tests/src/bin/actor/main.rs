@@ -29,6 +29,9 @@ struct Part {
     bound: bool,
     #[arg(long)]
     no_reuse: bool,
+    /// On IPv6 addresses, leave IPv4's alone
+    #[arg(long)]
+    v6_only: bool,
     /// By UDP, and without any option, as nearly all servers do
     #[arg(long)]
     udp: bool,

@@ -49,6 +49,9 @@ pub(crate) fn open(part: &Part, address: SocketAddr) -> io::Result<Socket> {
     let socket =
         Socket::new(Domain::for_address(address), Type::STREAM, Some(platform::protocol(&part.own)))?;
     platform::reuse(part, &socket)?;
+    if part.v6_only && address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
     socket.bind(&address.into())?;
     if let Some(to) = part.connect {
         socket.connect(&to.into())?;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::clean;
 use super::style::{self, Colour};
 use crate::model::{Outcome, Step};
-use crate::restart::{CommandRun, Restarted, TimelineStep};
+use crate::restart::{By, CommandRun, Restarted, TimelineStep};
 
 /// `next` is the command that would go on, if there is one.
 pub(in crate::cli) fn answer(restarted: &Restarted, next: Option<String>) -> String {
@@ -35,6 +35,11 @@ pub(in crate::cli) fn answer(restarted: &Restarted, next: Option<String>) -> Str
     out.push('\n');
     if let Some(why) = why {
         let _ = writeln!(out, "  {}", style::printable(why));
+    }
+    if let (None, Some(By::Rules), Some(CommandRun { running: Some(pid), .. })) =
+        (why, new_owner.as_ref().and_then(|owner| owner.by), command)
+    {
+        let _ = writeln!(out, "  it matches the rules, and is not the command's: that runs on (pid {pid})");
     }
     clean::owners(&mut out, cleaned);
     for TimelineStep { at_us, step, pid } in timeline {
