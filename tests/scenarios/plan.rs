@@ -102,6 +102,26 @@ scenario!(listening_says_who_listens, |backend| {
     assert_eq!(wait(backend, "listening", owner.port()).with(&["--pid", &pid]).run().status, 0);
 });
 
+scenario!(a_wait_judges_who_it_names_as_owners_does, |backend| {
+    for (owner, identity) in [(Part::other(), "other"), (Part::gateway(), "match")] {
+        let owner = owner.on_port(unused_port()).start();
+        for state in ["listening", "free"] {
+            let answer = wait(backend, state, owner.port()).with(&["--timeout", "50ms"]).run().json();
+            assert_eq!(answer["owner"]["identity"], identity, "{answer}");
+        }
+    }
+});
+
+scenario!(a_listener_that_has_not_settled_in_time_is_not_called_another, |backend| {
+    let owner = Part::other().on_port(unused_port()).start();
+    let waiting = ["--settle", "60s", "--timeout", "50ms"];
+    let answer = wait(backend, "listening", owner.port()).with(&waiting).run();
+    assert_eq!((answer.status, &answer.json()["reason"]), (7, &"not_settled".into()), "{answer:?}");
+    let text = Gatewatch::in_text(backend, &["wait", "listening"], owner.port()).with(&waiting).run();
+    let who = format!("(pid {}) listens on port {}, but not yet", owner.pid(), owner.port());
+    assert!(text.out.contains(&who), "{text:?}");
+});
+
 scenario!(listening_waits_until_the_listener_has_settled, |backend| {
     let port = unused_port();
     let waiting = wait(backend, "listening", port).with(&["--settle", "300ms"]).spawn();

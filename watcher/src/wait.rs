@@ -63,10 +63,12 @@ pub(crate) struct Deadline {
 }
 
 /// Which listener is waited for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Wanted {
-    /// One that matches; `None` for any.
-    pub(crate) rules: Option<Rules>,
+    /// What owners are judged by.
+    pub(crate) rules: Rules,
+    /// Whether only one that matches counts.
+    pub(crate) must_match: bool,
     /// One of this process; `None` for any.
     pub(crate) pid: Option<u32>,
     /// One that has listened for this long.
@@ -74,9 +76,14 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
+    /// Any listener.
+    pub(crate) fn any(rules: Rules) -> Self {
+        Self { rules, must_match: false, pid: None, settle: Duration::ZERO }
+    }
+
     fn is_met_by(&self, owner: &Owner) -> bool {
         let listens = owner.holdings.iter().any(|holding| holding.socket.serves());
-        let matches = self.rules.is_none() || owner.verdict == Verdict::Match;
+        let matches = !self.must_match || owner.verdict == Verdict::Match;
         listens && matches && self.pid.is_none_or(|pid| owner.pid == Some(pid))
     }
 }
@@ -99,7 +106,7 @@ impl Deadline {
 
 /// Waits until the port can be bound: [`Outcome::Free`], or [`Outcome::TimedOut`]. With [`Plain::Try`] it has to be free for
 /// a server that does not set `SO_REUSEADDR` as well. `asked` are the addresses to bind where nobody holds the port; empty
-/// for all.
+/// for all. `rules` are what an owner is judged by that still holds it in the end.
 ///
 /// # Errors
 /// When the port can't be observed.
@@ -110,11 +117,12 @@ pub(crate) async fn free(
     asked: &[IpAddr],
     plain: Plain,
     deadline: Deadline,
+    rules: &Rules,
 ) -> Result<Waited, ObserveError> {
     let begun = Instant::now();
     match until_free(system, observer, port, asked, plain, deadline).await? {
         Free::Is(waited) => Ok(*waited),
-        Free::Held(seen) => still_held(system, observer, port, &seen, begun),
+        Free::Held(seen) => still_held(system, observer, port, &seen, rules, begun),
     }
 }
 
@@ -191,9 +199,10 @@ pub(crate) fn still_held(
     observer: &mut dyn Observer,
     port: Port,
     seen: &[Socket],
+    rules: &Rules,
     begun: Instant,
 ) -> Result<Waited, ObserveError> {
-    let owner = owners(seen, system, &Rules::any(), &Exclusions::default()).into_iter().next();
+    let owner = owners(seen, system, rules, &Exclusions::default()).into_iter().next();
     let reason = match &owner {
         Some(owner) if !owner.owns_port() => Some(Reason::BoundClient),
         Some(owner) => owner.unheld(),
@@ -218,13 +227,12 @@ pub(crate) async fn listening(
     deadline: Deadline,
 ) -> Result<Waited, ObserveError> {
     let begun = Instant::now();
-    let rules = wanted.rules.clone().unwrap_or_else(Rules::any);
     let exclusions = Exclusions::default();
     // The listener that is there, and since when it is the same one.
     let mut found: Option<(Owner, Instant)> = None;
     let mut sockets = observer.snapshot(port)?;
     loop {
-        let mut all = owners(&sockets, system, &rules, &exclusions);
+        let mut all = owners(&sockets, system, &wanted.rules, &exclusions);
         let met = all.iter().position(|owner| wanted.is_met_by(owner)).map(|at| all.swap_remove(at));
         found = met.map(|owner| match found.take() {
             Some((known, since)) if known.is_same(&owner) => (owner, since),
@@ -234,10 +242,10 @@ pub(crate) async fn listening(
             Some((_, since)) => wanted.settle.saturating_sub(since.elapsed()),
             None => Duration::from_secs(3600),
         };
-        let answer = |outcome, owner, backend| Waited {
+        let answer = |outcome, reason, owner, backend| Waited {
             port,
             outcome,
-            reason: None,
+            reason,
             backend,
             elapsed: begun.elapsed(),
             owner,
@@ -245,11 +253,12 @@ pub(crate) async fn listening(
         if let Some((owner, _)) = &found
             && settles_in.is_zero()
         {
-            return Ok(answer(Outcome::Listening, Some(owner.clone()), observer.backend()));
+            return Ok(answer(Outcome::Listening, None, Some(owner.clone()), observer.backend()));
         }
         let Some(wait) = deadline.next_pause(begun, settles_in) else {
+            let reason = found.as_ref().map(|_| Reason::NotSettled);
             let owner = found.map(|(owner, _)| owner).or_else(|| all.into_iter().next());
-            return Ok(answer(Outcome::TimedOut, owner, observer.backend()));
+            return Ok(answer(Outcome::TimedOut, reason, owner, observer.backend()));
         };
         // Any event may be the one: it is looked at afresh, because a listener that comes can go again at once.
         let event = timeout(wait, observe::next(observer)).await.ok().transpose()?;
@@ -300,7 +309,7 @@ mod tests {
         let deadline = Deadline { timeout: Some(LOOK * 2), longest_pause: LOOK };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let system = FakeSystem::default();
-        let wanted = Wanted::default();
+        let wanted = Wanted::any(Rules::any());
         let waiting = listening(&system, &mut observer, Port::tcp(1), &wanted, deadline);
         assert_eq!(runtime.block_on(waiting).unwrap().outcome, Outcome::TimedOut);
         assert_eq!(observer.0, 1);

@@ -147,18 +147,41 @@ fn a_supervisor_puts_the_new_owner_there(backend: Backend, start: fn(&Path, &[St
     assert_eq!(json["new_owner"]["by"], "rules", "{json}");
 }
 
+/// A supervisord that watches over the gateway.
+fn supervisord(folder: &Path, gateway: &[String]) -> Server {
+    let config = folder.join("supervisord.conf");
+    let (place, command) = (folder.display(), gateway.join(" "));
+    let text = format!(
+        "[supervisord]\nnodaemon=true\nuser=root\nlogfile=/dev/null\nlogfile_maxbytes=0\npidfile={place}/pid\n\
+         childlogdir={place}\n[program:gateway]\ncommand={command}\nautorestart=true\nstartsecs=0\n"
+    );
+    fs::write(&config, text).unwrap();
+    Server::start(&file("python/bin/supervisord"), &["-c", config.to_str().unwrap()])
+}
+
 scenario!(supervisord_puts_the_new_owner_there, needs(Root, Servers), |backend| {
-    a_supervisor_puts_the_new_owner_there(backend, |folder, gateway| {
-        let config = folder.join("supervisord.conf");
-        let (place, command) = (folder.display(), gateway.join(" "));
-        let text = format!(
-            "[supervisord]\nnodaemon=true\nuser=root\nlogfile=/dev/null\nlogfile_maxbytes=0\npidfile={place}/pid\n\
-             childlogdir={place}\n[program:gateway]\ncommand={command}\nautorestart=true\nstartsecs=0\n"
-        );
-        fs::write(&config, text).unwrap();
-        Server::start(&file("python/bin/supervisord"), &["-c", config.to_str().unwrap()])
-    });
+    a_supervisor_puts_the_new_owner_there(backend, supervisord);
 });
+
+scenario!(
+    a_restart_without_a_command_says_what_accepts_a_supervisors_process,
+    needs(Root, Servers),
+    |backend| {
+        let folder = tempfile::tempdir().unwrap();
+        let port = unused_port();
+        let _supervisor = supervisord(folder.path(), &gateway_command(port, "60000"));
+        until("it listens", || listens(port));
+        // given rules by which anybody would do
+        let answer = restart(backend, port, &["--any"], &[]);
+        assert_eq!((answer.status, answer.outcome().as_str()), (8, "respawned"), "{answer:?}");
+        let json = answer.json();
+        let why = json["why"].as_str().unwrap();
+        assert!(
+            why.contains("took the port") && why.contains("--adopt") && !why.contains("was run"),
+            "{json}"
+        );
+    }
+);
 
 scenario!(runit_puts_the_new_owner_there, needs(Root, Servers), |backend| {
     a_supervisor_puts_the_new_owner_there(backend, |folder, gateway| {

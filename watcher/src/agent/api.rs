@@ -319,7 +319,8 @@ async fn wait_for(
         return Err(bad_request("what to wait for is missing", "until=free or until=listening"));
     };
     let timeout = Duration::from_millis(timeout.into());
-    let wait = Wait { agent: Arc::clone(&agent), uid: peer.uid(), host, port, timeout };
+    let rules = rules(&agent.settings().config, port)?;
+    let wait = Wait { agent: Arc::clone(&agent), uid: peer.uid(), host, port, rules, timeout };
     let waited = tokio::select! {
         waited = wait.until(until) => waited?,
         () = agent.has_to_end() => return Err(ending()),

@@ -12,6 +12,7 @@ use super::view::NamespaceObserver;
 use crate::model::{Outcome, Port};
 use crate::platform::Host;
 use crate::platform::contract::{POLL_INTERVAL, Platform as _};
+use crate::steps::identify::Rules;
 use crate::steps::observe;
 use crate::steps::prove::Plain;
 use crate::wait::{self, Deadline, Until, Waited, Wanted};
@@ -24,6 +25,8 @@ pub(super) struct Wait {
     /// The system as the caller sees it.
     pub(super) host: Host,
     pub(super) port: Port,
+    /// What owners are judged by.
+    pub(super) rules: Rules,
     pub(super) timeout: Duration,
 }
 
@@ -37,7 +40,7 @@ impl Wait {
     }
 
     async fn free(self, mut observer: NamespaceObserver) -> Result<Waited, Problem> {
-        let Self { agent, uid, host, port, timeout } = self;
+        let Self { agent, uid, host, port, rules, timeout } = self;
         let begun = Instant::now();
         let deadline = Deadline { timeout: Some(timeout), longest_pause: POLL_INTERVAL };
         let free = wait::until_free(&host, &mut observer, port, &[], Plain::Leave, deadline).await;
@@ -45,20 +48,19 @@ impl Wait {
             wait::Free::Is(waited) => return Ok(*waited),
             wait::Free::Held(seen) => seen,
         };
-        let held = move || wait::still_held(&host, &mut observer, port, &seen, begun);
+        let held = move || wait::still_held(&host, &mut observer, port, &seen, &rules, begun);
         agent.off_loop.run(uid, held).await?.map_err(unobserved)
     }
 
     async fn listening(self, mut observer: NamespaceObserver) -> Result<Waited, Problem> {
-        let Self { agent, uid, host, port, timeout: limit } = self;
-        let (begun, host) = (Instant::now(), Arc::new(host));
+        let Self { agent, uid, host, port, rules, timeout: limit } = self;
+        let (begun, host, wanted) = (Instant::now(), Arc::new(host), Arc::new(Wanted::any(rules)));
         let at_once = Deadline { timeout: Some(Duration::ZERO), longest_pause: POLL_INTERVAL };
         loop {
             // Taken before the look: what is left after it is never less.
             let left = limit.saturating_sub(begun.elapsed());
-            let host = Arc::clone(&host);
+            let (host, wanted) = (Arc::clone(&host), Arc::clone(&wanted));
             let look = move || {
-                let wanted = Wanted::default();
                 let looked = wait::listening(&*host, &mut observer, port, &wanted, at_once);
                 let looked = Handle::current().block_on(looked);
                 (observer, looked)

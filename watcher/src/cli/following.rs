@@ -41,6 +41,7 @@ impl Following<'_, '_> {
         // What has happened so far was not caused by the command.
         self.read_what_is_there(Duration::ZERO).await?;
         if self.any(Restart::is_respawned) && !self.args.adopt && !argv.is_empty() {
+            self.each(|restart| restart.note("the command was not run"));
             let outcome = |restart: &Restart| restart.is_respawned().then_some(Outcome::Respawned);
             return Ok((self.restarts.iter().map(|(_, restart)| outcome(restart)).collect(), None));
         }
@@ -115,6 +116,11 @@ impl Following<'_, '_> {
             }
         };
         let outcomes = self.outcomes(is_interrupted);
+        let taken =
+            outcomes.iter().zip(self.restarts.iter_mut()).filter(|(it, _)| **it == Outcome::Respawned);
+        if argv.is_empty() {
+            taken.for_each(|(_, (_, it))| it.note("without a command, --adopt takes whoever it is"));
+        }
         let running = self.started.running();
         let mut command =
             (!argv.is_empty()).then(|| CommandRun { argv, status, running, listeners: Vec::new() });

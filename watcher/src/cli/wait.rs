@@ -116,7 +116,8 @@ async fn wait_for(
     Ok(match Until::from(args.state) {
         Until::Free => {
             let plain = if args.plain { Plain::Try } else { Plain::Leave };
-            wait::free(&context.host, observer, port, &asked.at, plain, deadline).await?
+            let rules = context.rules(&args.matching, port)?;
+            wait::free(&context.host, observer, port, &asked.at, plain, deadline, &rules).await?
         }
         Until::Listening => {
             let wanted = wanted(context, args, port)?;
@@ -127,8 +128,8 @@ async fn wait_for(
 
 /// Which listener is waited for: any, where nothing is said.
 fn wanted(context: &Context, args: &WaitArgs, port: Port) -> Result<Wanted, CliError> {
-    let rules = args.matching.is_given().then(|| context.rules(&args.matching, port)).transpose()?;
-    Ok(Wanted { rules, pid: args.pid, settle: args.settle })
+    let rules = context.rules(&args.matching, port)?;
+    Ok(Wanted { rules, must_match: args.matching.is_given(), pid: args.pid, settle: args.settle })
 }
 
 /// Why the agent can't wait for this, if so.

@@ -72,6 +72,8 @@ pub enum Reason {
     CheckFailed,
     /// A process that nobody asked for took the port.
     Stranger,
+    /// The process that was waited for listens, but not yet for as long as it has to.
+    NotSettled,
 }
 
 /// A signal that asks a process to end.

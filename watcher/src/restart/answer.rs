@@ -125,7 +125,7 @@ impl Restart {
         let reason = (outcome == Outcome::Respawned && new_owner.is_some()).then_some(Reason::Stranger);
         if let Some(owner) = new_owner.as_ref().filter(|_| reason.is_some()) {
             let taken = match self.command {
-                Progress::NotStarted => "took the port before the command was run",
+                Progress::NotStarted => "took the port",
                 Progress::Running | Progress::Done | Progress::Failed => {
                     "took the port, and is not the one that was asked for"
                 }

@@ -26,6 +26,9 @@ pub(in crate::cli) fn answer(until: Until, waited: &Waited) -> String {
             (_, None) => format!("port {port} is still held: timed out"),
         },
         (_, Until::Listening) => match who {
+            Some(who) if *reason == Some(Reason::NotSettled) => {
+                format!("{who} {listens} port {port}, but not yet for the time to settle: timed out")
+            }
             Some(who) => format!("{who} has port {port}, and is not what was waited for: timed out"),
             None => format!("nobody {listens} port {port} yet: timed out"),
         },
