@@ -6,7 +6,8 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use gatewatch_tests::{Backend, Gatewatch, Part, program, servers, until, unused_port};
+use gatewatch_tests::{Backend, Gatewatch, Part, program, send, servers, until, unused_port};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::clean::{assert_cleaned, clean};
@@ -112,6 +113,43 @@ scenario!(the_daemon_of_pm2_is_left_alone_with_all_its_services, needs(Root, Nod
     assert_eq!((answer.status, answer.outcome().as_str()), (0, "free"), "{answer:?}");
     assert!(listens(other));
 });
+
+scenario!(supervisord_is_left_alone_with_all_its_programs, needs(Root, Servers), |backend| {
+    // given one that has a socket which its program shares, a page of its own, and another program
+    let folder = tempfile::tempdir().unwrap();
+    let [port, page, other] = [unused_port(), unused_port(), unused_port()];
+    let (place, actor) = (folder.path().display(), program("actor").display().to_string());
+    let text = format!(
+        "[supervisord]\nnodaemon=true\nuser=root\nlogfile=/dev/null\nlogfile_maxbytes=0\npidfile={place}/pid\n\
+         childlogdir={place}\n[inet_http_server]\nport=127.0.0.1:{page}\n\
+         [fcgi-program:a]\nsocket=tcp://127.0.0.1:{port}\ncommand=sleep 60\n\
+         [program:b]\ncommand={actor} --on 127.0.0.1:{other} --stay --live-for 60000\n"
+    );
+    let config = folder.path().join("supervisord.conf");
+    fs::write(&config, text).unwrap();
+    let mut command = Command::new(servers().join("python/bin/supervisord"));
+    command.arg("-c").arg(&config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let supervisord = Managed(command.spawn().unwrap());
+    until("all listen", || [port, page, other].into_iter().all(listens));
+    let owner = left_alone(backend, page, &[port]);
+    assert_eq!(owner["pid"], supervisord.0.id());
+    assert!(why(&owner).contains("`supervisorctl stop NAME`"), "{owner}");
+    // then what shares its socket is not ended in vain either
+    let answer = clean(backend, port, &["--any"]);
+    assert_eq!((answer.status, answer.outcome().as_str()), (3, "held_by_other"), "{answer:?}");
+    assert_eq!((answer.killed().len(), &answer.json()["reason"]), (0, &"inherited".into()), "{answer:?}");
+    assert!(listens(port) && listens(other));
+});
+
+/// A process manager that ends its programs before it ends with its test.
+struct Managed(Child);
+
+impl Drop for Managed {
+    fn drop(&mut self) {
+        send(self.0.id(), Signal::SIGTERM);
+        let _ = self.0.wait();
+    }
+}
 
 /// The actor as a program of this name.
 fn called(name: &str, folder: &Path) -> PathBuf {

@@ -1,6 +1,7 @@
 //! Owners that stand in for others: forwarders, super-servers and process managers. They hold ports for other processes,
 //! so ending one would end services that nobody asked about.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use super::proc_files;
@@ -15,6 +16,12 @@ pub(super) fn why(process: &Process) -> Option<String> {
                 .to_owned(),
         );
     }
+    if let Some((name, control)) = manager(process) {
+        return Some(format!(
+            "{name} holds the ports of the programs that it manages: `{control} status` names them, and \
+             `{control} stop NAME` ends one"
+        ));
+    }
     let program = process.exe.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
     let name = program.unwrap_or(&process.comm);
     let what = role(name, process)?;
@@ -27,13 +34,18 @@ pub(super) fn why(process: &Process) -> Option<String> {
 fn role(name: &str, process: &Process) -> Option<String> {
     let what = match name {
         "docker-proxy" => return Some(docker_proxy(process)),
-        "rootlesskit" | "rootlessport" | "slirp4netns" | "pasta" | "conmon" => {
+        "rootlesskit" | "rootlessport" | "slirp4netns" | "pasta" | "passt" | "conmon" | "gvproxy"
+        | "com.docker.backend" => {
             "forwards the port of a container: `podman ps` or `docker ps` names it, and `podman stop NAME` or \
              `docker stop NAME` ends it"
         }
         "systemd" => {
             "holds the port for a socket unit: `systemctl list-sockets` names it, and `systemctl stop NAME.socket` \
              gives the port back"
+        }
+        "dockerd" => {
+            "holds the ports of its services besides its own: `docker service ls` names them, and \
+             `docker service rm NAME` ends one"
         }
         "wslrelay.exe" | "wslhost.exe" => "forwards the port of a Linux system: stop the service there",
         "xinetd" => {
@@ -95,6 +107,18 @@ fn is_pm2(process: &Process) -> bool {
     title.is_some_and(|title| title.starts_with("PM2 v") && title.contains("God Daemon"))
 }
 
+/// Python's process managers, which bind the sockets that their programs share, and the command that controls each. They
+/// are scripts, so that their program's file is the interpreter's.
+fn manager(process: &Process) -> Option<(&'static str, &'static str)> {
+    const MANAGERS: [(&str, &str); 2] = [("supervisord", "supervisorctl"), ("circusd", "circusctl")];
+    let argv = process.argv.as_deref()?;
+    let is_script =
+        |name| argv.iter().take(2).any(|word| Path::new(word).file_name() == Some(OsStr::new(name)));
+    let is_module =
+        |name| argv.windows(2).any(|pair| pair[0] == "-m" && pair[1].split('.').any(|it| it == name));
+    MANAGERS.into_iter().find(|&(name, _)| is_script(name) || is_module(name))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,6 +139,8 @@ mod tests {
             "s6-tcpserver4d",
             "s6-tcpserver-socketbinder",
             "s6-ipcserverd",
+            "gvproxy",
+            "dockerd",
         ] {
             let why = why(&running(&format!("/usr/sbin/{name}"), &["x"]));
             assert!(why.is_some_and(|why| why.starts_with(name)), "{name}");
@@ -139,6 +165,21 @@ mod tests {
     fn the_daemon_of_pm2_is_known_by_its_title() {
         assert!(why(&process(&["PM2 v5.4.3: God Daemon (/root/.pm2)"])).is_some());
         assert_eq!(why(&process(&["node", "PM2 v5.4.3: God Daemon (/root/.pm2)"])), None);
+    }
+
+    #[test]
+    fn a_process_manager_is_known_by_its_script() {
+        for argv in [
+            &["python3", "/usr/bin/supervisord", "-n"][..],
+            &["/usr/bin/supervisord"],
+            &["python3", "-m", "supervisor.supervisord", "-n"],
+            &["python3", "/usr/bin/circusd", "circus.ini"],
+        ] {
+            assert!(why(&process(argv)).is_some_and(|why| why.contains(" stop NAME`")), "{argv:?}");
+        }
+        for argv in [&["python3", "app.py", "supervisord"][..], &["python3", "/usr/bin/supervisorctl"]] {
+            assert_eq!(why(&process(argv)), None, "{argv:?}");
+        }
     }
 
     #[test]
