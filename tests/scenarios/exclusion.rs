@@ -2,7 +2,7 @@
 
 use gatewatch_tests::{Actor, Answer, Backend, Gatewatch, Part, program, unused_port};
 
-use crate::clean::clean;
+use crate::clean::{assert_cleaned, clean};
 
 /// The answer of gatewatch run as a descendant of the owner.
 fn cleaned_from_below(backend: Backend, hops: &str, arguments: &[&str]) -> (Actor, Vec<String>) {
@@ -67,4 +67,24 @@ scenario!(an_ancestor_of_a_protected_process_is_never_ended, |backend| {
     assert_eq!((answer.status, answer.outcome().as_str()), (4, "held_by_protected"), "{answer:?}");
     assert_eq!(answer.owner(gateway.pid())["relation"], "protected");
     assert!(gateway.is_alive());
+});
+
+scenario!(the_gateway_that_names_itself_to_its_children_is_never_ended, |backend| {
+    // given a caller that is no descendant of the gateway any more
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let clean = |arguments: &[&str]| {
+        Gatewatch::on(backend, &["clean"], gateway.port())
+            .with(arguments)
+            .env("OPENCLAW_GATEWAY_SERVICE_PID", &gateway.pid().to_string())
+            .run()
+    };
+    let answer = clean(&[]);
+    assert_eq!((answer.status, answer.outcome().as_str()), (4, "held_by_protected"), "{answer:?}");
+    assert_eq!(answer.owner(gateway.pid())["relation"], "protected");
+    assert!(gateway.is_alive());
+    // then other rules have nothing to do with it
+    assert_cleaned(&clean(&["--any"]), &gateway);
+    // and nobody is told of a flag that was not given
+    let answer = clean(&[]);
+    assert!(answer.status == 0 && !answer.err.contains("--protect"), "{answer:?}");
 });

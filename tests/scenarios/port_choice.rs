@@ -38,6 +38,14 @@ scenario!(the_configuration_comes_before_the_default, || {
     assert_eq!(port(&both), 4567);
 });
 
+scenario!(a_named_profile_has_a_port_of_its_own, || {
+    for (profile, expected) in [("work", 41_984), ("default", 18_789), ("no/name", 18_789)] {
+        assert_eq!(port(&owners().env("OPENCLAW_PROFILE", profile).run()), expected, "{profile}");
+    }
+    let both = owners().env("OPENCLAW_PROFILE", "work").env("OPENCLAW_GATEWAY_PORT", "4567").run();
+    assert_eq!(port(&both), 4567);
+});
+
 scenario!(the_flag_comes_first, || {
     let answer = owners().with(&["--port", "4569"]).env("OPENCLAW_GATEWAY_PORT", "4567").run();
     assert_eq!(port(&answer), 4569);

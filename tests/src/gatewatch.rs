@@ -97,9 +97,15 @@ impl Gatewatch {
         let mut command = Command::new(program("gatewatch"));
         platform::interruptible(&mut command);
         command.args(arguments);
-        for variable in
-            ["OPENCLAW_GATEWAY_PORT", "GATEWATCH_SOCKET", "GATEWATCH_WITHOUT", "NO_COLOR", "CLICOLOR_FORCE"]
-        {
+        for variable in [
+            "OPENCLAW_GATEWAY_PORT",
+            "OPENCLAW_GATEWAY_SERVICE_PID",
+            "OPENCLAW_PROFILE",
+            "GATEWATCH_SOCKET",
+            "GATEWATCH_WITHOUT",
+            "NO_COLOR",
+            "CLICOLOR_FORCE",
+        ] {
             command.env_remove(variable);
         }
         // Scenarios must not ask an agent that serves this machine.

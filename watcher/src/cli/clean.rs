@@ -92,7 +92,7 @@ async fn clean_once(
     if let Some(cleaned) = context.ask_agent(&args.observing, cannot, ask).await? {
         return Ok(cleaned);
     }
-    for &pid in &protect {
+    for &pid in &args.sparing.protect {
         if context.host.process(pid).is_err() {
             warn!("--protect {pid}: there is no such process");
         }
