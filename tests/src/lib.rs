@@ -19,7 +19,7 @@ pub use journal::{Entry, Journal};
 pub use needs::{Needs, have};
 pub use platform::{ASKED, BACKENDS, FORCED, FORWARDER, Life, user};
 #[cfg(target_os = "linux")]
-pub use platform::{Frozen, below_setuid_hop, detach_cgroup_hooks, send};
+pub use platform::{Frozen, Unit, below_setuid_hop, detach_cgroup_hooks, send};
 
 use std::env::consts::EXE_SUFFIX;
 use std::net::{SocketAddr, TcpListener, UdpSocket};

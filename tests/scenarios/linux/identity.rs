@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use gatewatch_tests::{Part, node_package, program, unused_port};
+use gatewatch_tests::{Part, Unit, node_package, program, unused_port};
 
 use crate::clean::{assert_cleaned, clean};
 use crate::identity::{assert_left_alone, node};
@@ -32,6 +32,18 @@ scenario!(a_removed_executable_still_matches_its_path, |backend| {
     std::fs::remove_file(&exe).unwrap();
     let answer = clean(backend, owner.port(), &["--match-exe", exe.to_str().unwrap()]);
     assert_cleaned(&answer, &owner);
+});
+
+scenario!(a_unit_tells_two_instances_apart, needs(Root), |backend| {
+    let name = format!("gatewatch-tests-{}.service", unused_port());
+    let unit = Unit::new(&name);
+    let owner = Part::other().on_port(unused_port()).start();
+    unit.add(owner.pid());
+    assert_left_alone(backend, &owner, &["--match-unit", "another.service"]);
+    let bare = name.strip_suffix(".service").unwrap();
+    let answer = clean(backend, owner.port(), &["--match-unit", bare]);
+    assert_cleaned(&answer, &owner);
+    assert_eq!(answer.owner(owner.pid())["unit"], name, "{answer:?}");
 });
 
 scenario!(a_titled_node_gateway_is_known_by_its_title, needs(Node), |backend| {

@@ -3,7 +3,9 @@
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use gatewatch_tests::{Actor, Backend, Gatewatch, Life, Part, Running, can_bind, send, until, unused_port};
+use gatewatch_tests::{
+    Actor, Backend, Gatewatch, Life, Part, Running, Unit, can_bind, send, until, unused_port,
+};
 use nix::sys::signal::Signal;
 
 use crate::restart::{actor, end, gateway_command, listens, restart, server_command};
@@ -373,4 +375,40 @@ scenario!(a_units_own_process_is_left_to_systemctl, |backend| {
     assert_eq!(answer.killed(), [0; 0]);
     assert!(old.is_gone());
     end(backend, old.port());
+});
+
+scenario!(whoever_is_of_the_unit_is_the_new_owner, needs(Root), |backend| {
+    // given a systemctl that has the service manager start another process of the unit, which matches no rule
+    let name = format!("gatewatch-tests-{}.service", unused_port());
+    let unit = Unit::new(&name);
+    let old = Part::gateway().on_port(unused_port()).start();
+    let folder = tempfile::tempdir().unwrap();
+    let asked = folder.path().join("asked");
+    let show = format!("echo LoadState=loaded; echo MainPID={}", old.pid());
+    let script =
+        format!("#!/bin/sh\nif [ \"$1\" = show ]; then {show}; else touch {}; fi\n", asked.display());
+    let systemctl = folder.path().join("systemctl");
+    std::fs::write(&systemctl, script).unwrap();
+    std::fs::set_permissions(&systemctl, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    let restart = Gatewatch::on(backend, &["restart", "--unit", &name], old.port()).env("PATH", &path);
+    let running = restart.spawn();
+    until("systemctl has been asked", || asked.exists());
+    // when a stranger would have been refused, and the unit's process is not
+    let begin = folder.path().join("begin");
+    let server = shell(&format!(
+        "until [ -e {} ]; do sleep 0.01; done; exec {}",
+        begin.display(),
+        quiet(&server_command(old.port(), &[]))
+    ));
+    let server = std::process::Command::new(&server[0]).args(&server[1..]).spawn().unwrap();
+    unit.add(server.id());
+    let mut server = crate::linux::field::Server(server);
+    drop(old);
+    std::fs::File::create(begin).unwrap();
+    let answer = running.finish();
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "restarted"), "{answer:?}");
+    let owner = &answer.json()["new_owner"];
+    assert_eq!((&owner["by"], &owner["pid"]), (&"unit".into(), &server.0.id().into()), "{answer:?}");
+    assert!(server.0.try_wait().unwrap().is_none());
 });

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -136,16 +136,58 @@ impl Frozen {
 impl Drop for Frozen {
     fn drop(&mut self) {
         let _ = std::fs::write(self.0.join("freezer.state"), "THAWED");
-        // The group can be removed once its last process has left it.
-        let above = self.0.parent().map(|above| above.join("cgroup.procs"));
-        for pid in std::fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default().lines() {
-            let _ = above.as_ref().map(|above| std::fs::write(above, pid));
-        }
-        let _ = std::fs::remove_dir(&self.0);
-        // Gives up the mount, where there is one of ours; busy while another one is frozen.
-        if let Some(mount) = self.0.parent().filter(|mount| mount.starts_with(crate::programs())) {
-            let _ = Command::new("umount").arg("--quiet").arg(mount).status();
-        }
+        leave(&self.0);
+    }
+}
+
+/// A control group of version 2 whose name makes it a unit's. It is given up when this is dropped.
+pub struct Unit(PathBuf);
+
+impl Unit {
+    /// Makes one.
+    ///
+    /// # Panics
+    /// When this kernel has no such groups.
+    pub fn new(name: &str) -> Self {
+        let known = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(PathBuf::from);
+        let is_it = |mount: &PathBuf| mount.join("cgroup.controllers").exists();
+        let mount = known.into_iter().find(is_it).unwrap_or_else(|| {
+            let mount = crate::programs().join("cgroup2");
+            std::fs::create_dir_all(&mount).unwrap();
+            let words = ["-t", "cgroup2", "gatewatch-tests"];
+            assert!(Command::new("mount").args(words).arg(&mount).status().unwrap().success());
+            mount
+        });
+        let group = mount.join(name);
+        std::fs::create_dir(&group).unwrap();
+        Self(group)
+    }
+
+    /// Makes a process one of the unit's.
+    ///
+    /// # Panics
+    /// When that is not allowed.
+    pub fn add(&self, pid: u32) {
+        std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        leave(&self.0);
+    }
+}
+
+/// Removes a control group, once its last processes have left it.
+fn leave(group: &Path) {
+    let above = group.parent().map(|above| above.join("cgroup.procs"));
+    for pid in std::fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default().lines() {
+        let _ = above.as_ref().map(|above| std::fs::write(above, pid));
+    }
+    let _ = std::fs::remove_dir(group);
+    // Gives up the mount, where there is one of ours; busy while another group is in use.
+    if let Some(mount) = group.parent().filter(|mount| mount.starts_with(crate::programs())) {
+        let _ = Command::new("umount").arg("--quiet").arg(mount).status();
     }
 }
 
