@@ -195,6 +195,22 @@ scenario!(a_command_that_listens_elsewhere_is_said_to_run_on, |backend| {
     until("the command has ended", || can_bind(([127, 0, 0, 1], elsewhere).into()));
 });
 
+scenario!(a_command_that_listens_on_another_address_is_said_to, |backend| {
+    // given that 127.0.0.1 is asked for, and the command's server comes up beside it
+    let port = unused_port();
+    let asked = format!("127.0.0.1:{port}");
+    let address = format!("127.0.0.2:{port}");
+    let command = actor("some-server", &["--on", &address, "--stay", "--live-for", "60000"]);
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    let restart = ["restart", &asked, "--format", "json", "--listen-timeout", "2s"];
+    let restart = Gatewatch::new(&restart).with(&["--backend", gatewatch_tests::run().flag(backend), "--"]);
+    let answer = restart.with(&words).run();
+    assert_eq!((answer.status, answer.outcome().as_str()), (7, "timed_out"), "{answer:?}");
+    let json = answer.json();
+    assert!(json["why"].as_str().unwrap().contains(&format!("listens on {address}")), "{json}");
+    end(backend, port);
+});
+
 /// A restart whose command runs on for this long, does not want the port, and ends with this status; and a gateway that
 /// takes the port meanwhile.
 fn a_match_beside_a_command(backend: Backend, patience: &str, runs: &str, status: &str) -> (Answer, Actor) {

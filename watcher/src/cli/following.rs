@@ -1,6 +1,7 @@
 //! Follows the ports of `restart` after the clean, until a new owner listens on each.
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
@@ -271,11 +272,15 @@ impl Following<'_, '_> {
         command.listeners = listeners.iter().map(|&(_, address)| address).collect();
         let note = match listeners.first() {
             Some(&(pid, _)) => {
-                let mut ports: Vec<u16> = command.listeners.iter().map(std::net::SocketAddr::port).collect();
-                ports.sort_unstable();
-                ports.dedup();
-                let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
-                format!("{} still runs, and listens on {}", self.started.name(pid), ports.join(", "))
+                // On the very port, the address is what differs from what was asked for.
+                let is_asked =
+                    |address: &SocketAddr| self.ports().iter().any(|it| it.number == address.port());
+                let place =
+                    |it: &SocketAddr| if is_asked(it) { it.to_string() } else { it.port().to_string() };
+                let mut places: Vec<String> = command.listeners.iter().map(place).collect();
+                places.sort_unstable();
+                places.dedup();
+                format!("{} still runs, and listens on {}", self.started.name(pid), places.join(", "))
             }
             None => format!("{} still runs", self.started.name(running)),
         };
