@@ -307,7 +307,7 @@ pub(super) struct Sparing {
     /// Spare an owner that began less than this ago
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(super) min_age: Option<Duration>,
-    /// Also end those that hold the very socket of a match, whatever they are
+    /// Also end those that hold the very socket of a match, whatever they are; but none that holds ports for others
     #[arg(long)]
     pub(super) inherited: bool,
     /// Spare the live gateway that OpenClaw's own record names (Linux): the record of this state folder or user, or a

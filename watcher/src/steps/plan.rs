@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use super::exclude::Exclusions;
 use super::first_look::FirstLook;
+use super::identify::stands_in;
 use super::owner::Owner;
 use crate::model::{Reason, SocketId, Verdict};
 
@@ -50,8 +51,7 @@ fn stale<'a>(owner: &'a Owner, first_look: &'a FirstLook) -> impl Iterator<Item 
     owner.holdings.iter().map(|holding| holding.socket.id()).filter(|id| first_look.sockets().contains(id))
 }
 
-/// Those that are identified as something else, and hold a stale socket of a target; but none that could be an ancestor of
-/// the caller's.
+/// Those that hold a stale socket of a target; but none that could be an ancestor of the caller's.
 fn add_heirs(owners: &mut [Owner], first_look: &FirstLook, exclusions: &Exclusions) {
     let targets = owners.iter().filter(|owner| owner.is_target(first_look));
     let sockets: Vec<(SocketId, String)> =
@@ -59,13 +59,20 @@ fn add_heirs(owners: &mut [Owner], first_look: &FirstLook, exclusions: &Exclusio
     let may_be_ancestor = |owner: &Owner| {
         owner.process.as_ref().is_none_or(|process| exclusions.may_be_ancestor(process).is_some())
     };
-    let others = owners.iter_mut().filter(|owner| owner.verdict == Verdict::Other);
-    for owner in others.filter(|owner| !may_be_ancestor(owner)) {
-        if let Some((_, of)) = sockets.iter().find(|(id, _)| owner.holds(*id)) {
+    for owner in owners.iter_mut().filter(|owner| !may_be_ancestor(owner)) {
+        if let Some((_, of)) = sockets.iter().find(|(id, _)| owner.holds(*id))
+            && may_inherit(owner)
+        {
             owner.inherits = true;
             owner.why = format!("it holds the socket of {of}");
         }
     }
+}
+
+/// Whether it may be ended with the match whose socket it holds: it is identified as something else, and not as one that
+/// holds ports for others, which would all go with it.
+fn may_inherit(owner: &Owner) -> bool {
+    owner.verdict == Verdict::Other && owner.process.as_ref().is_some_and(|process| !stands_in(process))
 }
 
 /// Spares each target that would free none of its sockets; to spare one can make another's end vain as well.
@@ -79,7 +86,7 @@ fn spare_vain(owners: &mut [Owner], first_look: &FirstLook) {
             }
             let mut keepers = stale(owner, first_look).map(keeper);
             let first = keepers.next()??;
-            keepers.all(|keeper| keeper.is_some()).then(|| (at, name(first), first.verdict == Verdict::Other))
+            keepers.all(|keeper| keeper.is_some()).then(|| (at, name(first), may_inherit(first)))
         });
         let Some((at, keeper, may_be_ended)) = vain else { return };
         let owner = &mut owners[at];
