@@ -77,6 +77,20 @@ scenario!(another_signal_can_ask, |backend| {
     assert_eq!(answer.owner(gateway.pid())["ended_by"], "SIGINT");
 });
 
+scenario!(the_timeline_names_the_signal_that_asked, |backend| {
+    // given an owner that ends by any signal that it does not handle
+    let gateway = || Part::gateway().on_port(unused_port()).start();
+    let restart = ["--signal", "HUP", "--term-timeout", "20s", "--listen-timeout", "1ms"];
+    let owner = gateway();
+    let answer = Gatewatch::on(backend, &["restart"], owner.port()).with(&restart).run().json();
+    let first = &answer["timeline"][0];
+    assert_eq!((&first["step"], &first["signal"]), (&"sigterm".into(), &"SIGHUP".into()), "{answer}");
+    assert_eq!(answer["owners"][0]["asked_by"], "SIGHUP", "{answer}");
+    let owner = gateway();
+    let text = Gatewatch::in_text(backend, &["restart"], owner.port()).with(&restart).run();
+    assert!(text.out.contains("SIGHUP sent") && !text.out.contains("SIGTERM"), "{text:?}");
+});
+
 scenario!(an_owner_that_somebody_else_has_killed_is_waited_for, |backend| {
     // given an owner whose memory takes the kernel a while to take back
     let gateway = Part::gateway().on_port(unused_port()).with(&["--memory", "512"]).start();

@@ -41,7 +41,7 @@ pub(super) const EXAMPLES: &str = "Examples:
   gatewatch exec 3000 --any -- npm run dev   free the port, whoever has it, and be its server
   gatewatch clean 18789                    end a stale OpenClaw gateway; answers once the port can be bound
   gatewatch clean 8080 --match-exe /usr/bin/my-server --dry-run
-  gatewatch restart 18789 -- systemctl restart openclaw-gateway
+  gatewatch restart 18789 --unit openclaw-gateway
   gatewatch top                            every port that is held, as a live screen
   gatewatch watch 80 443                   every bind, listen, release and conflict, as it happens
   gatewatch wait free 8080 --timeout 5s && my-server";

@@ -18,6 +18,8 @@ pub(crate) struct TimelineStep {
     pub(crate) step: Step,
     /// The process that it happened to.
     pub(crate) pid: Option<u32>,
+    /// What the process was asked to end with, where that is not SIGTERM.
+    pub(crate) signal: Option<String>,
 }
 
 /// The command of a restart.
@@ -110,7 +112,14 @@ impl Restart {
         let since = |at: u64| {
             (i64::try_from(at).unwrap_or(i64::MAX) - i64::try_from(base).unwrap_or(0)).div_euclid(1000)
         };
-        let step = |&(at, step, pid): &(u64, Step, Option<u32>)| TimelineStep { at_us: since(at), step, pid };
+        let asked_by = |pid| {
+            let dealt = cleaned.owners.iter().find(|dealt| dealt.owner.pid == pid)?;
+            dealt.asked_by.as_deref().filter(|&signal| signal != "SIGTERM").map(str::to_owned)
+        };
+        let step = |&(at, step, pid): &(u64, Step, Option<u32>)| {
+            let signal = if step == Step::Sigterm { asked_by(pid) } else { None };
+            TimelineStep { at_us: since(at), step, pid, signal }
+        };
         let timeline = self.steps.iter().map(step).collect();
         let listens =
             self.new_owner().map(|(listener, by)| (listener.at, NewOwner { by, ..listener.owner.clone() }));

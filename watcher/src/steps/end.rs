@@ -79,6 +79,8 @@ pub struct OwnerOutcome {
     pub owner: Owner,
     /// What was done.
     pub action: Action,
+    /// The signal that it was asked to end with, or `close`; `None` if it was not asked.
+    pub asked_by: Option<Cow<'static, str>>,
     /// The signal that ended it; on Windows `close` or `terminate`.
     pub ended_by: Option<Cow<'static, str>>,
     /// From its first signal until it was seen to be gone.
@@ -98,6 +100,7 @@ impl OwnerOutcome {
         Self {
             owner,
             action,
+            asked_by: None,
             ended_by: None,
             ended_after: None,
             signalled_at: None,
@@ -155,6 +158,8 @@ struct Running {
     handle: Box<dyn ProcessHandle>,
     /// The last signal that was sent; `None` so far if the process can't be asked.
     method: Option<&'static str>,
+    /// The one that asked it to end.
+    asked_by: Option<&'static str>,
     signalled_at: Instant,
     forced_at: Option<Instant>,
     gone_at: Option<Instant>,
@@ -182,6 +187,7 @@ impl Running {
         let left = if gone { self.children.into_iter().filter(is_alive).collect() } else { Vec::new() };
         OwnerOutcome {
             action: if gone { Action::Killed } else { Action::Survived },
+            asked_by: self.asked_by.map(Cow::Borrowed),
             ended_by: self.method.filter(|_| gone).map(Cow::Borrowed),
             ended_after: self.gone_at.map(|at| at - self.signalled_at),
             signalled_at: Some(self.signalled_at),
@@ -236,6 +242,7 @@ fn terminate(
                 owner: target,
                 handle,
                 method,
+                asked_by: method,
                 signalled_at,
                 forced_at: None,
                 gone_at: None,

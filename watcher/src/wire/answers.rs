@@ -197,6 +197,9 @@ struct OwnerOutcomeJson {
     owner: OwnerJson,
     /// What was done.
     action: Action,
+    /// The signal that it was asked to end with, or `close`; null if it was not asked.
+    #[serde(default)]
+    asked_by: Option<String>,
     /// The signal that ended it.
     ended_by: Option<String>,
     /// From its first signal until it was gone, in microseconds.
@@ -509,6 +512,7 @@ impl From<&OwnerOutcome> for OwnerOutcomeJson {
         Self {
             owner: OwnerJson::from(&dealt.owner),
             action: dealt.action,
+            asked_by: dealt.asked_by.as_deref().map(str::to_owned),
             ended_by: dealt.ended_by.as_deref().map(str::to_owned),
             ended_after_us: dealt.ended_after.map(micros),
             signalled_ns: dealt.signalled_at.map(clock::monotonic_ns),
@@ -525,6 +529,7 @@ impl TryFrom<OwnerOutcomeJson> for OwnerOutcome {
         Ok(Self {
             owner: json.owner.try_into()?,
             action: json.action,
+            asked_by: json.asked_by.map(Into::into),
             ended_by: json.ended_by.map(Into::into),
             ended_after: json.ended_after_us.map(Duration::from_micros),
             signalled_at: json.signalled_ns.and_then(clock::at),

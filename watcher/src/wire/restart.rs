@@ -67,6 +67,9 @@ struct StepJson {
     step: Step,
     #[serde(skip_serializing_if = "Option::is_none")]
     pid: Option<u32>,
+    /// What the process was asked to end with, where the step is `sigterm` and that is another signal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signal: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -87,7 +90,12 @@ impl From<&Restarted> for RestartAnswer {
             running: *running,
             listeners: listeners.iter().map(SocketAddr::to_string).collect(),
         };
-        let step = |&TimelineStep { at_us, step, pid }: &TimelineStep| StepJson { at_us, step, pid };
+        let step = |TimelineStep { at_us, step, pid, signal }: &TimelineStep| StepJson {
+            at_us: *at_us,
+            step: *step,
+            pid: *pid,
+            signal: signal.clone(),
+        };
         let owner = |NewOwner { pid, uid, comm, address, by }: &NewOwner| NewOwnerJson {
             pid: *pid,
             uid: *uid,

@@ -103,6 +103,7 @@ prop_compose! {
     fn dealt()(
         owner in owner(),
         action in named::<Action>(),
+        asked_by in of("SIG[A-Z]{3,4}"),
         ended_by in of("SIG[A-Z]{3,4}"),
         ended_after in of(span()),
         signalled in of(span()),
@@ -111,7 +112,7 @@ prop_compose! {
     ) -> OwnerOutcome {
         let now = std::time::Instant::now();
         OwnerOutcome {
-            owner, action, ended_by: ended_by.map(Into::into), ended_after,
+            owner, action, asked_by: asked_by.map(Into::into), ended_by: ended_by.map(Into::into), ended_after,
             signalled_at: signalled.map(|span| now + span), forced_at: forced.map(|span| now + span), left,
         }
     }

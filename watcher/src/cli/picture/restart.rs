@@ -86,7 +86,8 @@ fn panel(restarted: &Restarted) -> (Group, i32) {
             }
         }
     }
-    for (line, TimelineStep { at_us, step, pid }) in timeline.iter().enumerate() {
+    for (line, at) in timeline.iter().enumerate() {
+        let TimelineStep { at_us, step, pid, signal: _ } = at;
         let y = steps_at + LINE * i32::try_from(line).unwrap_or_default();
         let pid = pid.map_or_else(String::new, |pid| format!("  (pid {pid})"));
         let class = if matches!(step, Step::Conflict | Step::Lost | Step::Sigkill) { "bad" } else { "" };
@@ -94,7 +95,7 @@ fn panel(restarted: &Restarted) -> (Group, i32) {
             class,
             LEFT,
             y,
-            format!("{}{pid}", restart::describe(*step)),
+            format!("{}{pid}", restart::describe(at)),
         ));
     }
     (picture, height)

@@ -1,5 +1,6 @@
 //! The answer of `restart`.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use super::clean;
@@ -42,10 +43,10 @@ pub(in crate::cli) fn answer(restarted: &Restarted, next: Option<String>) -> Str
         let _ = writeln!(out, "  it matches the rules, and is not the command's: that runs on (pid {pid})");
     }
     clean::owners(&mut out, cleaned);
-    for TimelineStep { at_us, step, pid } in timeline {
-        let pid = pid.map_or_else(String::new, |pid| format!("  pid {pid}"));
-        let time = moment(*at_us);
-        let _ = writeln!(out, "  {time:>14}  {}{}", describe(*step), style::paint(Colour::Faint, &pid));
+    for at in timeline {
+        let pid = at.pid.map_or_else(String::new, |pid| format!("  pid {pid}"));
+        let time = moment(at.at_us);
+        let _ = writeln!(out, "  {time:>14}  {}{}", describe(at), style::paint(Colour::Faint, &pid));
     }
     if let Some(CommandRun { argv, status: Some(status), .. }) = command {
         let _ = writeln!(out, "  {} ended with status {status}", style::printable(&argv.join(" ")));
@@ -62,9 +63,13 @@ pub(in crate::cli) fn moment(at_us: i64) -> String {
 }
 
 /// A step in words.
-pub(in crate::cli) fn describe(step: Step) -> &'static str {
-    match step {
-        Step::Sigterm => "SIGTERM sent",
+pub(in crate::cli) fn describe(at: &TimelineStep) -> Cow<'_, str> {
+    let what = match at.step {
+        Step::Sigterm => match at.signal.as_deref() {
+            None => "SIGTERM sent",
+            Some("close") => "asked to close",
+            Some(signal) => return format!("{} sent", style::printable(signal)).into(),
+        },
         Step::Sigkill => "SIGKILL sent",
         Step::Exited => "old process exited",
         Step::Released => "port released",
@@ -74,5 +79,6 @@ pub(in crate::cli) fn describe(step: Step) -> &'static str {
         Step::Listen => "listening",
         Step::Conflict => "bind failed",
         Step::Lost => "port given back",
-    }
+    };
+    what.into()
 }
