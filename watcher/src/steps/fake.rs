@@ -41,6 +41,8 @@ pub(crate) struct FakeSystem {
     processes: Vec<Process>,
     own_init: Option<u32>,
     binds_succeed: bool,
+    /// The binds that were tried.
+    pub(crate) binds: Mutex<Vec<BindAs>>,
 }
 
 impl FakeSystem {
@@ -102,7 +104,8 @@ impl System for FakeSystem {
         Ok(false)
     }
 
-    fn try_bind(&self, _address: &BindAddress, _how: BindAs) -> Bind {
+    fn try_bind(&self, _address: &BindAddress, how: BindAs) -> Bind {
+        self.binds.lock().unwrap().push(how);
         if self.binds_succeed { Bind::Free { conclusive: false } } else { Bind::Taken }
     }
 }

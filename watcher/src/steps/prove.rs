@@ -200,4 +200,17 @@ mod tests {
         assert!(matches!(state(vec![listener]), PortState::Held(_)));
         assert!(matches!(state(Vec::new()), PortState::Free { plain: Some(true), .. }));
     }
+
+    #[test]
+    fn a_plain_bind_is_tried_only_where_its_answer_is_wanted() {
+        for (plain, tried) in
+            [(Plain::Leave, &[BindAs::Server][..]), (Plain::Try, &[BindAs::Server, BindAs::Plain])]
+        {
+            let system = FakeSystem::with_binds_that_succeed();
+            let address = ([127, 0, 0, 1], 80).into();
+            let here = [BindAddress { protocol: Protocol::Tcp, address, v6_only: true }];
+            look(&system, &mut FixedTable(Vec::new()), Port::tcp(80), &here, plain).unwrap();
+            assert_eq!(*system.binds.lock().unwrap(), tried);
+        }
+    }
 }
