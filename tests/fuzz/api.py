@@ -57,7 +57,9 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         path = folder / "agent.sock"
-        (folder / "config.toml").write_text(f'[[watch]]\nport = {PORT}\nclean = {{ users = ["{os.getuid()}"] }}\n')
+        (folder / "config.toml").write_text(
+            f'[history]\npath = "{folder / "history.db"}"\n'
+            f'[[watch]]\nport = {PORT}\nclean = {{ users = ["{os.getuid()}"] }}\n')
         agent = subprocess.Popen([gatewatch, "-q", "agent", "--config", folder / "config.toml", "--socket", path])
         try:
             while not path.exists():

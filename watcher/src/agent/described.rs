@@ -6,7 +6,7 @@
 )]
 
 use utoipa::openapi::RefOr;
-use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::openapi::schema::{AnyOfBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type};
 use utoipa::{IntoParams, IntoResponses, PartialSchema, ToSchema};
 
 use crate::wire::problem::Problem;
@@ -65,11 +65,19 @@ pub(super) struct HistoryQuery {
     #[param(minimum = 0, maximum = 4294967295_u32, nullable = false)]
     netns: Option<u32>,
     /// From when: RFC 3339, or a duration back from now (`90m`, `2d`). The last hour, unless said.
-    #[param(nullable = false)]
+    #[param(schema_with = moment)]
     since: Option<String>,
-    /// Until when. Now, unless said.
-    #[param(nullable = false)]
+    /// Until when, which is not before `since`. Now, unless said.
+    #[param(schema_with = moment)]
     until: Option<String>,
+}
+
+/// A moment: a time, or a duration back from now.
+fn moment() -> Schema {
+    let text = || ObjectBuilder::new().schema_type(Type::String);
+    let time = text().format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)));
+    let ago = text().pattern(Some("^[0-9]{1,9}(ms|s|m|h|d|w)$"));
+    AnyOfBuilder::new().item(time).item(ago).into()
 }
 
 /// A port's number.
