@@ -316,7 +316,8 @@ pub(super) fn parse_stat(bytes: &[u8]) -> Result<Stat, String> {
             (bytes.iter().position(|&byte| byte == b'(')?, bytes.iter().rposition(|&byte| byte == b')')?);
         let (before, after) = (bytes.get(..begin)?, bytes.get(end + 1..)?);
         let formed = before.first()?.is_ascii_digit() && before.last()? == &b' ' && begin < end;
-        Some(formed && after.first()? == &b' ' && after.get(1)?.is_ascii_alphabetic())
+        // The parser takes whatever stands up to the next space as the state, and other readers do not.
+        Some(formed && matches!(after, [b' ', state, b' ', ..] if state.is_ascii_alphabetic()))
     };
     if has_form() != Some(true) {
         return Err("its stat has another form than PID (NAME) STATE".to_owned());
@@ -469,12 +470,13 @@ mod tests {
 
     #[test]
     fn a_stat_of_another_form_is_refused() {
+        let rest = "0 ".repeat(43);
         for text in
             ["", "(", ")(", "1 (a)", "1 (a) ", "1 (a)\u{e9}", "(a) S 1", " (a) S 1", "1 )a( S 1", "1 (a) S"]
         {
             assert!(parse_stat(text.as_bytes()).is_err(), "{text:?}");
         }
-        let rest = "0 ".repeat(43);
+        assert!(parse_stat(format!("7 (b) S:\t5 1 7 7 0 -1 0 {rest}").as_bytes()).is_err());
         assert_eq!(parse_stat(format!("7 () (b) S 1 7 7 0 -1 0 {rest}").as_bytes()).unwrap().comm, ") (b");
     }
 
