@@ -54,6 +54,10 @@ scenario!(an_endless_command_line_is_read_in_part_and_never_matches, needs(Bpf),
     assert!(length <= 64 << 10, "{length}");
     assert_eq!(described["argv_cut"], true);
     assert!(peak_memory(agent.pid()) < 100 << 10, "{} KiB", peak_memory(agent.pid()));
+    // nor does the start of an agent that finds it there
+    let next = Agent::watching(&[(port, "")]);
+    assert_eq!(next.get(&format!("/v1/ports/{port}")).json()["owners"][0]["argv_cut"], true);
+    assert!(peak_memory(next.pid()) < 100 << 10, "{} KiB", peak_memory(next.pid()));
     // and no rule about the command line matches what was not read
     let answer = clean(Backend::Ebpf, port, &["--netns", &owner.netns(), "--match-argv", "^a"]);
     assert_unknown(&answer, &owner);
@@ -134,6 +138,24 @@ scenario!(a_daemon_that_was_handed_a_strangers_listener_is_left_alone, needs(Roo
             let why = answer.owner(daemon.pid())["why"].as_str().unwrap().to_owned();
             assert!(why.contains("user 65534 made its socket and handed it over"), "{why}");
         }
+        assert!(user.is_alive());
+    }
+});
+
+scenario!(a_cleaner_has_nobody_ended_to_whom_he_has_handed_his_listener, needs(Bpf), || {
+    for (part, identity) in [(Part::other(), "identity = \"any\"\n"), (Part::gateway(), "")] {
+        let folder = gatewatch_tests::folder();
+        let path = folder.path().join("socket");
+        let path = path.to_str().unwrap();
+        // given a user who may have a port cleaned, and who sends his listener on it into a daemon of root's
+        let port = unused_port();
+        let agent = Agent::watching(&[(port, &format!("{identity}clean = {{ users = [\"nobody\"] }}"))]);
+        let mut daemon = part.with(&["--take-at", path]).start();
+        assert_eq!(daemon.line(), "takes");
+        let user = Part::other().on_port(port).as_nobody().with(&["--hand-to", path]).start();
+        assert_eq!(daemon.line(), "taken");
+        // when he asks
+        assert_unknown(&agent.ask(&["clean"], port).as_nobody().run(), &daemon);
         assert!(user.is_alive());
     }
 });
@@ -331,6 +353,22 @@ scenario!(a_name_that_is_no_text_is_told_as_text, needs(Root), |backend| {
     assert_eq!((answer.status, answer.outcome().as_str()), (3, "held_by_other"), "{answer:?}");
 });
 
+scenario!(a_name_that_is_no_text_makes_no_port_unreadable_by_the_agent, needs(Bpf), || {
+    let folder = gatewatch_tests::folder();
+    let program = program_named(folder.path(), b"some\xffprogram");
+    let port = unused_port();
+    let agent = Agent::watching(&[(port, "identity = \"any\"")]);
+    let mut events = agent.events(&format!("port={port}"));
+    events.up_to("ready");
+    let owner = Part::program(std::process::Command::new(&program)).as_nobody().on_port(port).start();
+    assert_eq!(events.up_to("bind").pop().unwrap()["comm"], "some\u{fffd}program");
+    let answer = agent.get(&format!("/v1/ports/{port}"));
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let exe = answer.json()["owners"][0]["exe"].as_str().unwrap().to_owned();
+    assert!(exe.ends_with("some\u{fffd}program"), "{exe}");
+    crate::clean::assert_cleaned(&agent.answer(&["clean"], port), &owner);
+});
+
 scenario!(another_file_at_the_wanted_path_in_other_mounts_is_no_match, needs(Root), |backend| {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -397,6 +435,18 @@ scenario!(a_bound_socket_that_nobody_is_seen_to_hold_is_not_free, needs(Root), |
     assert!(user.is_alive());
 });
 
+scenario!(a_socket_that_io_uring_alone_has_is_not_free, needs(IoUring), |backend| {
+    for kind in [&["--in-ring"][..], &["--in-ring", "--bound"]] {
+        let user = Part::other().as_nobody().on_port(unused_port()).with(kind).start();
+        let answer = clean(backend, user.port(), &["--free-timeout", "50ms"]);
+        assert_eq!((answer.status, answer.outcome().as_str()), (5, "unknown"), "{kind:?}: {answer:?}");
+        let wait = ["wait", "free", "--timeout", "200ms"];
+        let answer = Gatewatch::on(backend, &wait, user.port()).run();
+        assert_eq!(answer.outcome(), "timed_out", "{kind:?}: {answer:?}");
+        assert!(user.is_alive());
+    }
+});
+
 scenario!(a_listener_with_gatewatchs_own_mark_is_seen, needs(Root), |backend| {
     let port = unused_port();
     let part = Part::gateway().on(everywhere(port)).in_own_user_namespace();
@@ -421,4 +471,33 @@ scenario!(what_a_socket_with_gatewatchs_own_mark_does_is_told, needs(Bpf), || {
     owner.end();
     events.up_to("release");
     events.up_to("free");
+});
+
+scenario!(a_kernel_layout_that_was_damaged_is_found_anew, needs(Bpf), || {
+    // given a /run of its own, and what the first command remembers there of the kernel
+    let owner = Part::other().on_port(unused_port()).start();
+    let script = "mount -t tmpfs tmpfs /run && see() { \"$0\" owners --backend ebpf --format json -p \"$1\"; echo; } && \
+                  see \"$1\" && cd /run/gatewatch && whole=$(mktemp) && for file in *; do \
+                  cp \"$file\" \"$whole\"; size=$(stat -c %s \"$file\"); \
+                  for part in 1 2 3 4 5 6 7 8 9; do at=$((size * part / 10)); \
+                  byte=$(od -An -tu1 -j $at -N1 \"$whole\"); \
+                  printf \"\\\\$(printf %o $((byte ^ 4)))\" | dd of=\"$file\" bs=1 seek=$at conv=notrunc 2>/dev/null; \
+                  cmp -s \"$file\" \"$whole\" && exit 9; see \"$1\"; \
+                  head -c $at \"$whole\" > \"$file\"; see \"$1\"; cp \"$whole\" \"$file\"; done; done; rm \"$whole\"";
+    let output = std::process::Command::new("unshare")
+        .args(["--mount", "sh", "-c", script])
+        .arg(gatewatch_tests::programs().join("gatewatch"))
+        .arg(owner.port().to_string())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    // then each command that meets a flipped bit or a cut file sees what there is
+    let out = String::from_utf8(output.stdout).unwrap();
+    let answers: Vec<&str> = out.lines().filter(|line| !line.is_empty()).collect();
+    assert!(answers.len() >= 19, "{out}");
+    for answer in answers {
+        let answer = Answer { status: 0, out: answer.to_owned(), err: String::new() };
+        assert_eq!(answer.owner(owner.pid())["pid"], owner.pid(), "{answer:?}");
+        assert_eq!(answer.json()["backend"], "ebpf");
+    }
 });

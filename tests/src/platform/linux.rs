@@ -196,6 +196,15 @@ pub(crate) fn has_multipath() -> bool {
     Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)).is_ok()
 }
 
+/// Whether anybody may make an io_uring. Before Linux 6.6 there is no such setting.
+pub(crate) fn has_io_uring() -> bool {
+    let allowed =
+        std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").map(|text| text.trim() == "0");
+    // SAFETY: with a null pointer the call changes nothing, and says that the pointer is bad where the kernel has it.
+    let asked = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, std::ptr::null::<u8>()) };
+    allowed.unwrap_or(true) && nix::errno::Errno::result(asked) == Err(nix::errno::Errno::EFAULT)
+}
+
 /// Why this system can't show what needs this: no such need is known.
 pub(crate) fn cannot(_needs: Needs) -> Option<&'static str> {
     None

@@ -54,6 +54,10 @@ pub(crate) fn has_multipath() -> bool {
     false
 }
 
+pub(crate) fn has_io_uring() -> bool {
+    false
+}
+
 /// Why this system can't show what needs this: no such need is known.
 pub(crate) fn cannot(_needs: Needs) -> Option<&'static str> {
     None

@@ -91,6 +91,10 @@ pub(crate) fn has_multipath() -> bool {
     false
 }
 
+pub(crate) fn has_io_uring() -> bool {
+    false
+}
+
 /// Why this system can't show what needs this; `None` if it can.
 pub(crate) fn cannot(needs: Needs) -> Option<&'static str> {
     match needs {

@@ -259,6 +259,37 @@ scenario!(more_than_64_processes_can_be_protected_by_the_command_alone, needs(Bp
     assert!(gateway.is_alive());
 });
 
+/// How long this process has had a processor, in nanoseconds.
+fn worked(pid: u32) -> u64 {
+    let told = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap();
+    told.split(' ').next().unwrap().parse().unwrap()
+}
+
+scenario!(a_long_line_of_ancestors_is_walked_once_for_all_who_are_below_it, needs(Bpf), || {
+    let port = unused_port();
+    let agent = Agent::watching(&[(port, "")]);
+    // given 64 processes below a line of 100
+    let children = "exec 3<&0; for child in $(seq 64); do cat <&3 & echo $!; done; wait";
+    let command = ["sh", "-c", children].map(str::to_owned);
+    let mut line = Part::other().with(&["--hops", "100"]).running(&command).start();
+    let pids: Vec<String> = (0..64).map(|_| line.line()).collect();
+    // when some of them are to be protected
+    let costs = |count: usize| {
+        let body = format!("{{\"dry_run\":true,\"protect\":[{}]}}", pids[..count].join(","));
+        // the least of several, because others make it work as well
+        let cost = |_| {
+            let before = worked(agent.pid());
+            let reply = agent.post(&cleaning(port), &body);
+            assert_eq!(reply.status, 200, "{reply:?}");
+            worked(agent.pid()) - before
+        };
+        (0..5).map(cost).min().unwrap()
+    };
+    let (one, all) = (costs(1), costs(64));
+    // then all cost hardly more than one, and by no means 64 times as much
+    assert!(all < one * 10, "{one} ns for one, {all} ns for 64");
+});
+
 scenario!(refusals_do_not_fill_the_log, needs(Bpf), || {
     const TIMES: usize = 2000;
     let agent = Agent::watching(&[(unused_port(), "")]);

@@ -36,6 +36,9 @@ pub(crate) struct Hostile {
     /// Send the first listener to the server at this Unix socket, and close it here
     #[arg(long)]
     hand_to: Option<PathBuf>,
+    /// Leave the first listener to an io_uring, and close it here
+    #[arg(long)]
+    in_ring: bool,
     /// Receive a message at this Unix socket, and keep what comes with it: a daemon that takes messages
     #[arg(long)]
     take_at: Option<PathBuf>,
@@ -69,6 +72,9 @@ impl Hostile {
 
     /// Gives the listener to somebody else.
     pub(super) fn hand_away(&self, sockets: &mut Vec<Socket>) {
+        if self.in_ring {
+            leave_to_a_ring(&sockets.remove(0));
+        }
         if let Some(path) = &self.hand_to {
             let listener = sockets.remove(0);
             send_over(&UnixStream::connect(path).unwrap(), &listener);
@@ -104,6 +110,21 @@ fn send_over(to: &UnixStream, socket: &Socket) {
     let fds = [socket.as_raw_fd()];
     let rights = [ControlMessage::ScmRights(&fds)];
     sendmsg::<()>(to.as_raw_fd(), &[IoSlice::new(b"x")], &rights, MsgFlags::empty(), None).unwrap();
+}
+
+/// Registers a socket as a file of an io_uring of our own (io_uring_register(2)), which holds it without a descriptor.
+fn leave_to_a_ring(socket: &Socket) {
+    const REGISTER_FILES: libc::c_uint = 2;
+    // The kernel's `struct io_uring_params`: zeros ask for nothing in particular.
+    let mut parameters = [0_u32; 30];
+    // SAFETY: the kernel reads and writes the structure, which is as large as it expects.
+    let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, parameters.as_mut_ptr()) };
+    let ring = nix::errno::Errno::result(ring).unwrap();
+    let files = [socket.as_raw_fd()];
+    // SAFETY: the kernel reads one number. The ring's descriptor stays open, because nobody closes it.
+    let registered =
+        unsafe { libc::syscall(libc::SYS_io_uring_register, ring, REGISTER_FILES, files.as_ptr(), 1) };
+    nix::errno::Errno::result(registered).unwrap();
 }
 
 /// Receives messages, and keeps what comes with them.
