@@ -146,10 +146,16 @@ fn judge(
         _ => (7, "timed_out"),
     };
     let outcome = answer.outcome();
-    // The agent had signalled the owner when it could not go on, and refused; the client then found nobody.
-    let refused = trouble == Trouble::NoDescriptors && answer.err.contains("the agent refuses");
+    // The agent had signalled the owner when it could not go on, and refused, or was silent; the client then found nobody.
+    let was_left = match trouble {
+        Trouble::NoDescriptors => {
+            ["the agent refuses", "says nothing"].iter().any(|why| answer.err.contains(why))
+        }
+        Trouble::Suspended => answer.err.contains("says nothing"),
+        _ => false,
+    };
     let fine = (answer.status, outcome.as_str()) == wanted
-        || asked == Asked::Clean && refused && (answer.status, outcome.as_str()) == (0, "free");
+        || asked == Asked::Clean && was_left && (answer.status, outcome.as_str()) == (0, "free");
     ensure!(fine, "{answer:?}");
     if asked == Asked::Clean {
         ensure!(owner.is_none_or(Actor::is_gone), "the owner is left: {answer:?}");
