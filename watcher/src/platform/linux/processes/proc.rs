@@ -45,7 +45,8 @@ pub(in crate::platform::linux) fn read(pid: u32) -> Result<Process, ProcessError
     let folder = PathBuf::from(format!("/proc/{pid}"));
     let leader = stat(&folder).map_err(|error| match error {
         // With `hidepid=2` a process that this user may not see has no folder either (proc(5)).
-        ProcessError::Gone if kin::exists(pid) => {
+        // If the folder is there by now, it is another process's, which has been given the pid.
+        ProcessError::Gone if kin::exists(pid) && stat(&folder).is_err() => {
             ProcessError::Unreadable("/proc hides it from this user (hidepid)".to_owned())
         }
         other => other,
