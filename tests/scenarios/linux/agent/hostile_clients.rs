@@ -267,6 +267,24 @@ fn worked(pid: u32) -> u64 {
     told.map(|told| told.split(' ').next().unwrap().parse::<u64>().unwrap()).sum()
 }
 
+scenario!(one_look_at_the_descriptors_does_for_all_watched_ports, needs(Bpf), || {
+    let ports: Vec<u16> = (0..200).map(|_| unused_port()).collect();
+    let others: Vec<String> = ports[1..].iter().map(|port| format!("--on=127.0.0.1:{port}")).collect();
+    let others: Vec<&str> = others.iter().map(String::as_str).collect();
+    // given a process that holds many ports, and so many descriptors that a look at all of them takes a while
+    let owner = Part::other().on_port(ports[0]).with(&others).with(&["--descriptors", "3000"]).start();
+    let costs = |watched: &[u16]| {
+        let watched: Vec<(u16, &str)> = watched.iter().map(|&port| (port, "")).collect();
+        let agent = Agent::watching(&watched);
+        let owners = agent.get(&format!("/v1/ports/{}", owner.port())).json();
+        assert_eq!(owners["owners"][0]["pid"], owner.pid(), "{owners}");
+        worked(agent.pid())
+    };
+    let (one, all) = (costs(&ports[..1]), costs(&ports));
+    // then an agent of all of them works hardly more at its start, and by no means 200 times as much
+    assert!(all < one * 6, "{one} ns for one port, {all} ns for 200");
+});
+
 scenario!(a_long_line_of_ancestors_is_walked_once_for_all_who_are_below_it, needs(Bpf), || {
     let gateway = Part::gateway().on_port(unused_port()).start();
     let port = gateway.port();
