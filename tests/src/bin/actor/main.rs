@@ -69,6 +69,9 @@ struct Part {
     /// Wait for this many milliseconds after each time
     #[arg(long, default_value_t = 0)]
     churn_pause: u64,
+    /// End where the port is not given back at once, each time
+    #[arg(long)]
+    churn_strictly: bool,
     /// Try again this many times to bind an address that is in use, every 100 milliseconds
     #[arg(long, default_value_t = 0)]
     retries: u32,

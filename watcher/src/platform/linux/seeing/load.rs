@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 use aya::maps::MapData;
 use aya_obj::generated::{bpf_attach_type as attach, bpf_prog_type as kind};
 use aya_obj::{EbpfSectionKind, Object};
-use nix::unistd::geteuid;
+use nix::unistd::{SysconfVar, geteuid, sysconf};
 use watcher_common::{Offsets, Record, Settings, TraceOffsets};
 
 use super::btf::BtfError;
@@ -25,11 +25,13 @@ use crate::platform::contract::Interest;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("GATEWATCH_EBPF_OBJECT"));
 
 /// The maps that carry events. Snapshots don't need them.
-const EVENT_MAPS: &[&str] = &["EVENTS", "LOST", "UNREAD", "BOUND", "AYA_LOGS"];
+const EVENT_MAPS: &[&str] = &["EVENTS", "LOST", BUDGET_MAP, BIND_MAP, LOG_MAP];
 /// The map that only bind events fill.
 const BIND_MAP: &str = "BOUND";
 /// The map that only events of other network namespaces fill.
 const BUDGET_MAP: &str = "UNREAD";
+/// The ring of aya-log.
+const LOG_MAP: &str = "AYA_LOGS";
 
 /// Whether the program may have to be loaded.
 fn may_be_loaded(program: &str, wanted: Wanted) -> bool {
@@ -134,13 +136,15 @@ impl Loader {
         let mut maps = HashMap::new();
         let mut linked = Vec::new();
         for (name, mut map) in object.maps.drain() {
-            let is_idle = match name.as_str() {
-                BIND_MAP => interest < Interest::Everything,
-                BUDGET_MAP => globals.scope != 0,
-                _ => false,
+            let least = match name.as_str() {
+                BIND_MAP if interest < Interest::Everything => Some(1),
+                BUDGET_MAP if globals.scope != 0 => Some(1),
+                // The length of a ring is one of pages.
+                LOG_MAP if !globals.log => sysconf(SysconfVar::PAGE_SIZE).ok().flatten(),
+                _ => None,
             };
-            if is_idle {
-                map.set_max_entries(1);
+            if let Some(least) = least.and_then(|least| u32::try_from(least).ok()) {
+                map.set_max_entries(least);
             }
             if interest < Interest::Releases && EVENT_MAPS.contains(&name.as_str()) {
                 // No program that refers to this map is loaded.
