@@ -435,7 +435,7 @@ scenario!(a_bound_socket_that_nobody_is_seen_to_hold_is_not_free, needs(Root), |
     assert!(user.is_alive());
 });
 
-scenario!(a_socket_that_io_uring_alone_has_is_not_free, needs(IoUring), |backend| {
+scenario!(a_socket_that_io_uring_alone_has_is_not_free, needs(Root, IoUring), |backend| {
     for kind in [&["--in-ring"][..], &["--in-ring", "--bound"]] {
         let user = Part::other().as_nobody().on_port(unused_port()).with(kind).start();
         let answer = clean(backend, user.port(), &["--free-timeout", "50ms"]);
