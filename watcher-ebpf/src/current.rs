@@ -34,14 +34,13 @@ pub fn pid_and_tid(task: *const u8) -> (u32, u32) {
     (in_own_namespace(group(task)), in_own_namespace(thread as *const u8))
 }
 
-/// Whether a task runs gatewatch's own file.
+/// The inode number of the file that a task runs, its lower half; 0 where there is none.
 #[inline(always)]
-pub fn runs_gatewatch(task: *const u8) -> bool {
+pub fn file_number(task: *const u8) -> u32 {
     let mm: u64 = read(task, constant(&OFFSETS.task_mm));
     let file: u64 = read(mm as *const u8, constant(&OFFSETS.mm_exe_file));
     let inode: u64 = read(file as *const u8, constant(&OFFSETS.file_inode));
-    let number: u64 = read(inode as *const u8, constant(&OFFSETS.inode_ino));
-    number != 0 && number as u32 == constant(&SETTINGS.own_file)
+    read::<u64>(inode as *const u8, constant(&OFFSETS.inode_ino)) as u32
 }
 
 /// The `struct pid` of a task's thread group.

@@ -11,7 +11,6 @@ pub struct Descriptors {
     files: *const u8,
     /// The bitmap of the descriptors that are open.
     open: *const u8,
-    /// How many descriptors there is room for: a multiple of 64.
     size: u32,
 }
 
@@ -33,10 +32,10 @@ impl Descriptors {
         }
     }
 
-    /// How many words the bitmap has.
+    /// How many descriptors there is room for.
     #[inline(always)]
-    pub fn words(self) -> u32 {
-        self.size / 64
+    pub fn size(self) -> u32 {
+        self.size
     }
 
     /// A word of the bitmap.

@@ -48,7 +48,19 @@ pub fn watched_of(protocol: u16, port: u16) -> bool {
     if protocol == IPPROTO_UDP { watched_udp(port) } else { watched(port) }
 }
 
+/// 1 if the port is watched by either protocol, else 0.
+#[inline(always)]
+pub fn watched_by_any(port: u16) -> u64 {
+    let word = u32::from(port >> 6);
+    bit(word, port) | bit(PORT_WORDS + word, port)
+}
+
 #[inline(always)]
 fn is_set(word: u32, port: u16) -> bool {
-    PORTS.get(word).copied().unwrap_or(0) >> (port & 63) & 1 == 1
+    bit(word, port) == 1
+}
+
+#[inline(always)]
+fn bit(word: u32, port: u16) -> u64 {
+    PORTS.get(word).copied().unwrap_or(0) >> (port & 63) & 1
 }

@@ -14,7 +14,7 @@ use watcher_common::{
 
 use crate::current;
 use crate::descriptors::Descriptors;
-use crate::globals::{OFFSETS, SETTINGS, constant, watched_of};
+use crate::globals::{OFFSETS, SETTINGS, constant, watched_by_any};
 use crate::memory::read;
 use crate::sock::Sock;
 
@@ -53,13 +53,18 @@ pub fn socket_behind(file: *const u8, sockets: u64, any_port: u32) -> Option<Soc
     let socket: u64 = read(file, constant(&OFFSETS.file_private_data));
     let sock: u64 = read(socket as *const u8, constant(&OFFSETS.socket_sk));
     let sock = Sock::new(sock as *const u8);
-    // Other families have other fields where these have the port.
-    if !matches!(sock.family(), AF_INET | AF_INET6) {
+    // First what most sockets differ in. Whether the port is watched of this protocol, user space sees.
+    if u64::from(any_port) | watched_by_any(sock.port()) == 0 {
         return None;
     }
-    let protocol = sock.protocol();
-    let is_known = matches!(protocol, IPPROTO_TCP | IPPROTO_MPTCP | IPPROTO_UDP);
-    (is_known && (any_port != 0 || watched_of(protocol, sock.port()))).then_some(sock)
+    // Products rather than choices, because the verifier follows each choice both ways. Other families have other fields where
+    // these have the port.
+    let (family, protocol) = (u64::from(sock.family()), sock.protocol());
+    let other_family = (family ^ u64::from(AF_INET)) * (family ^ u64::from(AF_INET6));
+    let other_protocol = u64::from(protocol ^ IPPROTO_TCP)
+        * u64::from(protocol ^ IPPROTO_MPTCP)
+        * u64::from(protocol ^ IPPROTO_UDP);
+    (other_family | other_protocol == 0).then_some(sock)
 }
 
 /// Reports the descriptor by which a task has the socket, if `is_still` says that it has it after all was read; false if
@@ -81,8 +86,9 @@ pub fn report(
         (sock.protocol(), sock.state(), sock.options(), sock.remote_port());
     // A TCP connection that shares the port on SO_REUSEADDR's terms, as accepted ones do, keeps no other socket from the
     // port. Of a UDP socket the port is its own.
-    let is_connected = state != TCP_LISTEN && (state != TCP_CLOSE || remote_port != 0);
-    if is_connected && options & option::REUSEADDR != 0 && protocol != IPPROTO_UDP {
+    let is_connected =
+        u64::from(state ^ TCP_LISTEN) * (u64::from(state ^ TCP_CLOSE) | u64::from(remote_port));
+    if is_connected * u64::from(options & option::REUSEADDR) * u64::from(protocol ^ IPPROTO_UDP) != 0 {
         return true;
     }
     let inode: u64 = read(file, constant(&OFFSETS.file_inode));

@@ -26,25 +26,26 @@ pub struct Task {
 const GO_ON: i64 = 0;
 const STOP: i64 = 1;
 
+/// The most rounds that `bpf_loop` makes (`BPF_MAX_LOOPS`).
+const MOST_ROUNDS: u32 = 1 << 23;
+
 /// A visit to the descriptors of a task.
 #[repr(C)]
 struct Visit {
-    task: *const u8,
     descriptors: Descriptors,
-    /// The word of the bitmap that is visited, and the descriptor of its first bit.
-    word: u64,
-    first: u32,
-    /// The descriptor to begin with: those below were reported at the last read.
-    begin: u32,
+    /// The next descriptor.
+    next: u32,
     /// As in [`watcher_common::Progress`].
     sockets: u64,
     any_port: u32,
-    /// Whether a descriptor found no room, and which.
-    is_full: u32,
-    full_at: u32,
+    /// Whether the descriptor before the next is to be reported: 1 or 0.
+    is_found: u32,
 }
 
-/// Reports each descriptor of a socket that holds a watched port.
+/// Reports a descriptor of a socket that holds a watched port, and asks to be shown the task again at the next read.
+///
+/// To report all in one go would be quicker where a process has very many. But the verifier goes through a loop's body until
+/// it knows every state that it can be in, so what stands in the loop makes each start longer.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
 pub extern "C" fn holders(ctx: *const Task) -> i32 {
@@ -60,66 +61,62 @@ pub extern "C" fn holders(ctx: *const Task) -> i32 {
     if owner.is_null() || is_leaders {
         return DONE;
     }
+    let descriptors = Descriptors::of(owner);
     let thread = read(task, constant(&OFFSETS.task_pid));
+    let begin = if progress.thread == thread { progress.descriptor } else { 0 };
     let mut visit = Visit {
-        task,
-        descriptors: Descriptors::of(owner),
-        word: 0,
-        first: 0,
-        begin: if progress.thread == thread { progress.descriptor } else { 0 },
+        descriptors,
+        next: begin,
         sockets: progress.sockets,
         any_port: progress.any_port,
-        is_full: 0,
-        full_at: 0,
+        is_found: 0,
     };
-    each(visit.descriptors.words(), visit_word, &mut visit);
-    if visit.is_full == 0 {
-        return DONE;
+    let rounds = descriptors.size().min(MOST_ROUNDS);
+    // SAFETY: the verifier checks the function with this context.
+    unsafe { bpf_loop(rounds, find as *mut c_void, (&raw mut visit).cast(), 0) };
+    if visit.is_found == 0 {
+        if visit.next >= descriptors.size() {
+            return DONE;
+        }
+        // That were all rounds.
+        (progress.thread, progress.descriptor) = (thread, visit.next);
+        return AGAIN;
     }
-    (progress.thread, progress.descriptor) = (thread, visit.full_at);
+    let fd = visit.next - 1;
+    let file = descriptors.file_of_open(fd);
+    // The kernel gives the memory of a closed file to the next one, whosever that is.
+    let is_still = || descriptors.file_of_open(fd) == file;
+    let has_room = match socket_behind(file, visit.sockets, visit.any_port) {
+        Some(sock) => report(task, file, fd, sock, is_still),
+        None => true,
+    };
+    (progress.thread, progress.descriptor) = (thread, if has_room { visit.next } else { fd });
     AGAIN
 }
 
-/// Calls a function with each number below `count`, until it answers [`STOP`].
-#[inline(always)]
-fn each(count: u32, function: unsafe extern "C" fn(u64, *mut Visit) -> i64, visit: &mut Visit) {
-    // SAFETY: the verifier checks the function with this context.
-    unsafe { bpf_loop(count, function as *mut c_void, core::ptr::from_mut(visit).cast(), 0) };
-}
-
-/// Visits the descriptors of one word of the bitmap.
+/// Looks at the next descriptor. One that is not open costs one round, and so do all that come after the last open one of a
+/// word.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn visit_word(index: u64, visit: *mut Visit) -> i64 {
+unsafe extern "C" fn find(_round: u64, visit: *mut Visit) -> i64 {
     // SAFETY: the context that was given to bpf_loop.
     let visit = unsafe { &mut *visit };
-    visit.word = visit.descriptors.word(index as u32);
-    visit.first = index as u32 * 64;
-    // Most words are empty, or have their lowest bits alone.
-    let count = match visit.word {
-        0 => return GO_ON,
-        word if word >> 16 == 0 => 16,
-        _ => 64,
-    };
-    each(count, visit_descriptor, visit);
-    // The verifier must see that this is one of the two.
-    i64::from(visit.is_full & 1)
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn visit_descriptor(bit: u64, visit: *mut Visit) -> i64 {
-    // SAFETY: as above.
-    let visit = unsafe { &mut *visit };
-    let fd = visit.first + bit as u32;
-    if visit.word >> (bit & 63) & 1 == 0 || fd < visit.begin {
+    let fd = visit.next;
+    if fd >= visit.descriptors.size() {
+        return STOP;
+    }
+    let rest = visit.descriptors.word(fd / 64) >> (fd % 64);
+    if rest == 0 {
+        visit.next = (fd | 63) + 1;
+        return GO_ON;
+    }
+    visit.next = fd + 1;
+    if rest & 1 == 0 {
         return GO_ON;
     }
     let file = visit.descriptors.file_of_open(fd);
-    let Some(sock) = socket_behind(file, visit.sockets, visit.any_port) else { return GO_ON };
-    // The kernel gives the memory of a closed file to the next one, whosever that is.
-    let is_still = || visit.descriptors.file_of_open(fd) == file;
-    if report(visit.task, file, fd, sock, is_still) {
+    if socket_behind(file, visit.sockets, visit.any_port).is_none() {
         return GO_ON;
     }
-    (visit.is_full, visit.full_at) = (1, fd);
+    visit.is_found = 1;
     STOP
 }

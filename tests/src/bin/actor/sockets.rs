@@ -25,7 +25,10 @@ pub(crate) fn open_all(part: &Part) -> Vec<Socket> {
         let mut opened = open(part, address);
         // Whoever reads /proc/PID/fd holds each descriptor for a moment, as does the kernel's iterator over descriptors: a
         // listener closed in that moment is released only when the reader moves on.
-        while part.churn > 0 && !part.churn_strictly && opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse) {
+        while part.churn > 0
+            && !part.churn_strictly
+            && opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+        {
             opened = open(part, address);
         }
         for _ in 0..part.retries {
