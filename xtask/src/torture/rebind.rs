@@ -7,8 +7,11 @@ use gatewatch_tests::{Backend, Gatewatch, Part, unused_port};
 
 use super::{Busy, Rounds};
 
-/// How often a server binds in a round.
-const BINDS: u64 = 5000;
+/// How many ask at once.
+const ASKING: usize = 2;
+/// How often a server binds in a round: by the kernel's own iterator over descriptors (`GATEWATCH_WITHOUT=loops`) some rounds
+/// fail.
+const BINDS: u64 = 50_000;
 
 pub(super) fn run(rounds: &mut Rounds) -> Result<()> {
     let _busy = Busy::begin();
@@ -28,13 +31,17 @@ pub(super) fn run(rounds: &mut Rounds) -> Result<()> {
 fn while_owners_are_asked_for(asked: &AtomicU64) -> Result<String> {
     let port = unused_port();
     let is_over = AtomicBool::new(false);
+    let without = std::env::var("GATEWATCH_WITHOUT").unwrap_or_default();
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !is_over.load(Ordering::Relaxed) {
-                Gatewatch::on(Backend::Ebpf, &["owners"], port).run();
-                asked.fetch_add(1, Ordering::Relaxed);
-            }
-        });
+        for _ in 0..ASKING {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let owners = Gatewatch::on(Backend::Ebpf, &["owners"], port);
+                    owners.env("GATEWATCH_WITHOUT", &without).run();
+                    asked.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
         let churn = ["--churn", &BINDS.to_string(), "--churn-strictly"];
         let server = std::panic::catch_unwind(|| Part::other().on_port(port).with(&churn).start());
         is_over.store(true, Ordering::Relaxed);
