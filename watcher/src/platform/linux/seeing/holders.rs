@@ -68,7 +68,8 @@ impl Holders {
     fn visit(&mut self, mut iterator: File, most: usize) -> io::Result<Vec<DescriptorRecord>> {
         let mut records = Vec::new();
         loop {
-            // The records come by the ring, because what an iterator writes about one process must fit in eight pages.
+            // The records come by the ring, because the kernel drops what an iterator writes about a task that it asks to
+            // be shown again.
             let read = iterator.read(&mut [0]);
             while let Some(record) = self.found.next() {
                 records.extend(DescriptorRecord::read(&record));
@@ -80,7 +81,8 @@ impl Holders {
                 Ok(0) => return Ok(records),
                 // The older program ends each read by a byte, so that the files it visited are let go.
                 Ok(_) => {}
-                // The ring was full. The kernel itself ends a read so after a million objects.
+                // The program has found one, or no room for it, and asks to be shown its task again. The kernel itself ends
+                // a read so after a million objects.
                 Err(full) if full.raw_os_error() == Some(nix::libc::EAGAIN) => {}
                 Err(error) => return Err(error),
             }
