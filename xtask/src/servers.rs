@@ -9,8 +9,9 @@ use anyhow::Result;
 use crate::debian::unpack;
 use crate::run::{run, target};
 
-/// Debian's packages: nginx without its modules, runit's supervisor, xinetd and dnsmasq with the libraries that few machines
-/// have, an interpreter of Java's language for the JVM, which comes without a compiler, and Prometheus for the agent's metrics.
+/// Debian's packages: nginx without its modules, runit's supervisor, xinetd, dnsmasq, haproxy and sshd with the libraries that
+/// few machines have, an interpreter of Java's language for the JVM, which comes without a compiler, and Prometheus for the
+/// agent's metrics.
 const DEBIAN: &[&str] = &[
     "nginx",
     "runit",
@@ -27,6 +28,12 @@ const DEBIAN: &[&str] = &[
     "libjansson4",
     "libxtables12",
     "prometheus",
+    "haproxy",
+    "liblua5.3-0",
+    "libopentracing-c-wrapper0",
+    "libopentracing1",
+    "openssh-server",
+    "openssh-client",
 ];
 /// PyPI's; two of them carry programs that are not Python's: a JVM and PostgreSQL, whole and for any distribution.
 const PYPI: &[&str] = &[

@@ -1,6 +1,8 @@
 //! Real servers, as people run them.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -17,6 +19,11 @@ use crate::restart::{actor, end, gateway_command, listens, restart};
 /// A server's file, as a word of a command line.
 pub(crate) fn file(path: &str) -> String {
     servers().join(path).display().to_string()
+}
+
+/// Where the libraries of Debian's servers are.
+pub(crate) fn libraries() -> String {
+    file(&format!("debian/usr/lib/{}-linux-gnu", std::env::consts::ARCH))
 }
 
 /// A folder of a package of Python's, wherever this version of Python keeps it.
@@ -132,6 +139,51 @@ scenario!(nginx_ends_with_its_workers, needs(Root, Servers), |backend| {
     let answer = clean(backend, port, &["--identity", "any"]);
     assert_eq!((answer.status, answer.outcome().as_str()), (0, "cleaned"), "{answer:?}");
     until("the master has ended", || nginx.0.try_wait().unwrap().is_some());
+});
+
+scenario!(haproxy_ends_with_its_worker, needs(Root, Servers), |backend| {
+    let folder = tempfile::tempdir().unwrap();
+    let port = unused_port();
+    let config = folder.path().join("haproxy.cfg");
+    let times = "timeout client 9s\ntimeout server 9s\ntimeout connect 9s";
+    fs::write(&config, format!("defaults\n{times}\nfrontend all\nbind 127.0.0.1:{port}\n")).unwrap();
+    let mut command = Command::new(file("debian/usr/sbin/haproxy"));
+    command.args(["-W", "-db", "-f"]).arg(&config).env("LD_LIBRARY_PATH", libraries());
+    let mut haproxy = Server::run(&mut command);
+    until("it listens", || listens(port));
+    let answer = clean(backend, port, &["--any"]);
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "cleaned"), "{answer:?}");
+    until("the master has ended", || haproxy.0.try_wait().unwrap().is_some());
+});
+
+scenario!(an_sshd_is_ended_and_its_sessions_live_on, needs(Root, Servers), |backend| {
+    // given an sshd, an ordinary user's because root's takes a user of the system's, and a session of its
+    let folder = tempfile::tempdir().unwrap();
+    chown(folder.path(), Some(65534), Some(65534)).unwrap();
+    let port = unused_port();
+    let (sshd, keygen) = (file("debian/usr/sbin/sshd"), file("debian/usr/bin/ssh-keygen"));
+    let key = folder.path().join("key").display().to_string();
+    let script = format!(
+        "{keygen} -q -t ed25519 -N '' -f {key} && exec {sshd} -D -f /dev/null -h {key} -p {port} \
+         -o ListenAddress=127.0.0.1 -o PidFile=none"
+    );
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "sh", "-c", &script]);
+    let mut sshd = Server::run(command.env("LD_LIBRARY_PATH", libraries()));
+    until("it listens", || listens(port));
+    let mut session = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut greeting = [0; 8];
+    session.read_exact(&mut greeting).unwrap();
+    assert_eq!(&greeting, b"SSH-2.0-");
+    // when the port is cleaned
+    let answer = clean(backend, port, &["--any"]);
+    // then the one that listened has ended, and the session goes on to speak
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "cleaned"), "{answer:?}");
+    assert_eq!(answer.killed().len(), 1, "{answer:?}");
+    until("the listener has ended", || sshd.0.try_wait().unwrap().is_some());
+    session.write_all(b"SSH-2.0-x\r\n").unwrap();
+    let mut rest = [0; 512];
+    session.read_exact(&mut rest).unwrap();
 });
 
 /// Starts a supervisor by `start`, restarts what it watches over, and finds its next process to be the new owner.

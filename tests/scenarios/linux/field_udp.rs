@@ -9,7 +9,7 @@ use std::time::Duration;
 use gatewatch_tests::{Gatewatch, can_bind_udp, until, unused_port};
 use serde_json::Value;
 
-use super::field::{Server, file, shell};
+use super::field::{Server, file, libraries, shell};
 use crate::udp::{clean_udp, owners_udp, restart_udp, watch_udp};
 
 /// A DNS server, which holds the number by TCP as well.
@@ -19,8 +19,7 @@ fn dnsmasq(ip: &str, port: u16) -> Server {
 
 fn dnsmasq_command(ip: &str, port: u16) -> Command {
     let mut command = Command::new(file("debian/usr/sbin/dnsmasq"));
-    let libraries = file(&format!("debian/usr/lib/{}-linux-gnu", std::env::consts::ARCH));
-    command.env("LD_LIBRARY_PATH", libraries);
+    command.env("LD_LIBRARY_PATH", libraries());
     command.args(["--keep-in-foreground", "--conf-file=/dev/null", "--bind-interfaces", "--user=root"]);
     command.args(["--no-resolv", "--no-hosts", "--pid-file=", "--address=/x.test/192.0.2.1"]);
     command.args(["--listen-address", ip, "--port", &port.to_string()]);

@@ -10,6 +10,7 @@ use gatewatch_tests::{Backend, Gatewatch, Part, program, send, servers, until, u
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use super::field::libraries;
 use crate::clean::{assert_cleaned, clean};
 use crate::identity::assert_left_alone;
 use crate::restart::listens;
@@ -63,7 +64,7 @@ scenario!(xinetd_is_left_alone_with_all_its_services, needs(Root, Servers), |bac
     let mut command = Command::new(file("usr/sbin/xinetd"));
     command.arg("-dontfork").arg("-f").arg(&config);
     command.arg("-pidfile").arg(folder.path().join("pid")).arg("-filelog").arg(folder.path().join("log"));
-    command.env("LD_LIBRARY_PATH", file(&format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH)));
+    command.env("LD_LIBRARY_PATH", libraries());
     let xinetd = Server(command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
     until("both services listen", || listens(port) && listens(other));
     let owner = left_alone(backend, port, &[other]);
