@@ -21,6 +21,8 @@ pub enum Needs {
     Node,
     /// tmux, for a real terminal.
     Tmux,
+    /// strace, to see system calls.
+    Strace,
     /// bash.
     Bash,
     /// zsh.
@@ -85,6 +87,7 @@ pub fn have(needs: Needs) -> Result<(), String> {
         Needs::Prometheus => Err("needs the Prometheus that `cargo xtask test` fetches".to_owned()),
         Needs::Node => have_program("node"),
         Needs::Tmux => have_program("tmux"),
+        Needs::Strace => have_program("strace"),
         Needs::Bash => have_program("bash"),
         Needs::Zsh => have_program("zsh"),
         Needs::Fish => have_program("fish"),

@@ -18,6 +18,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("node", "nodejs"),
     ("npm", "npm"),
     ("tmux", "tmux"),
+    ("strace", "strace"),
     ("bash", "bash"),
     ("zsh", "zsh"),
     ("fish", "fish"),

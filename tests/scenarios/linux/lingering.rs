@@ -86,3 +86,27 @@ scenario!(a_client_whose_local_port_it_is_is_named, needs(Root), |backend| {
     }
     assert!(client.is_alive());
 });
+
+// While the proof holds the port plainly, another server's bind fails.
+scenario!(a_plain_bind_is_tried_only_where_its_answer_is_given, needs(Root, Strace), |backend| {
+    let binds = |command: &Gatewatch, port: u16| {
+        let trace = tempfile::NamedTempFile::new().unwrap();
+        let mut strace = std::process::Command::new("strace");
+        strace.args(["-f", "-qq", "-e", "trace=bind", "-o"]).arg(trace.path()).args(command.words());
+        assert!(strace.env("GATEWATCH_SOCKET", "/nonexistent").output().unwrap().status.success());
+        let text = std::fs::read_to_string(trace.path()).unwrap();
+        text.lines().filter(|line| line.contains(&format!("htons({port})"))).count()
+    };
+    let by = |text: bool, command: &[&str]| {
+        let port = unused_port();
+        let command = if text { Gatewatch::in_text } else { Gatewatch::on }(backend, command, port);
+        binds(&command, port)
+    };
+    let without = by(true, &["clean"]);
+    assert!(without > 0);
+    // The plain ones are as many again.
+    assert_eq!(by(false, &["clean"]), 2 * without);
+    assert_eq!(by(true, &["wait", "free"]), without);
+    assert_eq!(by(false, &["wait", "free"]), without);
+    assert_eq!(by(true, &["wait", "free", "--plain"]), 2 * without);
+});
