@@ -160,9 +160,12 @@ pub struct Descriptor {
     pub options: u16,
 }
 
+/// How many files an iterator over descriptors takes out of a table at once: as many as a word of the table's bitmap has bits.
+pub const FILES_AT_ONCE: usize = 64;
+
 /// What an iterator over descriptors knows from one visit to the next. User space sets `socket` before the first.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Progress {
     /// The address of the kernel's `socket_file_ops`, which every file of a socket has, and no other.
     pub sockets: u64,
@@ -174,6 +177,8 @@ pub struct Progress {
     pub descriptor: u32,
     /// Whether the sockets of all ports are wanted, watched or not: 1 or 0.
     pub any_port: u32,
+    /// The kernel program's own: addresses of the files that it looks at next.
+    pub files: [u64; FILES_AT_ONCE],
 }
 
 /// Where the running kernel keeps what the program reads: byte offsets from its BTF. User space fills this in before

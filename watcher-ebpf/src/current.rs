@@ -51,11 +51,18 @@ fn group(task: *const u8) -> *const u8 {
     group as *const u8
 }
 
-/// The number that a `struct pid` has in gatewatch's namespace: it has one for each level down to its own.
-#[inline(never)]
+/// The number that a `struct pid` has in gatewatch's namespace; 0 if it has none.
+#[inline(always)]
 fn in_own_namespace(pid: *const u8) -> u32 {
     let level: u32 = read(pid, constant(&OFFSETS.pid_level));
-    let own = constant(&SETTINGS.pidns);
+    number_in(pid as u64, level.into(), constant(&SETTINGS.pidns).into()) as u32
+}
+
+/// The number that a `struct pid` has in a namespace: it has one for each level down to its own.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn number_in(pid: u64, level: u64, namespace: u64) -> u64 {
+    let (pid, namespace) = (pid as *const u8, namespace as u32);
     let mut i: u32 = 0;
     while i < MAX_LEVEL {
         // Hides the counter from the compiler, which would otherwise count to `level` with `!=`: a bound that the
@@ -63,13 +70,13 @@ fn in_own_namespace(pid: *const u8) -> u32 {
         // empty line.
         // SAFETY: the line does nothing.
         unsafe { asm!("/* {0} */", inout(reg) i) };
-        if i > level {
+        if u64::from(i) > level {
             break;
         }
         let upid = constant(&OFFSETS.pid_numbers) + i * UPID_SIZE;
         let ns: u64 = read(pid, upid + 8);
-        if read::<u32>(ns as *const u8, constant(&OFFSETS.pidns_inum)) == own {
-            return read(pid, upid);
+        if read::<u32>(ns as *const u8, constant(&OFFSETS.pidns_inum)) == namespace {
+            return read::<u32>(pid, upid).into();
         }
         i += 1;
     }

@@ -50,12 +50,12 @@ impl Descriptors {
         if fd >= self.size {
             return core::ptr::null();
         }
-        self.file_of_open(fd)
+        read::<u64>(self.place(fd), 0) as *const u8
     }
 
-    /// The file of a descriptor below the size.
+    /// Where the pointer to the file of a descriptor below the size stands; it is null if it is not open.
     #[inline(always)]
-    pub fn file_of_open(self, fd: u32) -> *const u8 {
-        read::<u64>(self.files.wrapping_add(fd as usize * 8), 0) as *const u8
+    pub fn place(self, fd: u32) -> *const u8 {
+        self.files.wrapping_add(fd as usize * 8)
     }
 }

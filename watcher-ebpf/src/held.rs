@@ -30,10 +30,10 @@ static PROGRESS: Array<Progress> = Array::with_max_entries(1, 0);
 pub const DONE: i32 = 0;
 pub const AGAIN: i32 = 1;
 
+/// What is known; the first visit finds out what a socket is.
 #[inline(always)]
-pub fn progress() -> Option<&'static mut Progress> {
-    // SAFETY: the map has this element, and nobody else uses it while the iterator runs.
-    let progress = PROGRESS.get_ptr_mut(0).map(|progress| unsafe { &mut *progress })?;
+pub fn begun() -> Option<&'static mut Progress> {
+    let progress = progress()?;
     if progress.sockets == 0 {
         // SAFETY: the helper takes nothing and always returns the current task: the reader, gatewatch.
         let task = unsafe { bpf_get_current_task() } as *const u8;
@@ -41,6 +41,12 @@ pub fn progress() -> Option<&'static mut Progress> {
         progress.sockets = read(file, constant(&OFFSETS.file_op));
     }
     Some(progress)
+}
+
+#[inline(always)]
+pub fn progress() -> Option<&'static mut Progress> {
+    // SAFETY: the map has this element, and nobody else uses it while the iterator runs.
+    PROGRESS.get_ptr_mut(0).map(|progress| unsafe { &mut *progress })
 }
 
 /// The socket behind a file, if it holds a port that is wanted. The others are [`Progress::sockets`] and

@@ -5,14 +5,21 @@
 //! The tables of descriptors are read where they are, and no file is referred to. The kernel's own iterator over descriptors
 //! ([`crate::holders_by_file`]) holds each file while it visits it: a listener that its owner closes in that moment keeps
 //! its port a little longer.
+//!
+//! The verifier goes through a loop's body until it knows every state that it can be in, and each choice in it is two of
+//! them. So the bodies here make none, and leave all to [`look`]: through a function that takes and gives numbers alone it
+//! goes once, if user space has told it that it is one.
 
+use core::arch::asm;
 use core::ffi::c_void;
+use core::mem::offset_of;
 
-use aya_ebpf::helpers::generated::bpf_loop;
+use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel};
+use watcher_common::{FILES_AT_ONCE, Progress};
 
 use crate::descriptors::Descriptors;
 use crate::globals::{OFFSETS, constant};
-use crate::held::{AGAIN, DONE, progress, report, socket_behind};
+use crate::held::{AGAIN, DONE, begun, progress, report, socket_behind};
 use crate::memory::read;
 
 /// The iterator's context (the kernel's `bpf_iter__task`).
@@ -22,36 +29,36 @@ pub struct Task {
     task: *const u8,
 }
 
-/// What a callback of `bpf_loop` answers.
-const GO_ON: i64 = 0;
-const STOP: i64 = 1;
-
 /// The most rounds that `bpf_loop` makes (`BPF_MAX_LOOPS`).
 const MOST_ROUNDS: u32 = 1 << 23;
+
+/// How many descriptors a word of the bitmap has.
+const WORD: u32 = FILES_AT_ONCE as u32;
 
 /// A visit to the descriptors of a task.
 #[repr(C)]
 struct Visit {
+    task: u64,
     descriptors: Descriptors,
-    /// The next descriptor.
-    next: u32,
-    /// As in [`watcher_common::Progress`].
-    sockets: u64,
-    any_port: u32,
-    /// Whether the descriptor before the next is to be reported: 1 or 0.
-    is_found: u32,
+    progress: *mut Progress,
+    /// The first of those that are looked at together: a word of the bitmap.
+    first: u32,
+    /// Which of the present word are open and to be looked at.
+    open: u64,
+    /// Which of the next word are to be looked at: those of the first that were not, then all.
+    wanted: u64,
+    /// 1 once there was no room for a descriptor, else 0.
+    is_full: u64,
 }
 
-/// Reports a descriptor of a socket that holds a watched port, and asks to be shown the task again at the next read.
-///
-/// To report all in one go would be quicker where a process has very many. But the verifier goes through a loop's body until
-/// it knows every state that it can be in, so what stands in the loop makes each start longer.
+/// Reports the descriptors of sockets that hold a watched port. If there is no room for one, it asks to be shown the task
+/// again at the next read.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
 pub extern "C" fn holders(ctx: *const Task) -> i32 {
     // SAFETY: the verifier knows the context's type; after the last task comes a null pointer.
     let task = unsafe { (*ctx).task };
-    let Some(progress) = progress() else { return DONE };
+    let Some(progress) = begun() else { return DONE };
     if task.is_null() {
         return DONE;
     }
@@ -65,58 +72,94 @@ pub extern "C" fn holders(ctx: *const Task) -> i32 {
     let thread = read(task, constant(&OFFSETS.task_pid));
     let begin = if progress.thread == thread { progress.descriptor } else { 0 };
     let mut visit = Visit {
+        // As a number, which is all that a function of its own takes.
+        task: read(ctx.cast(), offset_of!(Task, task) as u32),
         descriptors,
-        next: begin,
-        sockets: progress.sockets,
-        any_port: progress.any_port,
-        is_found: 0,
+        progress,
+        first: begin & !(WORD - 1),
+        // Two zeros side by side would be a call of memset, which takes more than numbers.
+        open: 0,
+        wanted: u64::MAX << (begin % WORD),
+        is_full: 0,
     };
-    let rounds = descriptors.size().min(MOST_ROUNDS);
+    let rounds = (descriptors.size().saturating_sub(visit.first) / WORD).min(MOST_ROUNDS);
     // SAFETY: the verifier checks the function with this context.
-    unsafe { bpf_loop(rounds, find as *mut c_void, (&raw mut visit).cast(), 0) };
-    if visit.is_found == 0 {
-        if visit.next >= descriptors.size() {
+    unsafe { bpf_loop(rounds, each_word as *mut c_void, (&raw mut visit).cast(), 0) };
+    if visit.is_full == 0 {
+        if rounds < MOST_ROUNDS {
             return DONE;
         }
-        // That were all rounds.
-        (progress.thread, progress.descriptor) = (thread, visit.next);
-        return AGAIN;
+        progress.descriptor = visit.first;
     }
-    let fd = visit.next - 1;
-    let file = descriptors.file_of_open(fd);
-    // The kernel gives the memory of a closed file to the next one, whosever that is.
-    let is_still = || descriptors.file_of_open(fd) == file;
-    let has_room = match socket_behind(file, visit.sockets, visit.any_port) {
-        Some(sock) => report(task, file, fd, sock, is_still),
-        None => true,
-    };
-    (progress.thread, progress.descriptor) = (thread, if has_room { visit.next } else { fd });
+    progress.thread = thread;
     AGAIN
 }
 
-/// Looks at the next descriptor. One that is not open costs one round, and so do all that come after the last open one of a
-/// word.
+/// Looks at the descriptors of the next word of the bitmap. 1 ends the loop.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn find(_round: u64, visit: *mut Visit) -> i64 {
+unsafe extern "C" fn each_word(_round: u64, visit: *mut Visit) -> u64 {
+    // SAFETY: the context that was given to bpf_loop.
+    let at = unsafe { &mut *visit };
+    let first = at.first;
+    at.open = at.descriptors.word(first / WORD) & at.wanted;
+    at.wanted = u64::MAX;
+    // All of the files or none of them.
+    let length = is_any(at.open) as u32 * size_of::<[u64; FILES_AT_ONCE]>() as u32;
+    // SAFETY: the map's element has this field, and the helper fails on a bad address.
+    unsafe {
+        let files = (&raw mut (*at.progress).files).cast();
+        bpf_probe_read_kernel(files, length, at.descriptors.place(first).cast());
+        bpf_loop(WORD, each_descriptor as *mut c_void, visit.cast(), 0);
+    }
+    at.first = first + WORD;
+    hidden(at.is_full) & 1
+}
+
+/// Looks at the next descriptor of the word. 1 ends the loop.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn each_descriptor(index: u64, visit: *mut Visit) -> u64 {
     // SAFETY: the context that was given to bpf_loop.
     let visit = unsafe { &mut *visit };
-    let fd = visit.next;
-    if fd >= visit.descriptors.size() {
-        return STOP;
+    let rest = visit.open >> (index % u64::from(WORD));
+    let fd = visit.first + index as u32;
+    let place = visit.descriptors.place(fd) as u64 * hidden(rest & 1);
+    let is_full = look(visit.task, place, fd.into());
+    visit.is_full = is_full;
+    (hidden(is_full) | is_any(rest) ^ 1) & 1
+}
+
+/// 1 if a bit is set, else 0: without a choice.
+#[inline(always)]
+fn is_any(bits: u64) -> u64 {
+    hidden(bits | bits.wrapping_neg()) >> 63
+}
+
+/// The same number. The compiler can't know that, and leaves what is done with it as it is: it would turn a sum into a choice,
+/// and drop the bound that the verifier needs to see.
+#[inline(always)]
+fn hidden(mut number: u64) -> u64 {
+    // SAFETY: the line does nothing.
+    unsafe { asm!("/* {0} */", inout(reg) number) };
+    number
+}
+
+/// Looks at the descriptor whose file stands at the place, or at none if there is no place, and reports it if it is of a
+/// socket that holds a watched port. 1 if there is no room for it, else 0.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn look(task: u64, place: u64, fd: u64) -> u64 {
+    let Some(progress) = progress() else { return 0 };
+    let file = progress.files[fd as usize % FILES_AT_ONCE];
+    if place == 0 || file == 0 {
+        return 0;
     }
-    let rest = visit.descriptors.word(fd / 64) >> (fd % 64);
-    if rest == 0 {
-        visit.next = (fd | 63) + 1;
-        return GO_ON;
+    let (fd, file) = (fd as u32, file as *const u8);
+    let Some(sock) = socket_behind(file, progress.sockets, progress.any_port) else { return 0 };
+    // The kernel gives the memory of a closed file to the next one, whosever that is.
+    let is_still = || read::<u64>(place as *const u8, 0) == file as u64;
+    if report(task as *const u8, file, fd, sock, is_still) {
+        return 0;
     }
-    visit.next = fd + 1;
-    if rest & 1 == 0 {
-        return GO_ON;
-    }
-    let file = visit.descriptors.file_of_open(fd);
-    if socket_behind(file, visit.sockets, visit.any_port).is_none() {
-        return GO_ON;
-    }
-    visit.is_found = 1;
-    STOP
+    progress.descriptor = fd;
+    1
 }

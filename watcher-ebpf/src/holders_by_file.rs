@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::generated::bpf_seq_write;
 
-use crate::held::{AGAIN, DONE, progress, report, socket_behind};
+use crate::held::{AGAIN, DONE, begun, report, socket_behind};
 
 /// The iterator's context (the kernel's `bpf_iter__task_file`).
 #[repr(C)]
@@ -33,7 +33,7 @@ const DESCRIPTORS_PER_READ: u64 = 64;
 pub extern "C" fn holders_by_file(ctx: *const TaskFile) -> i32 {
     // SAFETY: the verifier knows the context's type; a task or file that does not exist is a null pointer.
     let (task, file, fd) = unsafe { ((*ctx).task, (*ctx).file, (*ctx).fd) };
-    let Some(progress) = progress() else { return DONE };
+    let Some(progress) = begun() else { return DONE };
     if task.is_null() || file.is_null() {
         return DONE;
     }

@@ -10,8 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use aya::maps::{Map, MapData, MapError, RingBuf};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use watcher_common::{
-    AF_INET6, Descriptor as DescriptorRecord, IPPROTO_MPTCP, IPPROTO_UDP, Progress, Record, TCP_CLOSE,
-    TCP_LISTEN, option,
+    AF_INET6, Descriptor as DescriptorRecord, FILES_AT_ONCE, IPPROTO_MPTCP, IPPROTO_UDP, Progress, Record,
+    TCP_CLOSE, TCP_LISTEN, option,
 };
 
 use super::address::socket_address;
@@ -61,7 +61,9 @@ impl Holders {
 
     fn begin(&mut self, any_port: bool) -> io::Result<()> {
         let socket = self.example.as_raw_fd().cast_unsigned();
-        let progress = Progress { socket, any_port: u32::from(any_port), ..Progress::default() };
+        let any_port = u32::from(any_port);
+        let files = [0; FILES_AT_ONCE];
+        let progress = Progress { sockets: 0, socket, thread: 0, descriptor: 0, any_port, files };
         sys::set_data(self.progress.fd().as_fd(), progress.bytes())
     }
 
