@@ -136,16 +136,26 @@ async fn ports(
 /// Every socket that holds a port in the agent's network namespace, watched or not: one object a port, as `gatewatch list`
 /// prints them
 #[utoipa::path(get, tag = "api", path = "/v1/sockets",
+    params(("netns" = Option<u32>, Query, minimum = 0, maximum = 4294967295_u32, nullable = false,
+        description = "The inode number of the network namespace that is meant: of any but the agent's own, the request is \
+                       refused")),
     responses(
         (status = 200, content((OwnersAnswer = "application/x-ndjson")), description = "One object a line"),
-        BadRequest, Forbidden, TooMany, Failed, Unavailable))]
+        BadRequest, Forbidden, NotFound, TooMany, Failed, Unavailable))]
 async fn all_sockets(
     State(agent): State<Arc<Agent>>,
     peer: Caller,
     RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     may_read(&agent, &peer)?;
-    Query::parse(query.as_deref(), &[])?;
+    let netns = Query::parse(query.as_deref(), &["netns"])?.number("netns")?;
+    if netns.is_some_and(|netns| netns != agent.host.netns()) {
+        return Err(problem(
+            StatusCode::NOT_FOUND,
+            "the agent lists the sockets of its own network namespace alone, and another one is meant",
+            "use --agent never to look without it",
+        ));
+    }
     let (uid, here) = (peer.uid(), Arc::clone(&agent));
     let look = move || {
         let (settings, exclusions) = (agent.settings(), exclusions(&agent, &peer, &[]));

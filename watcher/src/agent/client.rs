@@ -46,6 +46,9 @@ pub(crate) enum ClientError {
     /// The agent refuses the request.
     #[error("the agent refuses: {detail}; {mend}", detail = .0.detail, mend = .0.mend)]
     Refused(Problem),
+    /// It tells this user nothing, or does not know what was asked about.
+    #[error("the agent refuses: {detail}; {mend}", detail = .0.detail, mend = .0.mend)]
+    Untold(Problem),
     /// The agent went away before it had answered.
     #[error("the agent at {path} went away before it had answered ({why})", path = path.display())]
     Broke {
@@ -62,7 +65,7 @@ impl ClientError {
         match self {
             Self::Refused(problem) => problem.status == StatusCode::SERVICE_UNAVAILABLE.as_u16(),
             Self::Broke { .. } => true,
-            Self::Absent { .. } | Self::Silent { .. } => false,
+            Self::Absent { .. } | Self::Silent { .. } | Self::Untold(_) => false,
         }
     }
 }
@@ -123,6 +126,21 @@ impl Client {
     pub(crate) async fn owners(&mut self, port: Port, netns: u32) -> Result<Owners, ClientError> {
         let answer: OwnersAnswer = self.get(&format!("/v1/ports/{port}?netns={netns}")).await?;
         answer.try_into().map_err(|error| self.broke(&error))
+    }
+
+    /// Who holds the ports of a network namespace, all of them.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub(crate) async fn sockets(&mut self, netns: u32) -> Result<Vec<Owners>, ClientError> {
+        let response = self.send(Method::GET, &format!("/v1/sockets?netns={netns}"), Bytes::new()).await?;
+        let body = self.bytes(response).await?;
+        let lines = body.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
+        let answers = lines.map(|line| {
+            let answer: OwnersAnswer = serde_json::from_slice(line).map_err(|error| self.broke(&error))?;
+            answer.try_into().map_err(|error| self.broke(&error))
+        });
+        answers.collect()
     }
 
     /// Asks the agent to clean a port.
@@ -217,6 +235,7 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<Response<Incoming>, ClientError> {
+        let asks = method == Method::GET;
         let request = hyper::Request::builder().method(method).uri(path).header("host", "gatewatch");
         let request = request.body(Full::new(body)).map_err(|error| self.broke(&error))?;
         let sent = self.http.send_request(request);
@@ -224,15 +243,24 @@ impl Client {
         if response.status() == StatusCode::OK {
             return Ok(response);
         }
+        let is_untold = match response.status() {
+            StatusCode::NOT_FOUND => true,
+            StatusCode::FORBIDDEN => asks,
+            _ => false,
+        };
         let problem = self.object(response).await?;
-        Err(ClientError::Refused(problem))
+        Err(if is_untold { ClientError::Untold(problem) } else { ClientError::Refused(problem) })
     }
 
     async fn object<T: DeserializeOwned>(&self, response: Response<Incoming>) -> Result<T, ClientError> {
+        let body = self.bytes(response).await?;
+        serde_json::from_slice(&body).map_err(|error| self.broke(&error))
+    }
+
+    async fn bytes(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
         // No answer is anywhere near as long.
         let body = Limited::new(response.into_body(), 64 << 20).collect();
-        let body = heard(&self.path, body).await?.map_err(|error| self.broke(&error))?.to_bytes();
-        serde_json::from_slice(&body).map_err(|error| self.broke(&error))
+        Ok(heard(&self.path, body).await?.map_err(|error| self.broke(&error))?.to_bytes())
     }
 
     fn broke(&self, why: &dyn std::fmt::Display) -> ClientError {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::args::{AgentChoice, Observing};
 use super::context::Context;
@@ -73,6 +73,13 @@ impl Context {
                 Ok(None) => break,
                 Err(_) => {}
             }
+        }
+        if let ClientError::Untold(_) = &error
+            && !only
+        {
+            // What this command can't see by itself, its own fallback says.
+            info!("{error}; going on without it");
+            return Ok(None);
         }
         Self::answered(observing, Err(error))
     }

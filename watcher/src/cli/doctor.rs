@@ -52,14 +52,16 @@ async fn agent_at(socket: &Path) -> (Health, Option<StatusAnswer>) {
     const START: &str = "`systemctl enable --now gatewatch.socket gatewatch.service` starts the packaged one";
     let (state, mend) = match &error {
         ClientError::Absent { .. } => (State::Absent, START.to_owned()),
-        ClientError::Refused(problem) => (State::Refuses, problem.mend.clone()),
+        ClientError::Refused(problem) | ClientError::Untold(problem) => {
+            (State::Refuses, problem.mend.clone())
+        }
         ClientError::Silent { .. } | ClientError::Broke { .. } => {
             (State::Broken, "`journalctl -u gatewatch` has its log".to_owned())
         }
     };
     let why = match error {
         ClientError::Absent { error, .. } => error.to_string(),
-        ClientError::Refused(problem) => problem.detail,
+        ClientError::Refused(problem) | ClientError::Untold(problem) => problem.detail,
         other => other.to_string(),
     };
     (Health { path, state, why: Some(why), mend: Some(mend) }, None)

@@ -148,7 +148,10 @@ impl From<&CliError> for Exit {
             | CliError::NotReadersHistory { .. }
             | CliError::Netns(NetnsError::Enter { .. })
             | CliError::Agent(
-                ClientError::Absent { .. } | ClientError::Silent { .. } | ClientError::Refused(_),
+                ClientError::Absent { .. }
+                | ClientError::Silent { .. }
+                | ClientError::Refused(_)
+                | ClientError::Untold(_),
             ) => Self::NotPermitted,
             CliError::Agent(_)
             | CliError::Serving(_)

@@ -85,7 +85,7 @@ pub(crate) fn run() -> ExitCode {
 async fn dispatch(command: Command) -> Result<Exit, CliError> {
     match command {
         Command::Owners(owners) => owners::run(&owners).await,
-        Command::List(list) => list::run(&list),
+        Command::List(list) => list::run(&list).await,
         Command::Clean(clean) => clean::run(&clean).await,
         Command::Restart(restart) => restart::run(restart).await,
         Command::Exec(exec) => exec::run(&exec).await,

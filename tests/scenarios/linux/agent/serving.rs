@@ -38,6 +38,70 @@ scenario!(it_lists_every_port_that_is_held, needs(Bpf), || {
     }
 });
 
+scenario!(list_asks_the_agent_as_the_other_commands_do, needs(Bpf), || {
+    // given an owner whom a user can't see, and an agent that this user may ask
+    let owner = Part::other().on_port(unused_port()).start();
+    let agent = Agent::with(&format!("[agent]\ngroup = \"65534\"\n{}", config(&[(unused_port(), "")])));
+    let socket = agent.socket();
+    let list = |socket: &str, choice: &str| {
+        Gatewatch::new(&["list", "--format", "json", "--socket", socket, "--agent", choice]).as_nobody().run()
+    };
+    let socket = socket.to_str().unwrap();
+    let pid_in = |answer: &Answer| {
+        let lines = answer.lines();
+        let line = lines.iter().find(|line| line["port"] == owner.port());
+        line.map(|line| (line["backend"].clone(), line["owners"][0]["pid"].clone()))
+    };
+    // then the list has what the agent sees
+    for choice in ["auto", "only"] {
+        let answer = list(socket, choice);
+        assert_eq!(pid_in(&answer), Some(("agent".into(), owner.pid().into())), "{answer:?}");
+        assert!(answer.err.is_empty(), "{answer:?}");
+    }
+    assert_eq!(pid_in(&list(socket, "never")), Some(("poll".into(), Value::Null)));
+    // and where the agent must answer and does not, there is none
+    let answer = list("/nonexistent/agent.sock", "only");
+    assert_eq!((answer.status, answer.out.as_str()), (6, ""), "{answer:?}");
+    assert!(answer.err.contains("no agent answers"), "{answer:?}");
+});
+
+scenario!(the_agents_list_is_no_answer_for_another_namespace, needs(Bpf), || {
+    let owner = Part::other().on_port(unused_port()).start();
+    let agent = Agent::watching(&[(owner.port(), "")]);
+    let socket = agent.socket();
+    // when `list` runs in another network namespace
+    let list = |choice: &str| {
+        let words = ["list", "--format", "json", "--socket", socket.to_str().unwrap(), "--agent", choice];
+        let words = Gatewatch::new(&words).words();
+        std::process::Command::new("unshare").arg("--net").args(words).output().unwrap()
+    };
+    // then it has what is held there, which is nothing
+    let auto = list("auto");
+    assert!(auto.status.success() && auto.stdout.is_empty(), "{auto:?}");
+    let only = list("only");
+    assert_eq!((only.status.code(), only.stdout.is_empty()), (Some(6), true), "{only:?}");
+    assert!(String::from_utf8_lossy(&only.stderr).contains("its own network namespace alone"), "{only:?}");
+});
+
+scenario!(nothing_is_said_of_an_agent_that_has_no_part_in_the_answer, needs(Bpf), || {
+    // given an agent that watches another port, and reads for root alone
+    let owner = Part::other().on_port(unused_port()).start();
+    let agent = Agent::watching(&[(unused_port(), "")]);
+    // then a command does without it, as if there were none
+    let (socket, port) = (agent.socket(), owner.port().to_string());
+    let socket = socket.to_str().unwrap();
+    let answer = Gatewatch::new(&["owners", "--format", "json", "--socket", socket, "-p", &port]).run();
+    assert_eq!((answer.status, answer.err.as_str()), (0, ""), "{answer:?}");
+    assert_eq!(answer.owner(owner.pid())["pid"], owner.pid());
+    // and a user who may not read hears what polling loses, and no more
+    let list = Gatewatch::new(&["list", "--socket", socket]).as_nobody().run();
+    assert_eq!((list.status, list.err.lines().count()), (0, 1), "{list:?}");
+    assert!(list.err.contains("so ports are polled"), "{list:?}");
+    // unless details are asked for
+    let verbose = Gatewatch::new(&["owners", "-v", "--socket", socket, "-p", &port]).run();
+    assert!(verbose.err.contains("is not watched"), "{verbose:?}");
+});
+
 scenario!(it_sees_who_came_later_and_who_inherited, needs(Bpf), || {
     let port = unused_port();
     let agent = Agent::watching(&[(port, "")]);
