@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use gatewatch_tests::{
-    Agent, Backend, Gatewatch, Life, PATIENCE, Part, can_bind, run, send, until, unused_port,
+    Agent, Backend, Gatewatch, Life, PATIENCE, Part, can_bind, folder, run, send, until, unused_port,
 };
 use nix::sys::signal::Signal;
 
@@ -280,4 +280,36 @@ scenario!(top_over_the_agent_cleans_by_its_rules, needs(Bpf, Tmux), || {
     terminal.types(&["y"]);
     terminal.shows("is free: cleaned");
     assert!(owner.is_gone() && other.is_alive());
+});
+
+scenario!(top_over_an_agent_with_a_history_tells_the_last_hour, needs(Bpf, Tmux), || {
+    // given an agent that follows every port, and what has happened before there is a screen
+    let kept = folder();
+    let history = format!("[history]\npath = {:?}\n", kept.path().join("kept").join("history.sqlite"));
+    let agent = Agent::with(&format!("[agent]\nwatch = \"all\"\n{history}"));
+    let port = unused_port();
+    let first = Part::other().on_port(port).start();
+    assert!(Part::other().on_port(port).try_to_start().is_none());
+    first.ask_to_end();
+    until("its end", || agent.history(&format!("port={port}")).iter().any(|line| line["event"] == "free"));
+    let owner = Part::other().on_port(port).start();
+    let socket = agent.socket();
+    let flags = ["--agent", "auto", "--socket", socket.to_str().unwrap()];
+    // then the screen tells it, of a port that is named and of all
+    let named = port.to_string();
+    for (ports, before, after) in
+        [(&[named.as_str()][..], "1 conflict,", "2 conflicts,"), (&[], "2 conflicts,", "3 conflicts,")]
+    {
+        let terminal = Terminal::top(&[&flags, ports].concat());
+        terminal.shows("by the agent, since");
+        terminal.filters(&named);
+        terminal.comes_to("the owner", |shown| shown.contains(&format!(" {} ", owner.pid())));
+        terminal.types(&["Enter"]);
+        terminal.shows(&format!("{before} 1 restart"));
+        terminal.shows("release");
+        // and goes on from there
+        assert!(Part::other().on_port(port).try_to_start().is_none());
+        terminal.shows(&format!("{after} 1 restart"));
+        assert_eq!(terminal.shown().matches("  listen ").count(), 2, "{}", terminal.shown());
+    }
 });

@@ -120,6 +120,19 @@ impl Context {
         }
     }
 
+    /// Why the agent can't tell what happens to all ports, if it can't.
+    ///
+    /// # Errors
+    /// When the agent must be asked but can't be.
+    pub(super) async fn not_of_all(&self, observing: &Observing) -> Result<Option<&'static str>, CliError> {
+        let agent = self.agent_within(None, observing, None).await?;
+        let follows_all = match agent {
+            Some(mut agent) => follows_all(&mut agent).await,
+            None => false,
+        };
+        Ok((!follows_all).then_some("it watches the ports of its configuration"))
+    }
+
     /// The agent's answer; `None` if there is none, or it refuses, and the command can continue without it.
     ///
     /// # Errors
@@ -137,4 +150,9 @@ impl Context {
             Err(error) => Err(CliError::Agent(error)),
         }
     }
+}
+
+/// Whether the agent tells what happens to every port.
+pub(super) async fn follows_all(agent: &mut Client) -> bool {
+    agent.status().await.is_ok_and(|status| status.follows_all)
 }

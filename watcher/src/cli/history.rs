@@ -22,7 +22,7 @@ use crate::wire;
 use crate::wire::history::HistoryLine;
 
 /// Of more ports than this, the records are sifted here.
-const MOST_ASKED: usize = 256;
+pub(super) const MOST_ASKED: usize = 256;
 
 pub(super) async fn run(args: &HistoryArgs) -> Result<Exit, CliError> {
     let context = Context::new(&args.observing)?;

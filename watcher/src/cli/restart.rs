@@ -13,7 +13,7 @@ use super::picture::{self, Picture};
 use super::ports::Asked;
 use super::several::{self, Planned};
 use super::started::Started;
-use super::watch::Source;
+use super::watch::{Meant, Source};
 use super::{clean, command, next, ports, text, unit};
 use crate::clean::Cleaned;
 use crate::model::{Action, Exclusion, Outcome, Port, WatchKind};
@@ -34,7 +34,8 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
     let cannot = clean::not_for_agent(&args.clean).or(ports::not_for_agent(&asked));
     let mut restarts: Vec<(Port, Restart)> =
         asked.iter().map(|asked| (asked.port, Restart::new(args.adopt))).collect();
-    let mut source = Source::new(&context, &args.clean.observing, cannot, &asked).await?;
+    let mut source =
+        Source::new(&context, &args.clean.observing, cannot, Meant { asked: &asked, all: false }).await?;
     let mut awaited = asked.len();
     while awaited > 0 {
         let event = next_event(&mut source).await?;

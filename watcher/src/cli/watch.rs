@@ -5,11 +5,12 @@ use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use super::args::{Format, Observing, WatchArgs};
-use super::ask::Again;
+use super::args::{AgentChoice, Format, Observing, WatchArgs};
+use super::ask::{Again, follows_all};
 use super::context::Context;
 use super::exit::{CliError, Exit};
 use super::ports::{Asked, not_for_agent};
@@ -22,6 +23,9 @@ use crate::watch::Watch;
 use crate::wire;
 use crate::wire::event::WatchLine;
 
+/// What has happened by the end of `--for` is still told. Where events come faster than they are written, that has no end.
+const LATE: Duration = Duration::from_secs(1);
+
 pub(super) async fn run(args: &WatchArgs) -> Result<Exit, CliError> {
     let context = Context::new(&args.observing)?;
     let asked: Vec<Asked> = if args.all {
@@ -29,12 +33,15 @@ pub(super) async fn run(args: &WatchArgs) -> Result<Exit, CliError> {
     } else {
         context.asked(&args.ports)
     };
-    let cannot =
-        not_for_agent(&asked).or_else(|| args.all.then_some("it watches the ports of its configuration"));
+    let cannot = match not_for_agent(&asked) {
+        None if args.all => context.not_of_all(&args.observing).await?,
+        cannot => cannot,
+    };
+    let meant = Meant { asked: &asked, all: args.all };
     let mut is_ready = false;
     let failed = |error| CliError::Io { what: "signals can't be received", error };
     let mut signals = <Host as Platform>::Signals::new().map_err(failed)?;
-    let mut source = Source::new(&context, &args.observing, cannot, &asked).await?;
+    let mut source = Source::new(&context, &args.observing, cannot, meant).await?;
     let over = async {
         match args.lasting {
             Some(time) => sleep(time).await,
@@ -46,7 +53,8 @@ pub(super) async fn run(args: &WatchArgs) -> Result<Exit, CliError> {
     tokio::pin!(reader_gone);
     let mut lines = text::watch::Lines::new(args.utc);
     let mut left = args.count;
-    while left != Some(0) {
+    let late = args.lasting.map(|time| Instant::now() + time + LATE);
+    while left != Some(0) && late.is_none_or(|late| Instant::now() < late) {
         let (event, cursor) = tokio::select! {
             biased;
             told = source.next() => told?,
@@ -82,11 +90,26 @@ pub(super) async fn run(args: &WatchArgs) -> Result<Exit, CliError> {
     Ok(Exit::Done)
 }
 
+/// The ports whose events are meant.
+#[derive(Clone, Copy)]
+pub(super) struct Meant<'a> {
+    pub(super) asked: &'a [Asked],
+    /// Whether they are all that there are: then no agent that follows fewer will do.
+    pub(super) all: bool,
+}
+
+impl Meant<'_> {
+    /// What an agent is asked for: all, where none is named.
+    fn named(self) -> Vec<Port> {
+        if self.all { Vec::new() } else { ports(self.asked) }
+    }
+}
+
 /// What happens to the ports: told by the agent, or by a watch in this process.
 pub(super) struct Source<'a> {
     context: &'a Context,
     observing: &'a Observing,
-    asked: &'a [Asked],
+    meant: Meant<'a>,
     feed: Feed<'a>,
     /// After the last event, if the agent told it.
     cursor: Option<String>,
@@ -108,18 +131,18 @@ impl<'a> Source<'a> {
         context: &'a Context,
         observing: &'a Observing,
         cannot: Option<&'static str>,
-        asked: &'a [Asked],
+        meant: Meant<'a>,
     ) -> Result<Self, CliError> {
         let mut agent = context.agent_within(None, observing, cannot).await?;
         let mut again = Again::default();
         let feed = loop {
-            let Some(asking) = agent else { break Feed::Own(Box::new(own(context, asked)?)) };
-            match asking.events(&ports(asked), context.host.netns(), None).await {
+            let Some(asking) = agent else { break Feed::Own(Box::new(own(context, meant.asked)?)) };
+            match asking.events(&meant.named(), context.host.netns(), None).await {
                 Ok(events) => break Feed::Agent(Box::new(events)),
                 Err(error) => agent = context.next_agent(None, observing, error, &mut again).await?,
             }
         };
-        Ok(Self { context, observing, asked, feed, cursor: None, again: Again::default() })
+        Ok(Self { context, observing, meant, feed, cursor: None, again: Again::default() })
     }
 
     /// Whether the agent tells it.
@@ -170,7 +193,7 @@ impl<'a> Source<'a> {
                 }
             };
             let (cursor, again) = (self.cursor.take(), mem::take(&mut self.again));
-            let next = feed_after(error, self.context, self.observing, self.asked, cursor, again);
+            let next = feed_after(error, self.context, self.observing, self.meant, cursor, again);
             self.feed = Feed::Changing(Box::pin(next));
         }
     }
@@ -182,17 +205,24 @@ async fn feed_after<'a>(
     mut error: ClientError,
     context: &'a Context,
     observing: &'a Observing,
-    asked: &'a [Asked],
+    meant: Meant<'a>,
     cursor: Option<String>,
     mut again: Again,
 ) -> Changed<'a> {
-    while let Some(agent) = context.next_agent(None, observing, error, &mut again).await? {
-        match agent.events(&ports(asked), context.host.netns(), cursor.as_deref()).await {
+    while let Some(mut agent) = context.next_agent(None, observing, error, &mut again).await? {
+        if meant.all && !follows_all(&mut agent).await {
+            // It was configured anew.
+            if observing.asking.agent == AgentChoice::Only {
+                return Err(CliError::Usage("the agent does not follow every port any more".to_owned()));
+            }
+            break;
+        }
+        match agent.events(&meant.named(), context.host.netns(), cursor.as_deref()).await {
             Ok(events) => return Ok((Feed::Agent(Box::new(events)), again)),
             Err(another) => error = another,
         }
     }
-    Ok((Feed::Own(Box::new(own(context, asked)?.after_a_loss())), again))
+    Ok((Feed::Own(Box::new(own(context, meant.asked)?.after_a_loss())), again))
 }
 
 fn ports(asked: &[Asked]) -> Vec<Port> {

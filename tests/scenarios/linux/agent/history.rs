@@ -88,6 +88,33 @@ scenario!(every_port_is_followed_and_the_configured_ones_alone_are_cleaned, need
     until("the port is not watched", || agent.get(&format!("/v1/ports/{other}")).status == 404);
 });
 
+scenario!(watch_all_is_asked_of_an_agent_that_follows_every_port, needs(Bpf), || {
+    let owner = Part::other().on_port(unused_port()).start();
+    let watch = |agent: &Agent, choice: &str| {
+        let socket = agent.socket();
+        Gatewatch::new(&["watch", "--all", "--for", "1s", "--format", "json", "--agent", choice])
+            .with(&["--socket", socket.to_str().unwrap()])
+            .as_nobody()
+            .run()
+    };
+    // given one, then a user who may read is told of other users' processes
+    let all = Agent::with("[agent]\nwatch = \"all\"\ngroup = \"65534\"\n");
+    for choice in ["auto", "only"] {
+        let answer = watch(&all, choice);
+        let lines = answer.lines();
+        let held = lines.iter().find(|line| line["port"] == owner.port()).unwrap();
+        assert_eq!((&held["event"], &held["pid"]), (&"held".into(), &owner.pid().into()));
+        assert!(held["cursor"].is_string() && answer.err.is_empty(), "{}", answer.err);
+    }
+    // and another agent is no source of every port's events
+    let some = Agent::with("[agent]\ngroup = \"65534\"\n");
+    let answer = watch(&some, "auto");
+    assert!(answer.lines().iter().all(|line| line["cursor"].is_null()));
+    let answer = watch(&some, "only");
+    assert_eq!((answer.status, answer.out.as_str()), (2, ""), "{answer:?}");
+    assert!(answer.err.contains("the ports of its configuration"), "{answer:?}");
+});
+
 scenario!(the_history_tells_who_had_a_port, needs(Bpf), || {
     let (kept, port) = (Kept::new(), unused_port());
     let agent = Agent::with(&kept.config(&[port]));

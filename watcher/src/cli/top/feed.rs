@@ -1,18 +1,29 @@
 //! What the screen is told: events and owners, by the agent or by a watch in this process.
 
+use std::collections::HashSet;
 use std::future::poll_fn;
 use std::task::Poll;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::timeout;
+use tracing::{info, warn};
 
 use super::super::args::{AgentChoice, TopArgs};
+use super::super::ask::follows_all;
 use super::super::context::Context;
 use super::super::exit::CliError;
+use super::super::history::MOST_ASKED;
 use super::super::ports::{self, Asked};
-use super::super::watch::Source;
-use crate::agent::client::Client;
-use crate::model::{Backend, Port, Protocol, WatchEvent};
+use super::super::watch::{Meant, Source};
+use crate::agent::client::{Client, ClientError};
+use crate::history::LAST_HOUR;
+use crate::model::{Backend, Port, Protocol, Record, Span, Told, WatchEvent, WatchKind};
 use crate::platform::contract::Platform;
 use crate::steps::exclude::Exclusions;
 use crate::steps::owner::{Owners, owners};
+
+/// The screen does not wait longer for what happened before.
+const LONGEST_READ: Duration = Duration::from_secs(3);
 
 /// The ports that the screen shows.
 pub(super) enum Shown {
@@ -23,8 +34,8 @@ pub(super) enum Shown {
 }
 
 impl Shown {
-    /// What the command line means. Without a port that is every port of the host, because an agent knows no more than the
-    /// ports of its configuration; those are meant where only the agent may be asked.
+    /// What the command line means. Without a port that is every port of the host, also where the agent knows no more than
+    /// the ports of its configuration; those are meant where only the agent may be asked.
     pub(super) async fn of(context: &Context, args: &TopArgs) -> Result<Self, CliError> {
         let asked = args.ports.asked();
         if !asked.is_empty() {
@@ -32,6 +43,7 @@ impl Shown {
         }
         if args.observing.asking.agent == AgentChoice::Only
             && let Some(mut agent) = context.agent_within(None, &args.observing, None).await?
+            && !follows_all(&mut agent).await
         {
             let ports = agent.ports().await?;
             return Ok(Self::Asked(ports.into_iter().map(Asked::from).collect()));
@@ -43,6 +55,10 @@ impl Shown {
         match self {
             Self::Asked(asked) | Self::All(asked) => asked,
         }
+    }
+
+    fn is_all(&self) -> bool {
+        matches!(self, Self::All(_))
     }
 
     /// The ports that are shown also while nobody holds them.
@@ -76,11 +92,14 @@ impl<'a> Feed<'a> {
         args: &'a TopArgs,
         shown: &'a Shown,
     ) -> Result<Self, CliError> {
-        let all = matches!(shown, Shown::All(_));
-        let cannot = ports::not_for_agent(shown.all())
-            .or_else(|| all.then_some("it watches the ports of its configuration"))
-            .or_else(|| args.matching.is_given().then_some("its configuration decides what matches"));
-        let source = Source::new(context, &args.observing, cannot, shown.all()).await?;
+        let all = shown.is_all();
+        let own_rules = args.matching.is_given().then_some("its configuration decides what matches");
+        let cannot = match ports::not_for_agent(shown.all()).or(own_rules) {
+            None if all => context.not_of_all(&args.observing).await?,
+            cannot => cannot,
+        };
+        let meant = Meant { asked: shown.all(), all };
+        let source = Source::new(context, &args.observing, cannot, meant).await?;
         let protect = &args.sparing.protect;
         let exclusions =
             Exclusions::new(&context.host, std::process::id(), protect, args.sparing.include_init);
@@ -121,6 +140,9 @@ impl<'a> Feed<'a> {
     /// could not be asked about all of them.
     pub(super) async fn look(&mut self) -> Result<Option<Vec<Owners>>, CliError> {
         let Some(watch) = self.source.own() else {
+            if self.shown.is_all() {
+                return Ok(self.ask_agent_for_all().await);
+            }
             let ports = self.shown.asked();
             let all = self.ask_agent(&ports).await;
             return Ok((all.len() == ports.len()).then_some(all));
@@ -132,13 +154,11 @@ impl<'a> Feed<'a> {
 
     /// What the agent answers. Where it breaks off, the source will say so, and whether anything goes on.
     async fn ask_agent(&mut self, ports: &[Port]) -> Vec<Owners> {
+        let netns = self.context.host.netns();
         let mut all = Vec::new();
         for &port in ports {
-            if self.agent.is_none() {
-                self.agent = self.context.agent_within(None, &self.args.observing, None).await.ok().flatten();
-            }
-            let Some(agent) = &mut self.agent else { break };
-            match agent.owners(port, self.context.host.netns()).await {
+            let Some(agent) = self.agent().await else { break };
+            match agent.owners(port, netns).await {
                 Ok(owners) => all.push(owners),
                 Err(_) => {
                     self.agent = None;
@@ -147,5 +167,76 @@ impl<'a> Feed<'a> {
             }
         }
         all
+    }
+
+    /// What the agent answers about all TCP ports, if it does.
+    async fn ask_agent_for_all(&mut self) -> Option<Vec<Owners>> {
+        let netns = self.context.host.netns();
+        let Ok(mut all) = self.agent().await?.sockets(netns).await else {
+            self.agent = None;
+            return None;
+        };
+        all.retain(|owners| owners.port.protocol == Protocol::Tcp);
+        Some(all)
+    }
+
+    async fn agent(&mut self) -> Option<&mut Client> {
+        if self.agent.is_none() {
+            self.agent = self.context.agent_within(None, &self.args.observing, None).await.ok().flatten();
+        }
+        self.agent.as_mut()
+    }
+
+    /// What the agent's history tells of the last hour, if the agent tells what happens, and keeps a history.
+    pub(super) async fn past(&mut self, now: SystemTime) -> Option<Vec<Record>> {
+        if !self.source.is_agents() {
+            return None;
+        }
+        let agent = self.context.agent_within(None, &self.args.observing, None).await.ok().flatten()?;
+        let mut ports = self.shown.asked();
+        if ports.len() > MOST_ASKED {
+            ports.clear();
+        }
+        // The namespace is looked at here: an agent of an older kernel knows none.
+        let span = Span { ports, netns: None, since: now.checked_sub(LAST_HOUR)?, until: now };
+        let read = async {
+            let mut records = agent.history(&span).await?;
+            let mut all = Vec::new();
+            while let Some(record) = records.next().await? {
+                all.push(record);
+            }
+            Ok::<_, ClientError>(all)
+        };
+        match timeout(LONGEST_READ, read).await {
+            Ok(Ok(mut all)) => {
+                let asked: HashSet<Port> = self.shown.asked().into_iter().collect();
+                all.retain(|record| self.is_shown(record, &asked));
+                Some(all)
+            }
+            Ok(Err(error)) => {
+                info!("the last hour is not known: {error}");
+                None
+            }
+            Err(_) => {
+                warn!("the agent's history took too long to read: what happened before is not shown");
+                None
+            }
+        }
+    }
+
+    /// Whether the record concerns what the screen shows.
+    fn is_shown(&self, record: &Record, asked: &HashSet<Port>) -> bool {
+        let here = self.context.host.netns();
+        match &record.told {
+            Told::Event(event) => match event.kind {
+                WatchKind::Lost { lost_in, .. } => lost_in.concerns(Some(here), here),
+                _ => {
+                    let is_asked = self.shown.is_all() || asked.contains(&event.port);
+                    is_asked && event.netns.is_none_or(|netns| netns == here)
+                }
+            },
+            Told::Clean(_) => false,
+            Told::Gap(_) => true,
+        }
     }
 }

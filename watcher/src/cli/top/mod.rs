@@ -4,6 +4,7 @@
 mod cleaning;
 mod draw;
 mod feed;
+mod holes;
 mod hour;
 mod input;
 mod keys;
@@ -73,7 +74,11 @@ async fn show(args: &TopArgs) -> Result<Exit, CliError> {
     let failed = |error| CliError::Io { what: "signals can't be received", error };
     let mut signals = <Host as Platform>::Signals::new().map_err(failed)?;
     let mut feed = Feed::new(&context, args, &shown).await?;
-    let state = State::new(shown.asked(), feed.describe(), SystemTime::now());
+    let now = SystemTime::now();
+    let mut state = State::new(shown.asked(), feed.describe(), now);
+    if let Some(past) = feed.past(now).await {
+        state.remember(&past, now);
+    }
     let mut top = Top {
         context: &context,
         args: cleaning::arguments(args),

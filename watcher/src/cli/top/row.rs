@@ -1,4 +1,4 @@
-//! A port on the screen: who holds it, and what happened to it while this program looked.
+//! A port on the screen: who holds it, and what happened to it, as far as it is known.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
@@ -37,6 +37,9 @@ impl Row {
 
     /// Notes an event of this port.
     pub(super) fn happened(&mut self, event: &WatchEvent) {
+        if event.kind == WatchKind::Held && self.is_known(event) {
+            return;
+        }
         match event.kind {
             WatchKind::Conflict { .. } => self.conflicts.add(event.time),
             // By UDP nobody listens: whoever is bound serves.
@@ -65,6 +68,18 @@ impl Row {
             self.timeline.pop_front();
         }
         self.timeline.push_back(Repeated::new(event));
+    }
+
+    /// Whether the timeline has the beginning of this socket, and not its end.
+    fn is_known(&self, held: &WatchEvent) -> bool {
+        let is_same = |event: &WatchEvent| match held.cookie {
+            Some(_) => event.cookie == held.cookie,
+            None => (event.pid, event.address) == (held.pid, held.address),
+        };
+        let last = self.timeline.iter().rev().find(|entry| is_same(&entry.event));
+        last.is_some_and(|last| {
+            matches!(last.event.kind, WatchKind::Held | WatchKind::Bind | WatchKind::Listen)
+        })
     }
 
     /// Notes who holds it.

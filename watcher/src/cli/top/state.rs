@@ -1,18 +1,25 @@
 //! What the screen knows: ports, what is chosen and typed, and the question that is asked. It reads and signals nothing:
 //! events and owners are told to it, and keys make [`Action`](super::keys::Action)s of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, SystemTime};
 
+use super::holes::{self, Holes};
 use super::order::Order;
 use super::question::Dialog;
 use super::row::Row;
-use crate::model::{Port, WatchEvent, WatchKind};
+use crate::model::{Port, Record, Told, WatchEvent, WatchKind};
 use crate::steps::owner::Owners;
 
 /// How many free ports are shown at most, those with the newest events.
 const MOST_FREE: usize = 100;
-const HOUR: Duration = Duration::from_secs(3600);
+pub(super) const HOUR: Duration = Duration::from_secs(3600);
+/// An event can be told by the history and come by itself only where it is not older than this: the history is asked for as
+/// soon as events come.
+const TWICE: Duration = Duration::from_secs(10);
+
+/// By what an event is known again.
+type Mark = (SystemTime, &'static str, Port, Option<u32>, Option<u64>);
 
 /// What the screen knows.
 #[derive(Debug)]
@@ -20,7 +27,12 @@ pub(super) struct State {
     rows: BTreeMap<Port, Row>,
     /// The ports that are shown whether or not anybody holds them.
     asked: Vec<Port>,
+    /// Since when it is known what happened.
     pub(super) since: SystemTime,
+    /// What is not known of the time after that.
+    pub(super) holes: Holes,
+    /// The last events that the history has told.
+    told: HashSet<Mark>,
     /// How ports are observed, in words.
     pub(super) source: String,
     pub(super) order: Order,
@@ -40,6 +52,8 @@ impl State {
             rows: asked.iter().map(|&port| (port, Row::new(port))).collect(),
             asked,
             since,
+            holes: Holes::default(),
+            told: HashSet::new(),
             source,
             order: Order::BY_PORT,
             filter: String::new(),
@@ -51,13 +65,35 @@ impl State {
         }
     }
 
+    /// Takes over what the agent's history tells of the hour before this moment.
+    pub(super) fn remember(&mut self, past: &[Record], now: SystemTime) {
+        self.since = now.checked_sub(HOUR).unwrap_or(now);
+        for record in past {
+            match &record.told {
+                Told::Gap(gap) if gap.from.is_none() => self.since = gap.until,
+                Told::Gap(gap) => self.holes.unseen(gap),
+                Told::Event(event) => {
+                    if let WatchKind::Lost { count, .. } = event.kind {
+                        self.holes.dropped(count, event.time);
+                        continue;
+                    }
+                    self.row_mut(event.port).happened(event);
+                    if now.duration_since(event.time).is_ok_and(|ago| ago < TWICE) {
+                        self.told.insert(mark(event));
+                    }
+                }
+                Told::Clean(_) => {}
+            }
+        }
+    }
+
     /// Notes an event. Returns the port whose owners it may have changed.
     pub(super) fn happened(&mut self, event: &WatchEvent) -> Option<Port> {
         match event.kind {
             WatchKind::Ready { .. } => return None,
             WatchKind::Lost { count, .. } => {
-                let count = count.map_or_else(|| "some".to_owned(), |count| count.to_string());
-                self.note = Some(format!("{count} events were dropped"));
+                self.holes.dropped(count, event.time);
+                self.note = Some(holes::dropped(count));
                 return None;
             }
             WatchKind::Held
@@ -67,7 +103,9 @@ impl State {
             | WatchKind::Release
             | WatchKind::Free => {}
         }
-        self.row_mut(event.port).happened(event);
+        if !self.told.remove(&mark(event)) {
+            self.row_mut(event.port).happened(event);
+        }
         (!matches!(event.kind, WatchKind::Conflict { .. })).then_some(event.port)
     }
 
@@ -147,4 +185,8 @@ impl State {
         let free = self.rows.values().filter(|row| row.owners.is_empty()).count();
         (self.rows.len() - free, free)
     }
+}
+
+fn mark(event: &WatchEvent) -> Mark {
+    (event.time, event.kind.name(), event.port, event.pid, event.cookie)
 }

@@ -13,8 +13,8 @@ use super::keys::Action;
 use super::question::{Dialog, Plan};
 use super::state::State;
 use crate::model::{
-    Backend, Descriptor, NamedProcess, Port, Process, Protocol, Socket, SocketState, StartTime, Verdict,
-    WatchEvent, WatchKind,
+    Backend, Described, Descriptor, Gap, GapReason, NamedProcess, Port, Process, Protocol, Record, Socket,
+    SocketState, StartTime, Told, Verdict, WatchEvent, WatchKind,
 };
 use crate::steps::fake::process;
 use crate::steps::owner::{Holding, Owner, Owners};
@@ -109,9 +109,13 @@ fn state() -> State {
 
 /// What is drawn at so many columns and lines, a minute later.
 fn drawn(state: &mut State, columns: u16, lines: u16) -> String {
+    drawn_at(state, columns, lines, after(60))
+}
+
+fn drawn_at(state: &mut State, columns: u16, lines: u16, now: SystemTime) -> String {
     let mut canvas = Canvas::new(Theme { has_colours: false }, Clock::new(true));
     let mut terminal = Terminal::new(TestBackend::new(columns, lines)).unwrap();
-    terminal.draw(|frame| canvas.draw(frame, state, after(60))).unwrap();
+    terminal.draw(|frame| canvas.draw(frame, state, now)).unwrap();
     let buffer = terminal.backend().buffer();
     let text = buffer.content.chunks(columns.into()).map(|line| {
         let line: String = line.iter().map(ratatui::buffer::Cell::symbol).collect();
@@ -180,7 +184,7 @@ fn a_port_is_shown_with_its_owner_and_its_timeline() {
     for part in [
         "port 3000 is held by one process\n  node (pid 812)\n        holds     127.0.0.1:3000\n",
         "        identity  other: its package is not OpenClaw\n",
-        "in the last hour: 3 conflicts, no restart\n  14:03:35  conflict  vite (pid 900)  127.0.0.1; held by\nnode  ×3 in 10.00 s\n",
+        "since 14:03:05: 3 conflicts, no restart\n  14:03:35  conflict  vite (pid 900)  127.0.0.1; held by\nnode  ×3 in 10.00 s\n",
         "  14:03:05  held      node (pid 812)  127.0.0.1\n",
     ] {
         assert!(shown.contains(part), "{part}\nis not in\n{shown}");
@@ -188,6 +192,60 @@ fn a_port_is_shown_with_its_owner_and_its_timeline() {
     // and a key leads back, with the same port selected
     press(&mut state, KeyCode::Esc);
     assert!(drawn(&mut state, 60, 8).contains("> 3000"));
+}
+
+/// A record of the history.
+fn record(told: Told) -> Record {
+    Record { number: 1, told, process: Described::default(), found: false }
+}
+
+#[test]
+fn an_agents_history_is_counted_as_if_the_screen_had_been_there() {
+    // given a history of two hours, with a restart and a conflict in it, and an agent that was started anew
+    let mut state = State::new(Vec::new(), "by the agent".to_owned(), after(3_600));
+    let gap = |from, until| Told::Gap(Gap { from, until, why: GapReason::Stopped });
+    let conflict = conflict(8080, 900, 1_200);
+    let begun = WatchEvent { cookie: Some(7), ..event(WatchKind::Listen, 8080, 501, "caddy", 3_599) };
+    let past = [
+        gap(None, noon()),
+        Told::Event(event(WatchKind::Held, 8080, 500, "caddy", 60)),
+        Told::Event(conflict),
+        gap(Some(after(1_300)), after(1_400)),
+        Told::Event(event(WatchKind::Free, 8080, 500, "caddy", 3_000)),
+        Told::Event(begun.clone()),
+    ];
+    state.remember(&past.map(record), after(3_600));
+    // when events come that it has told already, and the current owner
+    state.happened(&begun);
+    state.happened(&WatchEvent { kind: WatchKind::Held, time: after(3_600), ..begun });
+    state.owned_all(vec![owned_by(8080, &[server(501, "caddy", 0)])], after(3_600));
+    // then all is there once
+    let shown = |state: &mut State| drawn_at(state, 60, 14, after(3_610));
+    let list = shown(&mut state);
+    assert!(list.starts_with("1 port held  by the agent, the last hour, with gaps\n"), "{list}");
+    assert!(list.contains("> 8080   caddy 501        listen 11 s"), "{list}");
+    press(&mut state, KeyCode::Enter);
+    press(&mut state, KeyCode::PageDown);
+    let detail = shown(&mut state);
+    let expected = "\
+in the last hour, as far as it is known: 1 conflict, 1
+restart
+  15:03:04  listen    caddy (pid 501)  127.0.0.1
+  14:53:05  free      caddy (pid 500)  127.0.0.1
+  14:26:25  gap       nothing is known since 14:24:45
+  14:23:05  conflict  vite (pid 900)  127.0.0.1; held by
+node
+  14:04:05  held      caddy (pid 500)  127.0.0.1
+";
+    assert!(detail.contains(expected), "{detail}");
+}
+
+#[test]
+fn a_history_that_began_just_now_is_no_hour() {
+    let mut state = State::new(Vec::new(), "by the agent".to_owned(), after(30));
+    let gap = Gap { from: None, until: after(10), why: GapReason::NotKept };
+    state.remember(&[record(Told::Gap(gap))], after(30));
+    assert!(drawn(&mut state, 60, 8).starts_with("0 ports held  by the agent, since 14:03:15\n"));
 }
 
 #[test]

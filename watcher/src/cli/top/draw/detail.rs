@@ -1,6 +1,6 @@
 //! A port alone: who holds it, and its timeline, the newest event first.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use anstream::adapter::strip_str;
 use ratatui::Frame;
@@ -8,13 +8,16 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Paragraph, Wrap};
 
-use super::Canvas;
+use super::{Canvas, has_holes};
 use crate::cli::text::style::{self, Colour};
 use crate::cli::text::watch::Repeated;
 use crate::cli::text::{owners, watch};
+use crate::cli::top::holes::Hole;
 use crate::cli::top::row::Row;
-use crate::cli::top::state::State;
+use crate::cli::top::state::{HOUR, State};
 use crate::model::WatchKind;
+
+const DAY: Duration = Duration::from_secs(86_400);
 
 impl Canvas {
     /// Returns how many lines are scrolled away: never so many that nothing is left to see.
@@ -31,14 +34,14 @@ impl Canvas {
             frame.render_widget(Paragraph::new("  the port is free, and forgotten"), area);
             return 0;
         };
-        let text = Paragraph::new(self.lines(row, now)).wrap(Wrap { trim: false });
+        let text = Paragraph::new(self.lines(row, state, now)).wrap(Wrap { trim: false });
         let scrolled = scrolled.min(text.line_count(area.width).saturating_sub(area.height.into()));
         let rows = u16::try_from(scrolled).unwrap_or(u16::MAX);
         frame.render_widget(text.scroll((rows, 0)), area);
         scrolled
     }
 
-    fn lines(&self, row: &Row, now: SystemTime) -> Vec<Line<'static>> {
+    fn lines(&self, row: &Row, state: &State, now: SystemTime) -> Vec<Line<'static>> {
         let strong = self.theme.style(Colour::Strong);
         let mut lines = vec![Line::styled(
             match row.owners.len() {
@@ -54,15 +57,32 @@ impl Canvas {
         }
         let (conflicts, restarts) = (row.conflicts.count(now), row.restarts.count(now));
         lines.push(Line::default());
-        lines.push(Line::styled(
-            format!("in the last hour: {}, {}", some(conflicts, "conflict"), some(restarts, "restart")),
-            strong,
-        ));
-        lines.extend(row.timeline.iter().rev().map(|entry| self.entry(entry)));
+        let span = self.span(state, now).replace("the last hour", "in the last hour");
+        let known = if has_holes(state, now) { ", as far as it is known" } else { "" };
+        let counts = format!("{}, {}", some(conflicts, "conflict"), some(restarts, "restart"));
+        lines.push(Line::styled(format!("{span}{known}: {counts}"), strong));
+        let mut holes = state.holes.within(HOUR, now).peekable();
+        for entry in row.timeline.iter().rev() {
+            while let Some(hole) = holes.next_if(|hole| hole.until > entry.last) {
+                lines.push(self.hole(hole));
+            }
+            lines.push(self.entry(entry, now));
+        }
+        lines.extend(holes.map(|hole| self.hole(hole)));
         lines
     }
 
-    fn entry(&self, entry: &Repeated) -> Line<'static> {
+    fn hole(&self, hole: &Hole) -> Line<'static> {
+        let time = Span::styled(self.time(hole.until), self.theme.style(Colour::Faint));
+        let kind = Span::styled(format!("{:<8}", "gap"), self.theme.style(Colour::Bad));
+        Line::from(vec![time, kind, Span::from(format!("  {}", hole.describe(&self.clock)))])
+    }
+
+    fn time(&self, time: SystemTime) -> String {
+        format!("  {}  ", self.clock.time(time))
+    }
+
+    fn entry(&self, entry: &Repeated, now: SystemTime) -> Line<'static> {
         let event = &entry.event;
         let kind =
             Span::styled(format!("{:<8}", event.kind.name()), self.theme.style(watch::colour(&event.kind)));
@@ -82,8 +102,11 @@ impl Canvas {
         if let Some(often) = entry.often() {
             who += &format!("  {often}");
         }
-        let time =
-            Span::styled(format!("  {}  ", self.clock.time(event.time)), self.theme.style(Colour::Faint));
+        // What holds the port can have taken it long ago.
+        if now.duration_since(event.time).is_ok_and(|ago| ago > DAY / 2) {
+            who += &format!("  since {}", self.clock.moment(event.time));
+        }
+        let time = Span::styled(self.time(event.time), self.theme.style(Colour::Faint));
         Line::from(vec![time, kind, Span::from(who)])
     }
 }

@@ -14,7 +14,7 @@ use ratatui::widgets::{Paragraph, TableState};
 
 pub(super) use self::theme::Theme;
 use super::order::By;
-use super::state::State;
+use super::state::{HOUR, State};
 use crate::cli::text::clock::Clock;
 use crate::cli::text::style::{self, Colour};
 
@@ -35,7 +35,7 @@ impl Canvas {
         let [head, body, foot] =
             Layout::vertical([Constraint::Length(1), Constraint::Min(0), Constraint::Length(1)])
                 .areas(frame.area());
-        self.head(frame, head, state);
+        self.head(frame, head, state, now);
         match state.detail {
             Some(scrolled) => state.detail = Some(self.detail(frame, body, state, scrolled, now)),
             None => self.list(frame, body, state, now),
@@ -46,12 +46,12 @@ impl Canvas {
         }
     }
 
-    fn head(&self, frame: &mut Frame<'_>, area: Rect, state: &State) {
+    fn head(&self, frame: &mut Frame<'_>, area: Rect, state: &State, now: SystemTime) {
         let (held, free) = state.counts();
         let ports = if held == 1 { "port" } else { "ports" };
         let free = if free == 0 { String::new() } else { format!(", {free} free") };
-        let since = self.clock.time(state.since);
-        let rest = format!("  {}, since {since}", state.source);
+        let gaps = if has_holes(state, now) { ", with gaps" } else { "" };
+        let rest = format!("  {}, {}{gaps}", state.source, self.span(state, now));
         let head = format!("{held} {ports} held{free}");
         frame.render_widget(
             Paragraph::new(Line::from(vec![
@@ -60,6 +60,12 @@ impl Canvas {
             ])),
             area,
         );
+    }
+
+    /// The time that conflicts, restarts and timelines are of.
+    fn span(&self, state: &State, now: SystemTime) -> String {
+        let is_whole = now.duration_since(state.since).is_ok_and(|known| known >= HOUR);
+        if is_whole { "the last hour".to_owned() } else { format!("since {}", self.clock.time(state.since)) }
     }
 
     /// What is typed, or what was said, or what the keys do.
@@ -78,6 +84,10 @@ impl Canvas {
         };
         frame.render_widget(Paragraph::new(text), area);
     }
+}
+
+fn has_holes(state: &State, now: SystemTime) -> bool {
+    state.holes.within(HOUR, now).next().is_some()
 }
 
 /// The mark of the column that the list is sorted by.
