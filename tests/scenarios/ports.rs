@@ -44,6 +44,13 @@ scenario!(ports_are_read_as_people_write_them, || {
     }
 });
 
+scenario!(a_port_that_nobody_holds_on_an_address_may_be_held_on_another, || {
+    let owner = Part::other().on_port(unused_port()).start();
+    let elsewhere = format!("127.0.0.2:{}", owner.port());
+    let answer = Gatewatch::plain(&["owners", &elsewhere]);
+    assert!(answer.out.starts_with(&format!("no process holds {elsewhere}  (")), "{answer:?}");
+});
+
 scenario!(list_has_every_port_that_is_held_in_order, |backend| {
     let mut owners = [(); 3].map(|()| Part::other().on_port(unused_port()).start());
     let flags = ["--backend", run().flag(backend), "--format", "json"];
@@ -257,8 +264,9 @@ scenario!(yes_ends_what_matches_no_rule_and_nothing_else, |backend| {
 
 scenario!(words_of_other_tools_get_a_sensible_hint_or_none, || {
     for (words, hint) in [
-        (&["kill", "3000"][..], "gatewatch clean"),
-        (&["free", "3000"], "gatewatch clean"),
+        (&["kill", "3000"][..], "gatewatch clean 3000"),
+        (&["free", ":3000", "3001"], "gatewatch clean :3000 3001"),
+        (&["lsof", "3000"], "gatewatch owners 3000"),
         (&["ps"], "gatewatch list"),
         (&["status"], "gatewatch doctor"),
         (&["cleen"], "clean"),
@@ -268,6 +276,8 @@ scenario!(words_of_other_tools_get_a_sensible_hint_or_none, || {
         let answer = Gatewatch::plain(words);
         assert_eq!((answer.status, answer.out.as_str()), (2, ""), "{words:?}");
         assert!(answer.err.contains("tip:") && answer.err.contains(hint), "{words:?}: {answer:?}");
+        // nor does the usage name a flag that was not meant
+        assert!(!answer.err.contains("--socket"), "{words:?}: {answer:?}");
     }
     for words in [&["frobnicate"][..], &["clean", "3000", "--frobnicate"]] {
         let answer = Gatewatch::plain(words);

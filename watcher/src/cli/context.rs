@@ -214,7 +214,8 @@ pub(super) fn observer(
     }
     match fallback {
         Some(ObserveError::Unavailable { what, why, mend }) => {
-            warn!("{what} is unavailable ({why}), so ports are polled; {LOST}; {mend}");
+            warn!("{what} is unavailable, so ports are polled; {LOST}; {mend}");
+            info!("{what} is unavailable: {why}");
         }
         Some(error) => warn!("ports are polled: {error}; {LOST}"),
         None if observer.backend() == Backend::Poll => info!("{LOST}"),

@@ -15,7 +15,7 @@ pub(crate) fn event(event: &WatchEvent) {
 }
 
 pub(crate) fn owners(answer: &Owners) {
-    is_safe(&owners::answer(answer, Duration::from_micros(1), None));
+    is_safe(&owners::answer(answer, &answer.port.into(), Duration::from_micros(1), None));
 }
 
 pub(crate) fn cleaned(answer: &Cleaned) {

@@ -1,6 +1,12 @@
 //! Hints for words that people know from other tools.
 
+use std::ffi::OsString;
+
+use clap::CommandFactory as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+use super::args::Arguments;
+use super::ports;
 
 /// Commands by the names that they have elsewhere.
 const COMMANDS: &[(&[&str], &str)] = &[
@@ -28,13 +34,17 @@ const FLAGS: &[(&[&str], &str)] = &[
     (&["-s"], "write --signal NAME"),
 ];
 
-/// Replaces clap's hint by one that is sensible, or by none.
-pub(super) fn improve(error: &mut clap::Error) {
+/// The commands that need nothing but ports.
+const OF_PORTS: [&str; 4] = ["clean", "owners", "watch", "history"];
+
+/// Replaces clap's hint by one that is sensible, or by none. `words` is the whole command line.
+pub(super) fn improve(error: &mut clap::Error, words: &[OsString]) {
     match error.kind() {
         ErrorKind::InvalidSubcommand => {
             let word = context(error, ContextKind::InvalidSubcommand);
             if let Some((_, command)) = word.and_then(|word| known(COMMANDS, &word)) {
-                suggest(error, &format!("gatewatch {command}"));
+                let ports = if OF_PORTS.contains(&command) { ports_in(words) } else { String::new() };
+                suggest(error, &format!("gatewatch {command}{ports}"));
                 error.remove(ContextKind::SuggestedSubcommand);
             }
         }
@@ -45,12 +55,38 @@ pub(super) fn improve(error: &mut clap::Error) {
             if let Some((_, hint)) = known(FLAGS, &word) {
                 suggest(error, hint);
                 error.remove(ContextKind::SuggestedArg);
+                correct_usage(error, words);
             } else if context(error, ContextKind::SuggestedArg).is_some_and(|flag| !is_near(&word, &flag)) {
                 error.remove(ContextKind::SuggestedArg);
                 error.remove(ContextKind::SuggestedValue);
+                correct_usage(error, words);
             }
         }
         _ => {}
+    }
+}
+
+/// The ports of the command line, as they would be typed.
+fn ports_in(words: &[OsString]) -> String {
+    let words = words.iter().filter_map(|word| word.to_str()).filter(|word| ports::looks_like_one(word));
+    // What has to be quoted for a shell is no port that people type.
+    let plain =
+        words.filter(|word| word.chars().all(|sign| sign.is_ascii_alphanumeric() || ".:,-/".contains(sign)));
+    plain.map(|word| format!(" {word}")).collect()
+}
+
+/// The usage names the flag that was suggested, and that was not meant: the command's own does not.
+fn correct_usage(error: &mut clap::Error, words: &[OsString]) {
+    let mut arguments = Arguments::command();
+    arguments.build();
+    let name =
+        words.iter().filter_map(|word| word.to_str()).find(|word| arguments.find_subcommand(word).is_some());
+    let command = match name {
+        Some(name) => arguments.find_subcommand_mut(name),
+        None => Some(&mut arguments),
+    };
+    if let Some(command) = command {
+        error.insert(ContextKind::Usage, ContextValue::StyledStr(command.render_usage()));
     }
 }
 

@@ -56,9 +56,10 @@ pub(crate) fn run() -> ExitCode {
     if let Some(status) = complete::answer() {
         return status;
     }
-    let arguments = match parse(std::env::args_os().collect()) {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let arguments = match parse(words.clone()) {
         Ok(arguments) => arguments,
-        Err(error) => return refuse(error),
+        Err(error) => return refuse(error, &words),
     };
     // The agent is a service, so it logs what it does by default.
     let verbose = arguments.verbose + u8::from(matches!(arguments.command, Command::Agent(_)));
@@ -126,8 +127,8 @@ fn parse(mut words: Vec<OsString>) -> Result<Arguments, clap::Error> {
 }
 
 /// Help and version are answers; anything else is said on standard error, with a hint where there is a sensible one.
-fn refuse(mut error: clap::Error) -> ExitCode {
-    hints::improve(&mut error);
+fn refuse(mut error: clap::Error, words: &[OsString]) -> ExitCode {
+    hints::improve(&mut error, words);
     let _ = error.print();
     let status = if error.exit_code() == 0 { Exit::Done } else { Exit::Usage };
     ExitCode::from(status.status())

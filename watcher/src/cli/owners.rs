@@ -77,8 +77,11 @@ fn print_all(
 fn print(context: &Context, owners: &Owners, asked: &Asked, begun: Instant) -> Result<(), CliError> {
     match context.format {
         Format::Json => super::print_json(&OwnersAnswer::from(owners)),
-        Format::Text => {
-            super::print(&text::owners::answer(owners, begun.elapsed(), next::after_owners(owners, asked)))
-        }
+        Format::Text => super::print(&text::owners::answer(
+            owners,
+            asked,
+            begun.elapsed(),
+            next::after_owners(owners, asked),
+        )),
     }
 }

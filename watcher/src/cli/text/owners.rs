@@ -4,17 +4,20 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::style::{self, Colour};
+use crate::cli::ports::Asked;
 use crate::model::{Exclusion, ProcessState, Protocol, Reason, SocketState, Verdict};
 use crate::steps::owner::{Holding, Owner, Owners};
 
-/// `next` is the command that would free the port, if there is one.
-pub(in crate::cli) fn answer(owners: &Owners, took: Duration, next: Option<String>) -> String {
+/// `asked` is the port, with the addresses that it is limited to, and `next` the command that would free it, if there is one.
+pub(in crate::cli) fn answer(owners: &Owners, asked: &Asked, took: Duration, next: Option<String>) -> String {
     let Owners { port, owners, left_out, backend, clients, reason, free_in } = owners;
     let took = format!("({}, {})", backend.name(), style::duration(took));
     let took = style::paint(Colour::Faint, &took);
     let mut out = String::new();
     let head = match owners.len() + left_out {
-        0 => format!("no process holds port {port}"),
+        0 if asked.at.is_empty() => format!("no process holds port {port}"),
+        // It may be held on others.
+        0 => format!("no process holds {asked}"),
         1 => format!("port {port} is held by one process"),
         many => format!("port {port} is held by {many} processes"),
     };
