@@ -184,9 +184,18 @@ impl Agent {
 
     /// A command that asks only this agent.
     pub fn ask(&self, command: &[&str], port: u16) -> Gatewatch {
+        self.ask_in_json(command, &port.to_string())
+    }
+
+    /// Like [`Self::ask`], of a UDP port.
+    pub fn ask_udp(&self, command: &[&str], port: u16) -> Gatewatch {
+        self.ask_in_json(command, &format!("{port}/udp"))
+    }
+
+    fn ask_in_json(&self, command: &[&str], port: &str) -> Gatewatch {
         Gatewatch::new(command)
             .with(&["--agent", "only", "--socket", self.socket().to_str().unwrap()])
-            .with(&["--format", "json", "-p", &port.to_string()])
+            .with(&["--format", "json", "-p", port])
     }
 
     /// Like [`Self::ask`], run to its end.

@@ -197,11 +197,18 @@ pub(crate) struct Allowed {
 }
 
 fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Port, D::Error> {
-    let number = i64::deserialize(deserializer)?;
-    let port = u16::try_from(number).ok().filter(|&port| port != 0);
-    port.map(Port::tcp).ok_or_else(|| {
-        serde::de::Error::custom(format!("{number} is not a port: a port is a number from 1 to 65535"))
-    })
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Number(i64),
+        Word(String),
+    }
+    let written = match Written::deserialize(deserializer)? {
+        Written::Number(number) => number.to_string(),
+        Written::Word(word) => word,
+    };
+    Port::with_protocol(&written)
+        .map_err(|why| serde::de::Error::custom(format!("{written} is not a port: {why}")))
 }
 
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {

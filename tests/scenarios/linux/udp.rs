@@ -180,7 +180,7 @@ scenario!(without_release_events_udp_ports_are_polled, needs(Bpf), || {
     let port = unused_port();
     let watched = |backend: &str, port: u16| {
         let port = format!("{port}/udp");
-        let command = ["watch", &port, "--for", "10ms", "--format", "json", "--backend", backend];
+        let command = ["watch", &port, "--for", "10ms", "--format", "json", "-v", "--backend", backend];
         Gatewatch::new(&command).env("GATEWATCH_WITHOUT", "udp").run()
     };
     let answer = watched("auto", port);

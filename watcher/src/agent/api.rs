@@ -26,15 +26,16 @@ use super::exposition::Exposition;
 use super::past::Line;
 use super::query::Query;
 use super::refusals::cut;
+use super::settings::Settings;
 use super::sockets::{self, SocketsError};
-use super::state::{Agent, Settings};
+use super::state::Agent;
 use super::view::NamespaceObserver;
 use super::waits::Wait;
 use super::{body, limits, store};
 use crate::clean::Request;
 use crate::config::{Config, ConfigError};
 use crate::history::{LAST_HOUR, moment};
-use crate::model::{Backend, Port, PortError, Reason, SocketState, Span};
+use crate::model::{Backend, Port, PortError, Protocol, Reason, SocketState, Span};
 use crate::platform::Host;
 use crate::platform::contract::{
     AgentSystem, NetnsError, ObserveError, Observer as _, Peer as _, Platform as _, ServiceSystem as _,
@@ -126,6 +127,7 @@ async fn ports(
     let others = others.into_iter().filter(|&port| !settings.is_configured(port));
     let ports = settings.ports().into_iter().chain(others).map(|port| WatchedPortJson {
         port: port.number,
+        protocol: port.protocol,
         identity: settings.config.ruleset_of(port).to_owned(),
         held: watch.sockets(port).next().is_some(),
         configured: settings.is_configured(port),
@@ -244,7 +246,7 @@ async fn clean_port(
     let refuse = |problem: Problem| {
         agent.metrics.refused();
         if agent.refusals.may_tell(uid, Instant::now()) {
-            let port = port.parse::<Port>().ok().map(|port| port.number);
+            let port = Port::with_protocol(&port).ok().map(|port| port.number);
             let why = cut(&problem.detail);
             warn!(requester_pid = pid, requester_uid = uid, port, "a clean is refused: {why}");
         }
@@ -252,7 +254,7 @@ async fn clean_port(
     };
     // Access comes before all else: the answer must not reveal whether a port is watched to a caller that may not clean
     // it, and a body is not waited for in vain.
-    let number = number_of(&port).map_err(refuse)?;
+    let number = port_of(&port).map_err(refuse)?;
     let settings = agent.settings();
     if !settings.access.may_clean(&**peer, number) {
         let problem = problem(
@@ -388,7 +390,7 @@ async fn history(
 ) -> Result<Response, Problem> {
     may_read(&agent, &peer)?;
     let query = Query::parse(query.as_deref(), &["port", "netns", "since", "until"])?;
-    let mut ports = query.all("port").map(number_of).collect::<Result<Vec<_>, _>>()?;
+    let mut ports = query.all("port").map(port_of).collect::<Result<Vec<_>, _>>()?;
     ports.sort_unstable();
     ports.dedup();
     let now = SystemTime::now();
@@ -413,6 +415,11 @@ async fn status(
 ) -> Result<Json<StatusAnswer>, Problem> {
     may_read(&agent, &peer)?;
     Query::parse(query.as_deref(), &[])?;
+    let configured = agent.settings().ports();
+    let configured_by = |protocol| {
+        let ports = configured.iter().filter(|port| port.protocol == protocol);
+        ports.map(|port| port.number).collect()
+    };
     let capability = |(name, needed): (String, &str)| CapabilityJson { name, needed: needed.to_owned() };
     Ok(Json(StatusAnswer {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -422,7 +429,8 @@ async fn status(
         uptime_s: agent.started.elapsed().as_secs(),
         backend: agent.backend,
         degraded: agent.degraded(),
-        ports: agent.settings().ports().iter().map(|port| port.number).collect(),
+        ports: configured_by(Protocol::Tcp),
+        udp_ports: configured_by(Protocol::Udp),
         follows_all: agent.settings().follows_all(),
         lost: agent.metrics.lost(),
         subscribers: agent.metrics.subscribers(),
@@ -497,12 +505,12 @@ fn unknown_caller(why: &str) -> Problem {
     )
 }
 
-fn number_of(text: &str) -> Result<Port, Problem> {
-    text.parse().map_err(|why: PortError| bad_request(why.to_string(), "/v1/ports lists them"))
+fn port_of(text: &str) -> Result<Port, Problem> {
+    Port::with_protocol(text).map_err(|why: PortError| bad_request(why.to_string(), "/v1/ports lists them"))
 }
 
 fn watched(agent: &Agent, text: &str) -> Result<Port, Problem> {
-    let port = number_of(text)?;
+    let port = port_of(text)?;
     if agent.settings().follows(port) { Ok(port) } else { Err(unwatched(port)) }
 }
 

@@ -20,7 +20,7 @@ use crate::platform::Host;
 use crate::platform::contract::AgentSystem;
 use crate::steps::owner::Owners;
 use crate::wait::{Until, Waited};
-use crate::wire::agent::{CleanRequest, PortsAnswer, StatusAnswer};
+use crate::wire::agent::{CleanRequest, PortsAnswer, StatusAnswer, WatchedPortJson};
 use crate::wire::answers::{CleanAnswer, OwnersAnswer, WaitAnswer};
 use crate::wire::event::WatchLine;
 use crate::wire::history::HistoryLine;
@@ -116,7 +116,7 @@ impl Client {
     /// [`ClientError`].
     pub(crate) async fn ports(&mut self) -> Result<Vec<Port>, ClientError> {
         let answer: PortsAnswer = self.get("/v1/ports").await?;
-        Ok(answer.ports.iter().map(|watched| Port::tcp(watched.port)).collect())
+        Ok(answer.ports.iter().map(WatchedPortJson::port).collect())
     }
 
     /// The owners of a port in a network namespace.
@@ -124,7 +124,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub(crate) async fn owners(&mut self, port: Port, netns: u32) -> Result<Owners, ClientError> {
-        let answer: OwnersAnswer = self.get(&format!("/v1/ports/{port}?netns={netns}")).await?;
+        let answer: OwnersAnswer = self.get(&format!("{}?netns={netns}", path_of(port))).await?;
         answer.try_into().map_err(|error| self.broke(&error))
     }
 
@@ -148,7 +148,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub(crate) async fn clean(&mut self, port: Port, request: &CleanRequest) -> Result<Cleaned, ClientError> {
-        let answer: CleanAnswer = self.post(&format!("/v1/ports/{port}/clean"), request).await?;
+        let answer: CleanAnswer = self.post(&format!("{}/clean", path_of(port)), request).await?;
         answer.try_into().map_err(|error| self.broke(&error))
     }
 
@@ -164,7 +164,7 @@ impl Client {
     ) -> Result<Waited, ClientError> {
         let (until, timeout) = (until.name(), timeout.as_millis());
         let answer: WaitAnswer =
-            self.get(&format!("/v1/ports/{port}/wait?until={until}&timeout_ms={timeout}")).await?;
+            self.get(&format!("{}/wait?until={until}&timeout_ms={timeout}", path_of(port))).await?;
         answer.try_into().map_err(|error| self.broke(&error))
     }
 
@@ -339,6 +339,11 @@ impl Events {
             }
         }
     }
+}
+
+/// Where the interface has a port.
+fn path_of(port: Port) -> String {
+    format!("/v1/ports/{}", port.to_string().replace('/', "%2F"))
 }
 
 /// Records of the agent's history.

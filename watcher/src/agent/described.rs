@@ -14,10 +14,10 @@ use crate::wire::problem::Problem;
 /// The content type of a refusal.
 pub(super) const PROBLEM: &str = "application/problem+json";
 
-/// The port in a path.
+/// The port in a path, whose slash is written `%2F`.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path, names("port"))]
-pub(super) struct PortPath(#[param(minimum = 1, maximum = 65535)] u16);
+pub(super) struct PortPath(#[param(inline)] PortWord);
 
 /// The parameters of a wait.
 #[derive(IntoParams)]
@@ -45,7 +45,7 @@ pub(super) enum UntilName {
 pub(super) struct EventsQuery {
     /// A watched port; more than one can be named. All, if none is.
     #[param(nullable = false, inline)]
-    port: Option<Vec<PortNumber>>,
+    port: Option<Vec<PortWord>>,
     /// The inode number of a network namespace.
     #[param(minimum = 0, maximum = 4294967295_u32, nullable = false)]
     netns: Option<u32>,
@@ -60,7 +60,7 @@ pub(super) struct EventsQuery {
 pub(super) struct HistoryQuery {
     /// A port; more than one can be named. All, if none is.
     #[param(nullable = false, inline)]
-    port: Option<Vec<PortNumber>>,
+    port: Option<Vec<PortWord>>,
     /// The inode number of a network namespace.
     #[param(minimum = 0, maximum = 4294967295_u32, nullable = false)]
     netns: Option<u32>,
@@ -80,17 +80,20 @@ fn moment() -> Schema {
     AnyOfBuilder::new().item(time).item(ago).into()
 }
 
-/// A port's number.
-pub(super) struct PortNumber;
+/// A port: its number, or with its protocol after a slash.
+pub(super) struct PortWord;
 
-impl PartialSchema for PortNumber {
+impl PartialSchema for PortWord {
     fn schema() -> RefOr<Schema> {
-        let number = ObjectBuilder::new().schema_type(Type::Integer);
-        number.minimum(Some(1)).maximum(Some(u16::MAX)).into()
+        const PATTERN: &str = "^([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])\
+                               /(tcp|udp)$";
+        let number = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).maximum(Some(u16::MAX));
+        let word = ObjectBuilder::new().schema_type(Type::String).pattern(Some(PATTERN));
+        Schema::from(AnyOfBuilder::new().item(number).item(word)).into()
     }
 }
 
-impl ToSchema for PortNumber {}
+impl ToSchema for PortWord {}
 
 /// The request is wrong: a parameter, the body, or a port that is none
 #[derive(IntoResponses)]

@@ -24,9 +24,9 @@ pub(crate) fn request(bytes: &[u8]) {
     };
     let head = String::from_utf8_lossy(head);
     let (port, query) = head.split_once('?').map_or((&*head, None), |(port, query)| (port, Some(query)));
-    if let Ok(number) = port.parse::<Port>() {
+    if let Ok(number) = Port::with_protocol(port) {
         assert_ne!(number.number, 0);
-        assert_eq!(number.to_string().parse(), Ok(number));
+        assert_eq!(Port::with_protocol(&number.to_string()), Ok(number));
     }
     if let Ok(port) = Port::from_variable(port) {
         assert_ne!(port.number, 0);

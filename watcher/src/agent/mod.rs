@@ -26,6 +26,7 @@ mod refusals;
 mod reserve;
 mod scrape;
 mod serve;
+mod settings;
 mod sockets;
 mod state;
 mod store;
@@ -41,7 +42,8 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-use self::state::{Agent, Paths, Settings};
+use self::settings::Settings;
+use self::state::{Agent, Paths};
 use crate::config::{Config, ConfigError};
 use crate::platform::Host;
 use crate::platform::contract::ServiceSystem as _;

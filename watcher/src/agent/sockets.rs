@@ -33,7 +33,7 @@ pub(super) fn lines(
     rules_of: impl Fn(Port) -> Result<Rules, ConfigError>,
 ) -> Result<String, SocketsError> {
     const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
-    let ports: Vec<Port> = PROTOCOLS.into_iter().flat_map(Port::all).collect();
+    let ports: Vec<Port> = Port::every().collect();
     let by_events = || host.by_events(&ports, Interest::Snapshots);
     let by_polling = || -> Box<dyn Observer> { host.by_polling(&ports, POLL_INTERVAL) };
     let mut observer = choose(BackendChoice::Auto, by_events, by_polling)?.observer;

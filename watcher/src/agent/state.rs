@@ -1,6 +1,6 @@
 //! What the agent knows: the watched ports, the recent past, the configuration.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -11,7 +11,6 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::AgentError;
-use super::access::Access;
 use super::history::History;
 use super::limits::{Buckets, CLEANS, ConnectionLimit, Places, READS};
 use super::makers::Known;
@@ -20,9 +19,10 @@ use super::off_loop::OffLoop;
 use super::past::Past;
 use super::refusals::Refusals;
 use super::reserve::Reserve;
+use super::settings::Settings;
 use super::store::Store;
 use super::troubles::{Part, Troubles};
-use crate::config::{Config, ConfigError, Followed, WatchedPort};
+use crate::config::Config;
 use crate::model::{Backend, Port, Protocol, Socket, WatchKind};
 use crate::platform::Host;
 use crate::platform::contract::{
@@ -35,57 +35,6 @@ use crate::wire::agent::ConfigurationJson;
 
 /// After so many events others have their turn: any process can make them without end, in a network namespace of its own.
 const EVENTS_PER_TURN: usize = 256;
-
-/// The configuration, with its names looked up.
-#[derive(Debug)]
-pub(super) struct Settings {
-    pub(super) config: Config,
-    pub(super) access: Access,
-    configured: HashSet<Port>,
-}
-
-impl Settings {
-    pub(super) fn new(mut config: Config) -> Result<Self, ConfigError> {
-        if config.watch.is_empty() {
-            config.watch.push(WatchedPort::by_default(Port::GATEWAY));
-        }
-        let access = Access::new(&config)?;
-        let configured = config.watch.iter().map(|watched| watched.port).collect();
-        Ok(Self { config, access, configured })
-    }
-
-    /// The ports that have a section in the configuration, and may be cleaned.
-    pub(super) fn ports(&self) -> Vec<Port> {
-        self.config.watch.iter().map(|watched| watched.port).collect()
-    }
-
-    /// Whether the port has a section in the configuration.
-    pub(super) fn is_configured(&self, port: Port) -> bool {
-        self.configured.contains(&port)
-    }
-
-    pub(super) fn follows_all(&self) -> bool {
-        self.config.agent.watch == Followed::All
-    }
-
-    /// Whether what happens to the port is told.
-    pub(super) fn follows(&self, port: Port) -> bool {
-        self.follows_all() || self.is_configured(port)
-    }
-
-    /// All ports of which what happens is told.
-    fn followed(&self) -> Vec<Port> {
-        if self.follows_all() { Port::all(Protocol::Tcp).collect() } else { self.ports() }
-    }
-
-    fn described(&self) -> String {
-        if self.follows_all() {
-            return "every port".to_owned();
-        }
-        let ports: Vec<String> = self.config.watch.iter().map(|watched| watched.port.to_string()).collect();
-        ports.join(", ")
-    }
-}
 
 /// Where the agent's files are.
 #[derive(Debug)]
@@ -142,8 +91,9 @@ impl Agent {
             why: error.to_string(),
             mend: "mount /proc".to_owned(),
         })?;
+        let (observer, losses, protocols) = observe(&host, &settings, pace)?;
+        let settings = settings.limited_to(protocols);
         let ports = settings.followed();
-        let (observer, losses) = observe(&host, &ports, pace)?;
         for loss in &losses {
             warn!("{loss}");
         }
@@ -409,7 +359,8 @@ impl Agent {
         }
         let held = watch.held_ports().into_iter();
         let sockets = held.flat_map(|port| watch.sockets(port)).cloned().collect();
-        store.sockets(sockets, (!settings.follows_all()).then(|| settings.ports()));
+        let are_all = settings.follows_all() && settings.protocols == Protocol::ALL;
+        store.sockets(sockets, (!are_all).then(|| settings.followed()));
     }
 
     /// The configuration that is in force.
@@ -430,6 +381,7 @@ impl Agent {
         let loaded = Config::load(self.paths.config.as_deref()).and_then(Settings::new);
         match loaded {
             Ok(settings) => {
+                let settings = settings.limited_to(self.settings().protocols);
                 for warning in settings.config.warnings() {
                     warn!("{warning}");
                 }
@@ -462,15 +414,23 @@ impl Agent {
     }
 }
 
-/// Observes by kernel events in all network namespaces, else by polling in this one; also returns what is lost by that.
-fn observe(
-    host: &Host,
-    ports: &[Port],
-    pace: Duration,
-) -> Result<(Box<dyn AgentObserver>, Vec<String>), ObserveError> {
-    let by_events = || host.by_events_everywhere(ports);
-    let chosen = choose(BackendChoice::Auto, by_events, || host.by_polling(ports, pace))?;
+/// An observer, what it can't do, and of which protocols it can follow ports.
+type Observed = (Box<dyn AgentObserver>, Vec<String>, &'static [Protocol]);
+
+/// Observes by kernel events in all network namespaces, else by polling in this one. UDP's hooks can be missing where TCP's
+/// are not: UDP ports are then not followed.
+fn observe(host: &Host, settings: &Settings, pace: Duration) -> Result<Observed, ObserveError> {
+    const TCP_ALONE: &[Protocol] = &[Protocol::Tcp];
+    let ports = settings.followed();
+    let by_events = || host.by_events_everywhere(&ports, &Protocol::ALL);
+    let chosen = choose(BackendChoice::Auto, by_events, || host.by_polling(&ports, pace))?;
     let Chosen { observer, mut losses, fallback } = chosen;
-    losses.extend(fallback.map(|error| format!("{error}; ports are polled every {pace:?}")));
-    Ok((observer, losses))
+    let Some(error) = fallback else { return Ok((observer, losses, &Protocol::ALL)) };
+    let tcp: Vec<Port> = ports.into_iter().filter(|port| port.protocol == Protocol::Tcp).collect();
+    if let Ok((observer, mut losses)) = host.by_events_everywhere(&tcp, TCP_ALONE) {
+        losses.push(format!("UDP ports are not followed: {error}"));
+        return Ok((observer, losses, TCP_ALONE));
+    }
+    losses.push(format!("{error}; ports are polled every {pace:?}"));
+    Ok((observer, losses, &Protocol::ALL))
 }

@@ -402,7 +402,7 @@ pub(super) struct WatchArgs {
     /// Print times in UTC; without it they are local
     #[arg(long)]
     pub(super) utc: bool,
-    /// Watch every TCP port
+    /// Watch every port
     #[arg(long, conflicts_with_all = ["words", "flags"])]
     pub(super) all: bool,
     /// End after this time

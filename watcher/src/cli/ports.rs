@@ -67,9 +67,6 @@ pub(super) fn looks_like_one(word: &str) -> bool {
 
 /// Why the agent can't be asked about these ports, if so.
 pub(super) fn not_for_agent(asked: &[Asked]) -> Option<&'static str> {
-    if asked.iter().any(|asked| asked.port.protocol != Protocol::Tcp) {
-        return Some("it follows TCP ports alone");
-    }
     asked.iter().any(|asked| !asked.at.is_empty()).then_some("it looks at a port on all addresses")
 }
 

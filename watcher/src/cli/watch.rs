@@ -16,7 +16,7 @@ use super::exit::{CliError, Exit};
 use super::ports::{Asked, not_for_agent};
 use super::text;
 use crate::agent::client::{ClientError, Events};
-use crate::model::{Backend, Port, Protocol, WatchEvent, WatchKind};
+use crate::model::{Backend, Port, WatchEvent, WatchKind};
 use crate::platform::Host;
 use crate::platform::contract::{Interest, Platform, Signals as _};
 use crate::watch::Watch;
@@ -28,11 +28,8 @@ const LATE: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(args: &WatchArgs) -> Result<Exit, CliError> {
     let context = Context::new(&args.observing)?;
-    let asked: Vec<Asked> = if args.all {
-        Port::all(Protocol::Tcp).map(Asked::from).collect()
-    } else {
-        context.asked(&args.ports)
-    };
+    let asked: Vec<Asked> =
+        if args.all { Port::every().map(Asked::from).collect() } else { context.asked(&args.ports) };
     let cannot = match not_for_agent(&asked) {
         None if args.all => context.not_of_all(&args.observing).await?,
         cannot => cannot,

@@ -18,6 +18,11 @@ pub enum Protocol {
     Udp,
 }
 
+impl Protocol {
+    /// All of them.
+    pub(crate) const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
+}
+
 /// A port: the same number is a different port in each protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Port {
@@ -50,6 +55,11 @@ impl Port {
         (1..=u16::MAX).map(move |number| Self { protocol, number })
     }
 
+    /// Every port that a socket can have.
+    pub(crate) fn every() -> impl Iterator<Item = Self> {
+        Protocol::ALL.into_iter().flat_map(Self::all)
+    }
+
     /// The port of a named profile of OpenClaw: 20000 and a hash of the name (FNV-1a, 32 bits), modulo 40000. `None` for
     /// the default profile, and for what is not a profile's name.
     #[must_use]
@@ -67,6 +77,18 @@ impl Port {
             .bytes()
             .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
         u16::try_from(20_000 + hash % 40_000).ok().map(Self::tcp)
+    }
+
+    /// Parses a port with its protocol, as it is displayed: `53`, `53/tcp` or `53/udp`.
+    ///
+    /// # Errors
+    /// [`PortError`], a sentence that says what is wrong.
+    pub(crate) fn with_protocol(text: &str) -> Result<Self, PortError> {
+        let (number, protocol) = match text.split_once('/') {
+            None => (text, Protocol::Tcp),
+            Some((number, protocol)) => (number, protocol.parse().map_err(|_| PortError::Protocol)?),
+        };
+        Ok(Self { protocol, ..number.parse()? })
     }
 
     /// Parses the value of [`Self::VARIABLE`]: digits, `host:port` with one colon, or `[v6]:port`.
@@ -103,6 +125,9 @@ pub enum PortError {
     /// It is not a number from 1 to 65535 in digits.
     #[error("a port is a number from 1 to 65535")]
     Number,
+    /// What follows the slash is no protocol.
+    #[error("a port belongs to tcp or udp, as in 3000/tcp or 53/udp")]
+    Protocol,
     /// The bracket of an address is not closed, or no port follows it.
     #[error("a bracket needs its `]:` and a port")]
     Bracket,

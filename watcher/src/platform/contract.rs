@@ -504,11 +504,12 @@ pub(crate) trait Platform: System + Clone + Sized + 'static {
     /// [`ObserveError::Unavailable`] if privileges or kernel features are missing.
     fn by_events(&self, ports: &[Port], interest: Interest) -> ByEvents<dyn Observer>;
 
-    /// Like [`Self::by_events`], but in all network namespaces of the system, and with events of every kind.
+    /// Like [`Self::by_events`], but in all network namespaces of the system, and with events of every kind. Ports of these
+    /// protocols can be followed, now and later.
     ///
     /// # Errors
     /// As for [`Self::by_events`].
-    fn by_events_everywhere(&self, ports: &[Port]) -> ByEvents<dyn AgentObserver>;
+    fn by_events_everywhere(&self, ports: &[Port], protocols: &[Protocol]) -> ByEvents<dyn AgentObserver>;
 
     /// Watches ports by polling, every `pace`.
     fn by_polling(&self, ports: &[Port], pace: Duration) -> Box<dyn AgentObserver>;

@@ -80,7 +80,7 @@ impl Platform for Host {
         Err(poll::no_events())
     }
 
-    fn by_events_everywhere(&self, _ports: &[Port]) -> ByEvents<dyn AgentObserver> {
+    fn by_events_everywhere(&self, _ports: &[Port], _protocols: &[Protocol]) -> ByEvents<dyn AgentObserver> {
         Err(poll::no_events())
     }
 

@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa::openapi::schema::{Array, ArrayBuilder, ObjectBuilder, Type};
 
+use super::values::is_tcp;
 use crate::clean::Overrides;
-use crate::model::Backend;
+use crate::model::{Backend, Port, Protocol};
 
 /// The watched ports.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -23,12 +24,23 @@ pub(crate) struct PortsAnswer {
 pub(crate) struct WatchedPortJson {
     /// The port.
     pub(crate) port: u16,
+    /// The protocol, if it is not TCP.
+    #[serde(default, skip_serializing_if = "is_tcp")]
+    #[schema(value_type = String)]
+    pub(crate) protocol: Protocol,
     /// The rule set that says what may be ended on it.
     pub(crate) identity: String,
     /// Whether any process holds it, in any network namespace.
     pub(crate) held: bool,
     /// Whether the configuration names it, so that it can be cleaned.
     pub(crate) configured: bool,
+}
+
+impl WatchedPortJson {
+    /// The port with its protocol.
+    pub(crate) fn port(&self) -> Port {
+        Port { protocol: self.protocol, number: self.port }
+    }
 }
 
 /// The agent's status.
@@ -49,8 +61,11 @@ pub(crate) struct StatusAnswer {
     pub(crate) backend: Backend,
     /// What the backend can't do here, and why.
     pub(crate) degraded: Vec<String>,
-    /// The ports that the configuration names.
+    /// The TCP ports that the configuration names.
     pub(crate) ports: Vec<u16>,
+    /// And the UDP ports, if it names any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) udp_ports: Vec<u16>,
     /// Whether every port is followed, and not those alone.
     pub(crate) follows_all: bool,
     /// How many events have been dropped so far.

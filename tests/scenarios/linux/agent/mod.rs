@@ -10,4 +10,5 @@ mod metrics;
 mod past;
 mod safe_start;
 mod serving;
+mod udp;
 mod upgrade;

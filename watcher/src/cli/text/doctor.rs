@@ -48,7 +48,9 @@ pub(in crate::cli) fn answer(diagnosis: &Diagnosis) -> String {
 pub(in crate::cli) fn agent(health: &Health, status: Option<&StatusAnswer>) -> String {
     let mut out = line("agent", health);
     let Some(status) = status else { return out };
-    let ports: Vec<String> = status.ports.iter().map(u16::to_string).collect();
+    let tcp = status.ports.iter().map(u16::to_string);
+    let udp = status.udp_ports.iter().map(|port| format!("{port}/udp"));
+    let ports: Vec<String> = tcp.chain(udp).collect();
     let (pid, version) = (status.pid, &status.version);
     let up = style::duration(std::time::Duration::from_secs(status.uptime_s));
     let _ = writeln!(

@@ -17,7 +17,7 @@ use super::super::ports::{self, Asked};
 use super::super::watch::{Meant, Source};
 use crate::agent::client::{Client, ClientError};
 use crate::history::LAST_HOUR;
-use crate::model::{Backend, Port, Protocol, Record, Span, Told, WatchEvent, WatchKind};
+use crate::model::{Backend, Port, Record, Span, Told, WatchEvent, WatchKind};
 use crate::platform::contract::Platform;
 use crate::steps::exclude::Exclusions;
 use crate::steps::owner::{Owners, owners};
@@ -48,7 +48,7 @@ impl Shown {
             let ports = agent.ports().await?;
             return Ok(Self::Asked(ports.into_iter().map(Asked::from).collect()));
         }
-        Ok(Self::All(Port::all(Protocol::Tcp).map(Asked::from).collect()))
+        Ok(Self::All(Port::every().map(Asked::from).collect()))
     }
 
     pub(super) fn all(&self) -> &[Asked] {
@@ -169,14 +169,13 @@ impl<'a> Feed<'a> {
         all
     }
 
-    /// What the agent answers about all TCP ports, if it does.
+    /// What the agent answers about all ports, if it does.
     async fn ask_agent_for_all(&mut self) -> Option<Vec<Owners>> {
         let netns = self.context.host.netns();
-        let Ok(mut all) = self.agent().await?.sockets(netns).await else {
+        let Ok(all) = self.agent().await?.sockets(netns).await else {
             self.agent = None;
             return None;
         };
-        all.retain(|owners| owners.port.protocol == Protocol::Tcp);
         Some(all)
     }
 

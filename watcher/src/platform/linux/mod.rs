@@ -31,7 +31,7 @@ use watcher_common::OWN_MARK;
 pub(super) use self::agent::{OwnPeer, given_socket};
 use self::processes::root::Root;
 use self::processes::{foreign, kin, pidfd, proc};
-use self::seeing::{EbpfObserver, LinuxTable, Netns, Scope};
+use self::seeing::{EbpfObserver, LinuxTable, Netns, Scope, Wanted};
 use super::contract::{
     AgentObserver, Ancestor, Bind, BindAddress, BindAs, ByEvents, FileId, Hook, Interest, NetnsError,
     ObserveError, Observer, Platform, ProcessError, ProcessHandle, SignalError, System,
@@ -138,12 +138,14 @@ impl Platform for Linux {
     }
 
     fn by_events(&self, ports: &[Port], interest: Interest) -> ByEvents<dyn Observer> {
-        let (observer, losses) = observe(ports, Scope::One(self.netns.clone()), interest)?;
+        let wanted = Wanted::of_ports(ports, interest);
+        let (observer, losses) = observe(ports, Scope::One(self.netns.clone()), wanted)?;
         Ok((observer, losses))
     }
 
-    fn by_events_everywhere(&self, ports: &[Port]) -> ByEvents<dyn AgentObserver> {
-        let (observer, losses) = observe(ports, Scope::All(self.netns.clone()), Interest::Everything)?;
+    fn by_events_everywhere(&self, ports: &[Port], protocols: &[Protocol]) -> ByEvents<dyn AgentObserver> {
+        let wanted = Wanted::of(protocols, Interest::Everything);
+        let (observer, losses) = observe(ports, Scope::All(self.netns.clone()), wanted)?;
         Ok((observer, losses))
     }
 
@@ -255,9 +257,9 @@ impl Platform for Linux {
 fn observe(
     ports: &[Port],
     scope: Scope,
-    interest: Interest,
+    wanted: Wanted,
 ) -> Result<(Box<EbpfObserver>, Vec<String>), ObserveError> {
-    let observer = EbpfObserver::new(ports, scope, interest)?;
+    let observer = EbpfObserver::new(ports, scope, wanted)?;
     let losses = observer.hooks().iter().filter_map(loss).collect();
     Ok((Box::new(observer), losses))
 }

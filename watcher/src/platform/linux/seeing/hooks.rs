@@ -200,7 +200,7 @@ pub(super) static HOOKS: &[HookSpec] = &[
 
 /// What is wanted of the ports of each protocol; `None` if none of them is watched.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     tcp: Option<Interest>,
     udp: Option<Interest>,
 }
@@ -209,12 +209,17 @@ impl Wanted {
     /// Everything.
     pub(super) const ALL: Self = Self { tcp: Some(Interest::Everything), udp: Some(Interest::Everything) };
 
-    /// This of these ports. Without any, TCP ports may still come.
-    pub(super) fn of(ports: &[Port], interest: Interest) -> Self {
-        let any = |protocol| ports.iter().any(|port| port.protocol == protocol).then_some(interest);
-        let udp = any(Protocol::Udp);
-        let tcp = if udp.is_none() { Some(interest) } else { any(Protocol::Tcp) };
-        Self { tcp, udp }
+    /// This of the ports of these protocols.
+    pub(crate) fn of(protocols: &[Protocol], interest: Interest) -> Self {
+        let of = |protocol| protocols.contains(&protocol).then_some(interest);
+        Self { tcp: of(Protocol::Tcp), udp: of(Protocol::Udp) }
+    }
+
+    /// This of these ports.
+    pub(crate) fn of_ports(ports: &[Port], interest: Interest) -> Self {
+        let has = |protocol: &Protocol| ports.iter().any(|port| port.protocol == *protocol);
+        let protocols: Vec<Protocol> = Protocol::ALL.into_iter().filter(has).collect();
+        Self::of(&protocols, interest)
     }
 
     /// The same, but for what was to be switched on later: that is wanted now.

@@ -37,7 +37,8 @@ use watcher_common::PORT_WORDS;
 use self::attach::Hooks;
 use self::diag::States;
 use self::holders::Holders;
-use self::hooks::{Part, Wanted};
+use self::hooks::Part;
+pub(super) use self::hooks::Wanted;
 use self::kernel_layout::KernelLayout;
 use self::load::{Globals, LoadError, Loader};
 use self::log::KernelLog;
@@ -95,12 +96,11 @@ pub(crate) struct EbpfObserver {
 }
 
 impl EbpfObserver {
-    /// Loads what the interest needs, and watches the ports.
+    /// Loads what is wanted, and watches the ports.
     ///
     /// # Errors
     /// [`ObserveError::Unavailable`] if not even snapshots and releases are available.
-    pub(crate) fn new(ports: &[Port], scope: Scope, interest: Interest) -> Result<Self, ObserveError> {
-        let wanted = Wanted::of(ports, interest);
+    pub(crate) fn new(ports: &[Port], scope: Scope, wanted: Wanted) -> Result<Self, ObserveError> {
         let observer = Self::load(ports, scope, wanted).map_err(|error| unavailable(&error))?;
         observer.hooks.check(wanted).map_err(|error| unavailable(&error))?;
         Ok(observer)
@@ -249,7 +249,7 @@ impl Observer for EbpfObserver {
             return;
         }
         let ports = self.ports.watched.clone();
-        match Self::load(&ports, self.scope.clone(), Wanted::of(&ports, Interest::Releases)) {
+        match Self::load(&ports, self.scope.clone(), Wanted::of_ports(&ports, Interest::Releases)) {
             Ok(following) => *self = following,
             Err(error) => tracing::debug!(%error, "no release events"),
         }
@@ -398,7 +398,11 @@ mod tests {
         let port = Port::tcp(listener.local_addr().unwrap().port());
         let scope = Scope::One(Netns::current().unwrap());
         // An ordinary user may not load programs.
-        let Ok(mut observer) = EbpfObserver::new(&[port], scope, Interest::Snapshots) else { return };
+        let Ok(mut observer) =
+            EbpfObserver::new(&[port], scope, Wanted::of_ports(&[port], Interest::Snapshots))
+        else {
+            return;
+        };
         let records = observer.holders.as_mut().unwrap().read().unwrap();
         assert!(records.iter().all(|record| record.uid == geteuid().as_raw()), "{records:?}");
         let sockets = observer.snapshot(port).unwrap();

@@ -1,0 +1,66 @@
+//! The configuration that is in force, and which ports are followed by it.
+
+use std::collections::HashSet;
+
+use super::access::Access;
+use crate::config::{Config, ConfigError, Followed, WatchedPort};
+use crate::model::{Port, Protocol};
+
+/// The configuration, with its names looked up.
+#[derive(Debug)]
+pub(super) struct Settings {
+    pub(super) config: Config,
+    pub(super) access: Access,
+    configured: HashSet<Port>,
+    /// Those whose ports can be followed here.
+    pub(super) protocols: &'static [Protocol],
+}
+
+impl Settings {
+    pub(super) fn new(mut config: Config) -> Result<Self, ConfigError> {
+        if config.watch.is_empty() {
+            config.watch.push(WatchedPort::by_default(Port::GATEWAY));
+        }
+        let access = Access::new(&config)?;
+        let configured = config.watch.iter().map(|watched| watched.port).collect();
+        Ok(Self { config, access, configured, protocols: &Protocol::ALL })
+    }
+
+    /// The same where only these protocols can be followed.
+    pub(super) fn limited_to(self, protocols: &'static [Protocol]) -> Self {
+        Self { protocols, ..self }
+    }
+
+    /// The ports that have a section in the configuration, and may be cleaned.
+    pub(super) fn ports(&self) -> Vec<Port> {
+        self.config.watch.iter().map(|watched| watched.port).collect()
+    }
+
+    /// Whether the port has a section in the configuration.
+    pub(super) fn is_configured(&self, port: Port) -> bool {
+        self.configured.contains(&port)
+    }
+
+    pub(super) fn follows_all(&self) -> bool {
+        self.config.agent.watch == Followed::All
+    }
+
+    /// Whether what happens to the port is told.
+    pub(super) fn follows(&self, port: Port) -> bool {
+        self.protocols.contains(&port.protocol) && (self.follows_all() || self.is_configured(port))
+    }
+
+    /// All ports of which what happens is told.
+    pub(super) fn followed(&self) -> Vec<Port> {
+        let ports = if self.follows_all() { Port::every().collect() } else { self.ports() };
+        ports.into_iter().filter(|port| self.protocols.contains(&port.protocol)).collect()
+    }
+
+    pub(super) fn described(&self) -> String {
+        if self.follows_all() {
+            return "every port".to_owned();
+        }
+        let ports: Vec<String> = self.config.watch.iter().map(|watched| watched.port.to_string()).collect();
+        ports.join(", ")
+    }
+}
