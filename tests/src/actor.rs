@@ -199,6 +199,12 @@ impl Actor {
         self.alive().into_iter().all(|alive| !alive)
     }
 
+    /// Whether all have ended, or end within this time.
+    pub fn end_within(&self, time: Duration) -> bool {
+        let begun = std::time::Instant::now();
+        self.lives.iter().all(|life| life.ends_within(time.saturating_sub(begun.elapsed())))
+    }
+
     /// Closes its input, upon which it ends by itself.
     pub fn end(&mut self) {
         drop(self.stdin.take());

@@ -72,6 +72,9 @@ enum Task {
         /// The seed, with --runs
         #[arg(long, default_value_t = 1)]
         seed: u32,
+        /// Run each target 2000 times, with the same seed each time, by fuzzers that are built in a short time: what CI does
+        #[arg(long, conflicts_with_all = ["time", "runs", "seed", "api"])]
+        short: bool,
         /// Fuzz the agent instead, by its own description: for that long in all
         #[arg(long, conflicts_with = "targets")]
         api: bool,
@@ -135,8 +138,9 @@ fn main() -> anyhow::Result<()> {
         Task::Test => test::run_all(),
         Task::VmTest { kernel, suite } => vm::test(&kernel, suite),
         Task::Fuzz { time, runs, seed, api: true, .. } => fuzz::fuzz_api(fuzz::Bound::new(time, runs, seed)),
+        Task::Fuzz { short: true, targets, .. } => fuzz::fuzz(fuzz::SHORT, fuzz::Form::Short, &targets),
         Task::Fuzz { time, runs, seed, targets, .. } => {
-            fuzz::fuzz(fuzz::Bound::new(time, runs, seed), &targets)
+            fuzz::fuzz(fuzz::Bound::new(time, runs, seed), fuzz::Form::Whole, &targets)
         }
         Task::CrossCheck { parts } => cross::check(&parts),
         #[cfg(target_os = "linux")]

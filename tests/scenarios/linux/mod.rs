@@ -13,6 +13,7 @@ mod field_udp;
 mod foreign_proc;
 mod holders;
 mod hostile;
+mod hostile_files;
 mod identity;
 mod lingering;
 mod namespaces;

@@ -47,7 +47,7 @@ use crate::steps::owner::{Owners, add_other_ports, limit_holders, owners};
 use crate::steps::plan::Sparing;
 use crate::wait::Until;
 use crate::wire::agent::{
-    CapabilityJson, CleanRequest, MOST_PROTECTED, PortsAnswer, StatusAnswer, WatchedPortJson,
+    CapabilityJson, CleanRequest, LONGEST_WAIT, MOST_PROTECTED, PortsAnswer, StatusAnswer, WatchedPortJson,
 };
 use crate::wire::answers::{CleanAnswer, MOST_OWNERS, OwnersAnswer, WaitAnswer};
 use crate::wire::event::WatchLine;
@@ -320,7 +320,7 @@ async fn wait_for(
     may_read(&agent, &peer)?;
     let port = watched(&agent, &port)?;
     let query = Query::parse(query.as_deref(), &["until", "timeout_ms"])?;
-    let longest = u32::try_from(limits::LONGEST_WAIT.as_millis()).unwrap_or(u32::MAX);
+    let longest = u32::try_from(LONGEST_WAIT.as_millis()).unwrap_or(u32::MAX);
     let timeout = query.number("timeout_ms")?.unwrap_or(longest).min(longest);
     let host = peer.host().map_err(|error: NetnsError| unknown_caller(&error.to_string()))?;
     if !peer.is_running() {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -43,6 +43,12 @@ pub(crate) enum ClientError {
         /// Its socket.
         path: PathBuf,
     },
+    /// The agent says that it lives, and does not answer.
+    #[error("the agent at {path} lives, but does not answer in time", path = path.display())]
+    Late {
+        /// Its socket.
+        path: PathBuf,
+    },
     /// The agent refuses the request.
     #[error("the agent refuses: {detail}; {mend}", detail = .0.detail, mend = .0.mend)]
     Refused(Problem),
@@ -65,7 +71,7 @@ impl ClientError {
         match self {
             Self::Refused(problem) => problem.status == StatusCode::SERVICE_UNAVAILABLE.as_u16(),
             Self::Broke { .. } => true,
-            Self::Absent { .. } | Self::Silent { .. } | Self::Untold(_) => false,
+            Self::Absent { .. } | Self::Silent { .. } | Self::Late { .. } | Self::Untold(_) => false,
         }
     }
 }
@@ -76,6 +82,11 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(2);
 /// can take long, because what was asked for does.
 const IN_DOUBT: Duration = Duration::from_millis(500);
 const NOW_AND_AGAIN: Duration = Duration::from_secs(2);
+/// An answer that needs no time of its own is there within this, on a busy host as well. An agent that lives and does not
+/// give it is as good as one that says nothing.
+const ANSWERING: Duration = Duration::from_secs(10);
+/// For so long no event may come before the agent is asked whether it lives.
+const STILL: Duration = Duration::from_secs(5);
 
 /// A connection to the agent.
 pub(crate) struct Client {
@@ -133,7 +144,8 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub(crate) async fn sockets(&mut self, netns: u32) -> Result<Vec<Owners>, ClientError> {
-        let response = self.send(Method::GET, &format!("/v1/sockets?netns={netns}"), Bytes::new()).await?;
+        let path = format!("/v1/sockets?netns={netns}");
+        let response = self.send(Method::GET, &path, Bytes::new(), ANSWERING).await?;
         let body = self.bytes(response).await?;
         let lines = body.split(|&byte| byte == b'\n').filter(|line| !line.is_empty());
         let answers = lines.map(|line| {
@@ -148,7 +160,8 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub(crate) async fn clean(&mut self, port: Port, request: &CleanRequest) -> Result<Cleaned, ClientError> {
-        let answer: CleanAnswer = self.post(&format!("{}/clean", path_of(port)), request).await?;
+        let within = request.longest().saturating_add(ANSWERING);
+        let answer: CleanAnswer = self.post(&format!("{}/clean", path_of(port)), request, within).await?;
         answer.try_into().map_err(|error| self.broke(&error))
     }
 
@@ -162,9 +175,11 @@ impl Client {
         until: Until,
         timeout: Duration,
     ) -> Result<Waited, ClientError> {
+        let within = timeout.saturating_add(ANSWERING);
         let (until, timeout) = (until.name(), timeout.as_millis());
-        let answer: WaitAnswer =
-            self.get(&format!("{}/wait?until={until}&timeout_ms={timeout}", path_of(port))).await?;
+        let path = format!("{}/wait?until={until}&timeout_ms={timeout}", path_of(port));
+        let response = self.send(Method::GET, &path, Bytes::new(), within).await?;
+        let answer: WaitAnswer = self.object(response).await?;
         answer.try_into().map_err(|error| self.broke(&error))
     }
 
@@ -195,8 +210,8 @@ impl Client {
         let ports: String = ports.iter().map(|port| format!("port={port}&")).collect();
         let after = after.map_or_else(String::new, |cursor| format!("&after={cursor}"));
         let path = format!("/v1/events?{ports}netns={netns}{after}");
-        let response = self.send(Method::GET, &path, Bytes::new()).await?;
-        Ok(Events { body: response.into_body(), pending: Vec::new(), client: self })
+        let response = self.send(Method::GET, &path, Bytes::new(), ANSWERING).await?;
+        Ok(Events::new(self, response))
     }
 
     /// The history of a span.
@@ -210,12 +225,12 @@ impl Client {
         let ports: String = span.ports.iter().map(|port| format!("port={port}&")).collect();
         let netns = span.netns.map_or_else(String::new, |netns| format!("netns={netns}&"));
         let path = format!("/v1/history?{ports}{netns}since={since}&until={until}");
-        let response = self.send(Method::GET, &path, Bytes::new()).await?;
-        Ok(Records(Events { body: response.into_body(), pending: Vec::new(), client: self }))
+        let response = self.send(Method::GET, &path, Bytes::new(), ANSWERING).await?;
+        Ok(Records(Events { ends: true, ..Events::new(self, response) }))
     }
 
     async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, ClientError> {
-        let response = self.send(Method::GET, path, Bytes::new()).await?;
+        let response = self.send(Method::GET, path, Bytes::new(), ANSWERING).await?;
         self.object(response).await
     }
 
@@ -223,9 +238,10 @@ impl Client {
         &mut self,
         path: &str,
         body: &impl Serialize,
+        within: Duration,
     ) -> Result<T, ClientError> {
         let body = serde_json::to_vec(body).map_err(|error| self.broke(&error))?;
-        let response = self.send(Method::POST, path, body.into()).await?;
+        let response = self.send(Method::POST, path, body.into(), within).await?;
         self.object(response).await
     }
 
@@ -234,12 +250,13 @@ impl Client {
         method: Method,
         path: &str,
         body: Bytes,
+        within: Duration,
     ) -> Result<Response<Incoming>, ClientError> {
         let asks = method == Method::GET;
         let request = hyper::Request::builder().method(method).uri(path).header("host", "gatewatch");
         let request = request.body(Full::new(body)).map_err(|error| self.broke(&error))?;
         let sent = self.http.send_request(request);
-        let response = heard(&self.path, sent).await?.map_err(|error| self.broke(&error))?;
+        let response = heard(&self.path, within, sent).await?.map_err(|error| self.broke(&error))?;
         if response.status() == StatusCode::OK {
             return Ok(response);
         }
@@ -260,7 +277,7 @@ impl Client {
     async fn bytes(&self, response: Response<Incoming>) -> Result<Bytes, ClientError> {
         // No answer is anywhere near as long.
         let body = Limited::new(response.into_body(), 64 << 20).collect();
-        Ok(heard(&self.path, body).await?.map_err(|error| self.broke(&error))?.to_bytes())
+        Ok(heard(&self.path, ANSWERING, body).await?.map_err(|error| self.broke(&error))?.to_bytes())
     }
 
     fn broke(&self, why: &dyn std::fmt::Display) -> ClientError {
@@ -268,10 +285,19 @@ impl Client {
     }
 }
 
-/// What the agent answers, however long that takes, as long as it lives.
-async fn heard<T>(path: &Path, answer: impl Future<Output = T>) -> Result<T, ClientError> {
+/// What the agent answers within this time, as long as it lives.
+async fn heard<T>(path: &Path, within: Duration, answer: impl Future<Output = T>) -> Result<T, ClientError> {
+    let answer = timeout(within, while_it_lives(path, IN_DOUBT, answer)).await;
+    answer.unwrap_or_else(|_| Err(ClientError::Late { path: path.to_owned() }))
+}
+
+/// What the agent says, however long that takes, as long as it lives. After this pause it is asked for the first time.
+async fn while_it_lives<T>(
+    path: &Path,
+    mut pause: Duration,
+    answer: impl Future<Output = T>,
+) -> Result<T, ClientError> {
     tokio::pin!(answer);
-    let mut pause = IN_DOUBT;
     loop {
         if let Ok(answer) = timeout(pause, &mut answer).await {
             return Ok(answer);
@@ -309,9 +335,18 @@ pub(crate) struct Events {
     body: Incoming,
     pending: Vec<u8>,
     client: Client,
+    /// Whether the agent has all that it is to send, and does not wait for more to happen.
+    ends: bool,
+    /// When something came last.
+    heard: Instant,
 }
 
 impl Events {
+    fn new(client: Client, response: Response<Incoming>) -> Self {
+        let body = response.into_body();
+        Self { body, pending: Vec::new(), client, ends: false, heard: Instant::now() }
+    }
+
     /// The next event, and the cursor after it.
     ///
     /// # Errors
@@ -332,7 +367,14 @@ impl Events {
             if self.pending.len() > LONGEST_LINE {
                 return Err(self.client.broke(&"a line of its events has no end"));
             }
-            match self.body.frame().await {
+            let (path, frame) = (&self.client.path, self.body.frame());
+            let frame = if self.ends {
+                heard(path, ANSWERING, frame).await?
+            } else {
+                while_it_lives(path, STILL.saturating_sub(self.heard.elapsed()), frame).await?
+            };
+            self.heard = Instant::now();
+            match frame {
                 Some(Ok(frame)) => self.pending.extend(frame.into_data().unwrap_or_default()),
                 Some(Err(error)) => return Err(self.client.broke(&error)),
                 None => return Ok(None),

@@ -9,11 +9,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use super::api::clean_request;
 use super::client::{Client, ClientError};
 use super::history::Cursor;
-use super::limits::LONGEST_WAIT;
 use super::query::Query;
 use crate::model::Port;
 use crate::wait::Until;
-use crate::wire::agent::CleanRequest;
+use crate::wire::agent::{CleanRequest, LONGEST_WAIT};
 use crate::wire::problem::Problem;
 
 /// A request: port and query, as in a path, and after a line's end the body of a clean.

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::wire::agent::LONGEST_WAIT;
+
 /// The longest body of a request, in bytes.
 pub(super) const BODY: usize = 16 * 1024;
 /// Timeout for request headers and idle connections.
 pub(super) const HEAD: Duration = Duration::from_secs(10);
-/// The longest wait that a request may ask for; longer ones are cut.
-pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// How long a body may take to arrive.
 pub(super) const BODY_WITHIN: Duration = Duration::from_secs(10);
 /// The same for each wait of a clean, of a user other than root.

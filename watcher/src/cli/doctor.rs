@@ -55,7 +55,7 @@ async fn agent_at(socket: &Path) -> (Health, Option<StatusAnswer>) {
         ClientError::Refused(problem) | ClientError::Untold(problem) => {
             (State::Refuses, problem.mend.clone())
         }
-        ClientError::Silent { .. } | ClientError::Broke { .. } => {
+        ClientError::Silent { .. } | ClientError::Late { .. } | ClientError::Broke { .. } => {
             (State::Broken, "`journalctl -u gatewatch` has its log".to_owned())
         }
     };

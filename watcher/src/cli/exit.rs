@@ -150,6 +150,7 @@ impl From<&CliError> for Exit {
             | CliError::Agent(
                 ClientError::Absent { .. }
                 | ClientError::Silent { .. }
+                | ClientError::Late { .. }
                 | ClientError::Refused(_)
                 | ClientError::Untold(_),
             ) => Self::NotPermitted,

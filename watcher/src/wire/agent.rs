@@ -9,6 +9,7 @@ use utoipa::openapi::schema::{Array, ArrayBuilder, ObjectBuilder, Type};
 use super::values::is_tcp;
 use crate::clean::Overrides;
 use crate::model::{Backend, Port, Protocol};
+use crate::steps::end::Timeouts;
 
 /// The watched ports.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
@@ -104,6 +105,9 @@ pub(crate) struct CapabilityJson {
     pub(crate) needed: String,
 }
 
+/// The longest wait that a request may ask for; longer ones are cut.
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
 /// How many pids a clean may protect.
 pub(crate) const MOST_PROTECTED: usize = 64;
 
@@ -173,6 +177,15 @@ impl CleanRequest {
     /// How long an owner must have run to be ended, where that is asked for.
     pub(crate) fn min_age(&self) -> Option<Duration> {
         self.min_age_ms.map(Duration::from_millis)
+    }
+
+    /// How long an agent may take over it: the waits that are asked for, and once more the first for a process that has let
+    /// go of the port and is about to exit. Of one that is not, the agent's own rules may make as long as it allows.
+    pub(crate) fn longest(&self) -> Duration {
+        let said = self.overrides(LONGEST_WAIT);
+        let term = said.term.unwrap_or(LONGEST_WAIT).saturating_mul(2);
+        let Timeouts { kill, free, .. } = Timeouts::DEFAULT;
+        term.saturating_add(said.kill.unwrap_or(kill)).saturating_add(said.free.unwrap_or(free))
     }
 
     /// The waits that are asked for, each at most `longest`.

@@ -50,6 +50,23 @@ impl FalseAgent {
         });
     }
 
+    /// Says that it lives to whoever asks that, and nothing else.
+    fn live(&self) {
+        let listener = self.listener.try_clone().unwrap();
+        std::thread::spawn(move || {
+            let mut unanswered = Vec::new();
+            for mut stream in listener.incoming().flatten() {
+                let mut request = [0; 4096];
+                let length = stream.read(&mut request).unwrap_or(0);
+                if request[..length].starts_with(b"GET /healthz ") {
+                    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok\n");
+                } else {
+                    unanswered.push(stream);
+                }
+            }
+        });
+    }
+
     fn ask(&self, agent: &str, command: &[&str], port: u16) -> Gatewatch {
         Gatewatch::new(command)
             .with(&["--agent", agent, "--socket", self.socket().to_str().unwrap()])
@@ -113,6 +130,63 @@ scenario!(a_wait_keeps_its_time_when_no_agent_takes_its_connection, needs(Root),
     // then a wait of its own time lasts much shorter than the silence that others grant
     let [short, long] = [&["wait", "listening", "--timeout", "50ms"][..], &["owners"]].map(ask);
     assert!(short * 2 < long, "{short:?} {long:?}");
+});
+
+scenario!(an_agent_that_lives_and_does_not_answer_is_not_waited_for_without_end, needs(Root), || {
+    // given one of root's, and one of the user's own
+    for (of, ask) in [(0, (|it| it) as fn(Gatewatch) -> Gatewatch), (NOBODY, Gatewatch::as_nobody)] {
+        let living = FalseAgent::of(of);
+        living.live();
+        let owner = Part::other().on_port(unused_port()).start();
+        let short = ["--term-timeout", "1ms", "--kill-timeout", "1ms", "--free-timeout", "1ms"];
+        // when it is asked for what needs hardly any time
+        std::thread::scope(|scope| {
+            let (living, port) = (&living, owner.port());
+            let begin = |agent: &'static str, command: Vec<&'static str>| {
+                scope.spawn(move || {
+                    let begun = Instant::now();
+                    let answer = ask(living.ask(agent, &command, port)).run();
+                    assert!(begun.elapsed() < Duration::from_secs(18), "{answer:?}");
+                    answer
+                })
+            };
+            let clean: Vec<&str> = [&["clean"][..], &short].concat();
+            let auto = ["owners", "clean"].map(|it| if it == "clean" { clean.clone() } else { vec![it] });
+            let auto = auto.map(|command| begin("auto", command));
+            let only = [vec!["owners"], vec!["watch", "--count", "1"], vec!["history"], clean];
+            let only = only.map(|command| begin("only", command));
+            // then the command goes on by itself
+            for answer in auto.map(|asked| asked.join().unwrap()) {
+                assert!(answer.err.contains("going on without it"), "{answer:?}");
+                assert_ne!(answer.json()["backend"], "agent", "{answer:?}");
+            }
+            // or ends
+            for answer in only.map(|asked| asked.join().unwrap()) {
+                assert_eq!(answer.status, 6, "{answer:?}");
+                assert!(answer.err.contains("does not answer in time"), "{answer:?}");
+            }
+        });
+        assert!(owner.is_alive());
+    }
+});
+
+scenario!(a_watch_goes_on_without_an_agent_that_falls_silent, needs(Bpf), || {
+    let mut owner = Part::other().on_port(unused_port()).start();
+    let agent = Agent::watching(&[(owner.port(), "")]);
+    let (socket, port) = (agent.socket(), owner.port().to_string());
+    let watch = |choice: &str| {
+        let command = Gatewatch::new(&["watch", "--agent", choice, "--format", "json", "-p", &port]);
+        command.with(&["--socket", socket.to_str().unwrap()])
+    };
+    let (mut auto, mut only) = (watch("auto").watch(), watch("only").watch());
+    // when it can say nothing, though its connections are open and new ones are taken
+    send(agent.pid(), Signal::SIGSTOP);
+    let lines = auto.up_to("ready");
+    assert_eq!(crate::watch::events(&lines), ["lost", "held", "ready"], "{lines:?}");
+    owner.end();
+    assert_eq!(crate::watch::events(&auto.up_to("free")), ["release", "free"]);
+    assert_eq!(only.end(), 6);
+    send(agent.pid(), Signal::SIGCONT);
 });
 
 scenario!(a_slow_answer_of_a_living_agent_is_waited_for, needs(Bpf), || {

@@ -174,6 +174,27 @@ scenario!(a_user_has_few_cleans_under_way_at_once, needs(Bpf), || {
     assert_eq!(again.outcome(), "timed_out", "{again:?}");
 });
 
+scenario!(a_clean_of_a_user_waits_for_a_minute_at_most, needs(Bpf), || {
+    const MINUTE: std::time::Duration = std::time::Duration::from_secs(60);
+    let stubborn = || Part::gateway().on_port(unused_port()).with(&["--on-term", "ignore"]).start();
+    let (users, roots) = (stubborn(), stubborn());
+    let agent = Agent::watching(&[(users.port(), FOR_NOBODY), (roots.port(), "")]);
+    // given a user, and root, who want their cleans to wait for ten
+    let ten = "{\"term_timeout_ms\":600000}";
+    let begun = std::time::Instant::now();
+    let (mut of_user, mut of_root) = (agent.connect_as(NOBODY), agent.connect_as(0));
+    begin_clean(&mut of_user, users.port(), ten);
+    begin_clean(&mut of_root, roots.port(), ten);
+    until("both have signalled", || agent.log().matches("asked to end").count() == 2);
+    // then the user's goes on after one, as it would if nobody waited for it
+    assert!(users.end_within(MINUTE + gatewatch_tests::PATIENCE), "{}", agent.log());
+    assert!(begun.elapsed() >= MINUTE, "{:?}", begun.elapsed());
+    let reply = of_user.rest();
+    assert_eq!((reply.status, &reply.json()["outcome"]), (200, &"cleaned".into()), "{reply:?}");
+    // and root's does not
+    assert!(roots.is_alive());
+});
+
 scenario!(a_clean_waits_for_its_turn_within_its_own_time, needs(Bpf), || {
     let gateway = Part::gateway().on_port(unused_port()).with(&["--on-term", "ignore"]).start();
     let agent = Agent::watching(&[(gateway.port(), FOR_NOBODY)]);
@@ -257,63 +278,6 @@ scenario!(more_than_64_processes_can_be_protected_by_the_command_alone, needs(Bp
     assert_eq!((auto.status, auto.outcome().as_str()), (4, "held_by_protected"), "{auto:?}");
     assert!(auto.err.contains("the agent is not asked"), "{auto:?}");
     assert!(gateway.is_alive());
-});
-
-/// How long the threads of this process have had a processor, in nanoseconds.
-fn worked(pid: u32) -> u64 {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    // One that has ended meanwhile tells nothing more.
-    let told = threads.flatten().flat_map(|thread| std::fs::read_to_string(thread.path().join("schedstat")));
-    told.map(|told| told.split(' ').next().unwrap().parse::<u64>().unwrap()).sum()
-}
-
-scenario!(one_look_at_the_descriptors_does_for_all_watched_ports, needs(Bpf), || {
-    let ports: Vec<u16> = (0..200).map(|_| unused_port()).collect();
-    let others: Vec<String> = ports[1..].iter().map(|port| format!("--on=127.0.0.1:{port}")).collect();
-    let others: Vec<&str> = others.iter().map(String::as_str).collect();
-    // given a process that holds many ports, and so many descriptors that a look at all of them takes a while
-    let owner = Part::other().on_port(ports[0]).with(&others).with(&["--descriptors", "3000"]).start();
-    let costs = |watched: &[u16]| {
-        let watched: Vec<(u16, &str)> = watched.iter().map(|&port| (port, "")).collect();
-        let agent = Agent::watching(&watched);
-        let owners = agent.get(&format!("/v1/ports/{}", owner.port())).json();
-        assert_eq!(owners["owners"][0]["pid"], owner.pid(), "{owners}");
-        worked(agent.pid())
-    };
-    let (one, all) = (costs(&ports[..1]), costs(&ports));
-    // then an agent of all of them works hardly more at its start, and by no means 200 times as much
-    assert!(all < one * 6, "{one} ns for one port, {all} ns for 200");
-});
-
-scenario!(a_long_line_of_ancestors_is_walked_once_for_all_who_are_below_it, needs(Bpf), || {
-    let gateway = Part::gateway().on_port(unused_port()).start();
-    let port = gateway.port();
-    let agent = Agent::watching(&[(port, "")]);
-    // given 64 processes below a line of 100
-    let children = "exec 3<&0; for child in $(seq 64); do cat <&3 & echo $!; done; wait";
-    let command = ["sh", "-c", children].map(str::to_owned);
-    let mut line = Part::other().with(&["--hops", "100"]).running(&command).start();
-    let pids: Vec<String> = (0..64).map(|_| line.line()).collect();
-    // when some of them are to be protected
-    let costs = |count: usize| {
-        let body = format!(
-            "{{\"dry_run\":true,\"term_timeout_ms\":0,\"kill_timeout_ms\":0,\"free_timeout_ms\":0,\"protect\":[{}]}}",
-            pids[..count].join(",")
-        );
-        // the middle of several, because others make it work as well
-        let cost = |_| {
-            let before = worked(agent.pid());
-            let reply = agent.post(&cleaning(port), &body);
-            assert_eq!(reply.status, 200, "{reply:?}");
-            worked(agent.pid()).saturating_sub(before)
-        };
-        let mut costs: Vec<u64> = (0..5).map(cost).collect();
-        costs.sort_unstable();
-        costs[2]
-    };
-    let (one, all) = (costs(1), costs(64));
-    // then all cost hardly more than one, and by no means 64 times as much
-    assert!(all < one * 6, "{one} ns for one, {all} ns for 64");
 });
 
 scenario!(refusals_do_not_fill_the_log, needs(Bpf), || {

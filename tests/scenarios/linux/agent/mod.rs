@@ -1,11 +1,13 @@
 //! The host agent.
 
+mod costs;
 mod events;
 mod false_agents;
 mod history;
 mod hostile_clients;
 mod journal;
 mod life;
+mod losses;
 mod metrics;
 mod past;
 mod safe_start;

@@ -287,15 +287,19 @@ fn hides_processes() -> bool {
 
 /// Whether a message that carries descriptors waits at a local socket of any process (`scm_fds`, Linux 5.6).
 pub(in crate::platform::linux) fn messages_carry_descriptors() -> bool {
+    // Of other files the kernel tells as much as they have, and may wait for whoever uses them (an epoll's lock).
+    let is_socket =
+        |fd: &Path| fs::read_link(fd).is_ok_and(|link| link.as_os_str().as_bytes().starts_with(b"socket:["));
     let carries = |path: PathBuf| {
-        let info = fs::read_to_string(path).unwrap_or_default();
+        let info = file::text(&path).unwrap_or_default();
         let mut numbers = status::numbers(&info, "scm_fds").into_iter().flatten();
         numbers.next().is_some_and(|number| number != "0")
     };
     let pids = numbers(Path::new("/proc")).unwrap_or_default();
     pids.into_iter().any(|pid| {
-        let folder = PathBuf::from(format!("/proc/{pid}/fdinfo"));
-        numbers(&folder).unwrap_or_default().into_iter().any(|fd| carries(folder.join(fd.to_string())))
+        let folder = PathBuf::from(format!("/proc/{pid}"));
+        let mut fds = numbers(&folder.join("fd")).unwrap_or_default().into_iter().map(|fd| fd.to_string());
+        fds.any(|fd| is_socket(&folder.join("fd").join(&fd)) && carries(folder.join("fdinfo").join(&fd)))
     })
 }
 

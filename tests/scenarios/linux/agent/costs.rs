@@ -1,0 +1,60 @@
+//! What the agent's work costs where a process or a request could make it much: processor time, compared with that of little.
+
+use gatewatch_tests::{Agent, Part, unused_port};
+
+/// How long the threads of this process have had a processor, in nanoseconds.
+fn worked(pid: u32) -> u64 {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    // One that has ended meanwhile tells nothing more.
+    let told = threads.flatten().flat_map(|thread| std::fs::read_to_string(thread.path().join("schedstat")));
+    told.map(|told| told.split(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+}
+
+scenario!(one_look_at_the_descriptors_does_for_all_watched_ports, needs(Bpf), || {
+    let ports: Vec<u16> = (0..200).map(|_| unused_port()).collect();
+    let others: Vec<String> = ports[1..].iter().map(|port| format!("--on=127.0.0.1:{port}")).collect();
+    let others: Vec<&str> = others.iter().map(String::as_str).collect();
+    // given a process that holds many ports, and so many descriptors that a look at all of them takes a while
+    let owner = Part::other().on_port(ports[0]).with(&others).with(&["--descriptors", "3000"]).start();
+    let costs = |watched: &[u16]| {
+        let watched: Vec<(u16, &str)> = watched.iter().map(|&port| (port, "")).collect();
+        let agent = Agent::watching(&watched);
+        let owners = agent.get(&format!("/v1/ports/{}", owner.port())).json();
+        assert_eq!(owners["owners"][0]["pid"], owner.pid(), "{owners}");
+        worked(agent.pid())
+    };
+    let (one, all) = (costs(&ports[..1]), costs(&ports));
+    // then an agent of all of them works hardly more at its start, and by no means 200 times as much
+    assert!(all < one * 6, "{one} ns for one port, {all} ns for 200");
+});
+
+scenario!(a_long_line_of_ancestors_is_walked_once_for_all_who_are_below_it, needs(Bpf), || {
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let port = gateway.port();
+    let agent = Agent::watching(&[(port, "")]);
+    // given 64 processes below a line of 100
+    let children = "exec 3<&0; for child in $(seq 64); do cat <&3 & echo $!; done; wait";
+    let command = ["sh", "-c", children].map(str::to_owned);
+    let mut line = Part::other().with(&["--hops", "100"]).running(&command).start();
+    let pids: Vec<String> = (0..64).map(|_| line.line()).collect();
+    // when some of them are to be protected
+    let costs = |count: usize| {
+        let body = format!(
+            "{{\"dry_run\":true,\"term_timeout_ms\":0,\"kill_timeout_ms\":0,\"free_timeout_ms\":0,\"protect\":[{}]}}",
+            pids[..count].join(",")
+        );
+        // the middle of several, because others make it work as well
+        let cost = |_| {
+            let before = worked(agent.pid());
+            let reply = agent.post(&format!("/v1/ports/{port}/clean"), &body);
+            assert_eq!(reply.status, 200, "{reply:?}");
+            worked(agent.pid()).saturating_sub(before)
+        };
+        let mut costs: Vec<u64> = (0..5).map(cost).collect();
+        costs.sort_unstable();
+        costs[2]
+    };
+    let (one, all) = (costs(1), costs(64));
+    // then all cost hardly more than one, and by no means 64 times as much
+    assert!(all < one * 6, "{one} ns for one, {all} ns for 64");
+});

@@ -1,0 +1,79 @@
+//! What the agent does after events were lost, counted rather than timed.
+
+use std::process::{Child, Command, Stdio};
+
+use gatewatch_tests::{Agent, Part, send, until, unused_port};
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+use tempfile::NamedTempFile;
+
+/// The system calls of a process, as strace(1) sees them. It is let go when this is dropped.
+struct Trace {
+    strace: Child,
+    calls: NamedTempFile,
+}
+
+impl Trace {
+    fn of(pid: u32) -> Self {
+        let calls = NamedTempFile::new().unwrap();
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-e", "trace=bpf,sendto", "-e", "signal=none", "-o"]).arg(calls.path());
+        let strace = strace.args(["-p", &pid.to_string()]).stderr(Stdio::null()).spawn().unwrap();
+        let tracer = format!("TracerPid:\t{}\n", strace.id());
+        let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+        let is_traced = |thread: std::fs::DirEntry| {
+            std::fs::read_to_string(thread.path().join("status")).is_ok_and(|text| text.contains(&tracer))
+        };
+        until("strace follows each thread", || threads().all(is_traced));
+        Self { strace, calls }
+    }
+
+    /// How many calls there were so far that show this.
+    fn count(&self, text: &str) -> usize {
+        std::fs::read_to_string(self.calls.path()).unwrap().matches(text).count()
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(Pid::from_raw(self.strace.id().try_into().unwrap()), Signal::SIGINT);
+        let _ = self.strace.wait();
+    }
+}
+
+/// How often the agent goes through all descriptors, and asks for the kernel's tables, from a loss of events on until it has
+/// told who holds each of so many ports.
+fn looks_after_a_loss(ports: usize) -> (usize, usize) {
+    let ports: Vec<u16> = (0..ports).map(|_| unused_port()).collect();
+    let others: Vec<String> = ports[1..].iter().map(|port| format!("--on=127.0.0.1:{port}")).collect();
+    let others: Vec<&str> = others.iter().map(String::as_str).collect();
+    let owner = Part::other().on_port(ports[0]).with(&others).start();
+    let flooded = unused_port();
+    let watched: Vec<(u16, &str)> = ports.iter().chain([&flooded]).map(|&port| (port, "")).collect();
+    let agent = Agent::watching(&watched);
+    let mut events = agent.events("");
+    for _ in &watched {
+        events.up_to("ready");
+    }
+    // given that more events come than the ring has room for, while the agent reads none
+    send(agent.pid(), Signal::SIGSTOP);
+    let _flood = Part::other().on_port(flooded).with(&["--churn", "5000"]).start();
+    let trace = Trace::of(agent.pid());
+    send(agent.pid(), Signal::SIGCONT);
+    events.up_to("lost");
+    let mut told = 0;
+    while told < ports.len() {
+        let line = events.line();
+        told += usize::from(line["event"] == "held" && line["pid"] == owner.pid());
+    }
+    (trace.count("BPF_ITER_CREATE"), trace.count("AF_NETLINK"))
+}
+
+scenario!(after_a_loss_one_look_does_for_all_ports, needs(Bpf, Strace), || {
+    let (one, all) = (looks_after_a_loss(1), looks_after_a_loss(1000));
+    // then it goes once through the descriptors, and reads the kernel's two tables, however many ports there are; and once more
+    // where the look that is due every half minute comes at that time
+    for (passes, tables) in [one, all] {
+        assert!((1..=3).contains(&passes) && tables <= 2 * passes, "{one:?} for one port, {all:?} for 1000");
+    }
+});
