@@ -306,7 +306,7 @@ impl<O: Observer + ?Sized> Watch<O> {
         if let Some((pid, comm)) = owner {
             (told.pid, told.comm) = (Some(pid), comm);
         } else if let (Some(pid), Some(thread)) = (told.pid, &told.comm)
-            && let Some(name) = self.name_beside(pid, thread)
+            && let Some(name) = self.name_beside(pid, thread, event.at.elapsed())
         {
             told.thread = told.comm.replace(name);
         }
@@ -317,8 +317,8 @@ impl<O: Observer + ?Sized> Watch<O> {
         }
     }
 
-    fn name_beside(&mut self, pid: u32, thread: &str) -> Option<String> {
-        let read = || self.system.name_beside_thread(pid, thread);
+    fn name_beside(&mut self, pid: u32, thread: &str, ago: Duration) -> Option<String> {
+        let read = || self.system.name_beside_thread(pid, thread, ago);
         self.beside.entry((pid, thread.to_owned())).or_insert_with(read).clone()
     }
 

@@ -216,9 +216,10 @@ pub(crate) trait System: Send + Sync {
     /// [`ProcessError`] if it has ended, or not even its start time can be read.
     fn process(&self, pid: u32) -> Result<Process, ProcessError>;
 
-    /// The process's short name, if `comm` is that of another of its threads: the kernel names the thread that acts.
-    fn name_beside_thread(&self, pid: u32, comm: &str) -> Option<String> {
-        let _ = (pid, comm);
+    /// The process's short name, if `comm` is that of another of its threads, which acted so long ago: the kernel names the
+    /// thread that acts.
+    fn name_beside_thread(&self, pid: u32, comm: &str, ago: Duration) -> Option<String> {
+        let _ = (pid, comm, ago);
         None
     }
 

@@ -77,6 +77,26 @@ scenario!(an_event_of_a_thread_names_its_process, needs(Bpf), || {
     drop(listener);
 });
 
+scenario!(an_event_of_a_thread_that_has_ended_names_its_process, needs(Bpf), || {
+    let port = unused_port();
+    let mut watch = watch(Backend::Ebpf, port);
+    send(watch.pid(), Signal::SIGSTOP);
+    // when a thread binds, and ends before anybody can look for it
+    let bind = move || TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+    let thread = std::thread::Builder::new().name("short-lived".to_owned());
+    let _listener = thread.spawn(bind).unwrap().join().unwrap();
+    send(watch.pid(), Signal::SIGCONT);
+    // then
+    let own = std::fs::read_to_string("/proc/self/comm").unwrap();
+    for line in watch.up_to("listen") {
+        assert_eq!(
+            (&line["comm"], &line["thread"]),
+            (&own.trim_end().into(), &"short-lived".into()),
+            "{line}"
+        );
+    }
+});
+
 scenario!(accepted_connections_are_no_events, needs(Bpf), || {
     for without in ["", "btf"] {
         let port = unused_port();

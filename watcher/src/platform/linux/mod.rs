@@ -51,8 +51,8 @@ impl System for Linux {
         proc::read(pid)
     }
 
-    fn name_beside_thread(&self, pid: u32, comm: &str) -> Option<String> {
-        if foreign::why().is_some() { None } else { proc::name_beside_thread(pid, comm) }
+    fn name_beside_thread(&self, pid: u32, comm: &str, ago: Duration) -> Option<String> {
+        if foreign::why().is_some() { None } else { proc::name_beside_thread(pid, comm, ago) }
     }
 
     fn name(&self, pid: u32) -> Option<(String, Option<u32>)> {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{cgroup, foreign, kin, pidfd, proc, state, status};
+use super::{cgroup, foreign, kin, pidfd, proc, state, status, time};
 use crate::model::ProcessState;
 use crate::platform::contract::SignalError;
 
@@ -27,7 +27,7 @@ fn stat(bytes: &[u8]) {
     if let (Some(parent), Ok(expected)) = (kin::parent_in(bytes), u32::try_from(stat.ppid)) {
         assert_eq!(parent, expected);
     }
-    assert_eq!(proc::start_time(stat.starttime).raw, stat.starttime);
+    assert_eq!(time::start(stat.starttime).raw, stat.starttime);
     let now = state::of(&stat, true, false);
     assert_eq!(now == ProcessState::Leaving, state::is_leaving(&stat));
     assert!(now != ProcessState::Frozen && state::of(&stat, true, true) != ProcessState::Stopped);

@@ -12,4 +12,5 @@ pub(super) mod proc;
 pub(super) mod root;
 mod state;
 pub(super) mod status;
+mod time;
 mod user;

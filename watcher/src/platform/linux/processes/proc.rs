@@ -8,18 +8,15 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{SysconfVar, sysconf};
 use procfs::FromRead as _;
 use procfs::process::Stat;
 
-use super::{cgroup, file, foreign, kin, state, status, user};
-use crate::model::{Descriptor, Fd, Parent, Process, Socket, StartTime};
+use super::{cgroup, file, foreign, kin, state, status, time, user};
+use crate::model::{Descriptor, Fd, Parent, Process, Socket};
 use crate::platform::contract::ProcessError;
-use crate::platform::{clock, patience};
+use crate::platform::patience;
 
 /// `PROC_PID_INIT_INO`, linux/proc_ns.h: the initial pid namespace's inode.
 pub(in crate::platform::linux) const INITIAL_PID_NAMESPACE: u32 = 0xefff_fffc;
@@ -69,7 +66,7 @@ pub(in crate::platform::linux) fn read(pid: u32) -> Result<Process, ProcessError
         // The link leads to the very file, wherever it is, and also once it was deleted.
         (argv(&place), fs::metadata(place.join("exe")).ok().map(|file| file.uid()))
     };
-    let begun = start_time(leader.starttime);
+    let begun = time::start(leader.starttime);
     let ((argv, argv_cut), exe_owner) = patience::within(pid, begun, uid, slow).unwrap_or_default();
     // The link is empty (ENOENT) once the memory is gone. If it may not be read, nothing follows from that. It is read after
     // the arguments, because the memory may have gone between the two.
@@ -138,12 +135,19 @@ fn parent_of(stat: &Stat) -> Option<Parent> {
     Some(Parent { pid, comm: name_of(Path::new(&format!("/proc/{pid}"))) })
 }
 
-/// The process's short name, where `comm` is that of another of its threads.
-pub(in crate::platform::linux) fn name_beside_thread(pid: u32, comm: &str) -> Option<String> {
+/// The process's short name, where `comm` is that of another of its threads, which acted so long ago.
+pub(in crate::platform::linux) fn name_beside_thread(pid: u32, comm: &str, ago: Duration) -> Option<String> {
+    /// A process can have any number of threads, and this is asked for while others wait.
+    const MOST_THREADS: usize = 64;
     let folder = PathBuf::from(format!("/proc/{pid}"));
     let name = name_of(&folder).filter(|name| name != comm)?;
-    let mut threads = fs::read_dir(folder.join("task")).ok()?.flatten();
-    threads.any(|thread| name_of(&thread.path()).is_some_and(|name| name == comm)).then_some(name)
+    // A process that was there before is the one that acted. Of a younger one a thread of this name has to tell.
+    let was_there = stat(&folder).is_ok_and(|stat| time::age(stat.starttime).is_some_and(|age| age > ago));
+    let has_thread = || {
+        let mut threads = fs::read_dir(folder.join("task")).ok()?.flatten().take(MOST_THREADS);
+        threads.any(|thread| name_of(&thread.path()).is_some_and(|name| name == comm)).then_some(())
+    };
+    (was_there || has_thread().is_some()).then_some(name)
 }
 
 /// Whether the process has not ended, so far as /proc shows it.
@@ -395,21 +399,6 @@ fn name_of(folder: &Path) -> Option<String> {
 pub(super) fn without_deleted(path: PathBuf) -> PathBuf {
     let kept = path.as_os_str().as_bytes().strip_suffix(b" (deleted)").map(OsStr::from_bytes);
     kept.map(PathBuf::from).unwrap_or(path)
-}
-
-pub(super) fn start_time(ticks: u64) -> StartTime {
-    static BOOT: OnceLock<(SystemTime, u64)> = OnceLock::new();
-    let (boot, per_second) = *BOOT.get_or_init(|| {
-        // If the two were read separately, each run of this program would compute another start for the same process.
-        let (_, (now, since_boot)) =
-            clock::at_once(|| (SystemTime::now(), clock_gettime(ClockId::CLOCK_BOOTTIME)));
-        let since_boot = since_boot.map(Duration::from).unwrap_or_default();
-        let boot = now.checked_sub(since_boot).unwrap_or(SystemTime::UNIX_EPOCH);
-        let ticks = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|ticks| u64::try_from(ticks).ok());
-        (boot, ticks.filter(|&ticks| ticks > 0).unwrap_or(100))
-    });
-    let since_boot = Duration::from_millis(ticks.saturating_mul(1000) / per_second);
-    StartTime { raw: ticks, wall: boot + since_boot }
 }
 
 #[cfg(test)]
