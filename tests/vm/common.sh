@@ -7,12 +7,19 @@ check() { # check NAME COMMAND...: the command succeeds
     if "$@"; then echo "ok      $name"; else echo "FAILED  $name"; failed=1; fi
 }
 
+refused() { # refused STATUS COMMAND...: the command ends with this status
+    local wanted=$1; shift
+    "$@" > /tmp/refused 2>&1; local status=$?
+    [ $status = "$wanted" ] || { echo "status $status instead of $wanted:"; cat /tmp/refused; false; }
+}
+
 echo "--- $(uname -r) $(uname -m)"
 # Older kernels refuse the kernel program, and say why; all else works by polling.
 if printf '5.15\n%s\n' "$(uname -r)" | sort -VC; then backend=ebpf wanted="ebpf  ok"; else backend=poll wanted="kernel events take Linux 5.15"; fi
 
 knows_kernel() { # knows_kernel GATEWATCH: it knows what this kernel can do, and how much the verifier has to do here
     check "doctor knows this kernel: $wanted" grep -q "$wanted" <("$1" doctor --color never)
+    [ $backend = ebpf ] || polls "$wanted"
     # In the surroundings in which the programs do most; `cargo xtask vm-test` compares the counts.
     for way in env "unshare --pid --fork --mount-proc" "env GATEWATCH_WITHOUT=btf" "env GATEWATCH_WITHOUT=loops"; do
         NO_COLOR=1 $way "$1" -v -v doctor 2>&1
@@ -28,25 +35,30 @@ run_scenarios() { # run_scenarios FILTER...: the scenarios whose name contains o
     echo "left out here:" $left_out
     for filter in "$@"; do
         echo "--- scenarios $filter"
-        GATEWATCH_BIN=$PWD/gatewatch RUST_BACKTRACE=0 \
+        GATEWATCH_BIN=$PWD/gatewatch GATEWATCH_TESTS_PATIENCE=6 RUST_BACKTRACE=0 \
             release/deps/scenarios $filter --test-threads 2 $(printf -- '--skip %s ' $left_out) 2>&1 \
             | grep --line-buffered -v -E '\.\.\. (ok|ignored)|WARN|^skipped|^$|^running '
         [ "${PIPESTATUS[0]}" = 0 ] || failed=1
     done
 }
 
-lock_down() { # lock_down GATEWATCH ACTOR: without kernel events it works on, and says why. Only a boot takes this back
-    local mode=/sys/kernel/security/lockdown sentence="the kernel is locked down (confidentiality), and lets no program read its memory"
-    [ $backend = ebpf ] || return
-    if ! echo confidentiality > $mode; then echo "FAILED  this kernel can be locked down"; failed=1; return; fi
-    check "locked down, it is: $(cat $mode)" grep -q '\[confidentiality\]' $mode
-    "$1" doctor --color never
-    check "doctor says why there are no kernel events then" grep -qF "$sentence" <("$1" doctor --color never)
-    "$1" owners -p 18799 --agent never --backend ebpf > /tmp/out 2>&1
+polls() { # polls SENTENCE: without kernel events all works on, and whoever asks is told why by this sentence
+    local sentence=$1 port=18799 gatewatch=./gatewatch actor=./actor
+    check "doctor says why there are no kernel events" grep -qF "$sentence" <($gatewatch doctor --color never)
+    $gatewatch owners -p $port --agent never --backend ebpf > /tmp/out 2>&1
     check "so does a command that wants them, with status 6" test "$? $(grep -cF "$sentence" /tmp/out)" = "6 1"
-    setsid "$2" --stay --on 127.0.0.1:18799 > /dev/null 2>&1 < /dev/null &
-    check "another polls: for a listener" "$1" wait listening -p 18799 --timeout 60s --agent never -q
-    "$1" clean -p 18799 --identity any --agent never --format json > /tmp/out 2>&1
-    check "and for its end" grep -q '"outcome":"cleaned".*"backend":"poll"\|"backend":"poll".*"outcome":"cleaned"' /tmp/out
     cat /tmp/out
+    setsid $actor --stay --on 127.0.0.1:$port > /dev/null 2>&1 < /dev/null &
+    check "another polls: until somebody listens" $gatewatch wait listening -p $port --timeout 60s --agent never -q
+    $gatewatch clean -p $port --identity any --agent never --format json > /tmp/out 2> /tmp/err
+    check "and to end it" grep -q '"outcome":"cleaned","backend":"poll"' /tmp/out
+    check "which it says, with the reason" grep -qF "$sentence" /tmp/err
+    cat /tmp/out /tmp/err
+}
+
+lock_down() { # what a locked down kernel allows. The last of all, because only a boot takes this back
+    local mode=/sys/kernel/security/lockdown
+    [ $backend = ebpf ] || return
+    check "the kernel can be locked down" eval "echo confidentiality > $mode"
+    polls "the kernel is locked down (confidentiality), and lets no program read its memory"
 }

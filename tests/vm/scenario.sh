@@ -5,11 +5,6 @@ export PATH=$PATH:/usr/bin
 . ./common.sh
 P=18789
 
-refused() { # refused STATUS COMMAND...: the command ends with this status
-    local wanted=$1; shift
-    "$@" > /tmp/out 2>&1; local status=$?
-    [ $status = "$wanted" ] || { echo "status $status instead of $wanted:"; cat /tmp/out; false; }
-}
 as() { local user=$1; shift; setpriv --reuid "$user" --regid "$user" --init-groups -- "$@"; }
 # A command that may ask nobody else gives up an agent that says nothing for 2 s, and an emulated one takes longer to start.
 answers() { for _ in 1 2 3 4 5 6 7 8 9 10; do gatewatch "$@" > /tmp/out 2>&1 && return; done; cat /tmp/out; false; }
@@ -139,5 +134,5 @@ if [ -x scenarios ]; then
     echo "--- every scenario on this kernel"
     run_scenarios ""
 fi
-lock_down ./gatewatch ./actor
+lock_down
 exit $failed
