@@ -101,6 +101,8 @@ impl EbpfObserver {
     /// # Errors
     /// [`ObserveError::Unavailable`] if not even snapshots and releases are available.
     pub(crate) fn new(ports: &[Port], scope: Scope, wanted: Wanted) -> Result<Self, ObserveError> {
+        // What is asked for later must not be refused then: who waits for a release would wait for ever.
+        let wanted = if kernel_version::may_lack_events() { wanted.with_releases() } else { wanted };
         let mut observer = Self::load(ports, scope.clone(), wanted).map_err(|error| unavailable(&error))?;
         if observer.holders.is_none() && observer.stream.is_none() {
             // Without the iterator, events are all that this backend has. A kernel that refuses them too is not to be told as
