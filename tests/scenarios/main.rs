@@ -38,6 +38,10 @@ use gatewatch_tests::{Needs, Run};
 
 fn main() -> ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
+    // How many times as long to wait for a step: an emulated processor is slow.
+    if let Ok(times) = std::env::var("GATEWATCH_TESTS_PATIENCE") {
+        gatewatch_tests::be_more_patient(times.parse().unwrap());
+    }
     let mut scenarios = rule::scenarios();
     if gatewatch_tests::run() != Run::All {
         let of_root = [Needs::Root, Needs::RootsFiles];

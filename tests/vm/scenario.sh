@@ -2,18 +2,9 @@
 # What an administrator does, on a real systemd: installs the units, asks as an ordinary user, restarts a gateway.
 set -u
 export PATH=$PATH:/usr/bin
-failed=0
+. ./common.sh
 P=18789
 
-check() { # check NAME COMMAND...: the command succeeds
-    local name=$1; shift
-    if "$@"; then echo "ok      $name"; else echo "FAILED  $name"; failed=1; fi
-}
-refused() { # refused STATUS COMMAND...: the command ends with this status
-    local wanted=$1; shift
-    "$@" > /tmp/out 2>&1; local status=$?
-    [ $status = "$wanted" ] || { echo "status $status instead of $wanted:"; cat /tmp/out; false; }
-}
 as() { local user=$1; shift; setpriv --reuid "$user" --regid "$user" --init-groups -- "$@"; }
 # A command that may ask nobody else gives up an agent that says nothing for 2 s, and an emulated one takes longer to start.
 answers() { for _ in 1 2 3 4 5 6 7 8 9 10; do gatewatch "$@" > /tmp/out 2>&1 && return; done; cat /tmp/out; false; }
@@ -21,9 +12,6 @@ main_pid() { systemctl show -P MainPID openclaw-gateway; }
 listening() { gatewatch wait listening -p $P --timeout 20s --agent never -q > /dev/null; }
 json() { python3 -c "import json,sys; d=json.load(sys.stdin); sys.exit(0 if ($1) else print(d) or 1)"; }
 
-echo "--- $(uname -r)"
-# Older kernels refuse the kernel program, and say why; all else works by polling.
-if printf '5.15\n%s\n' "$(uname -r)" | sort -VC; then backend=ebpf wanted="ebpf  ok"; else backend=poll wanted="kernel events take Linux 5.15"; fi
 install -m 755 actor /usr/bin/
 # The guest was made without documents, which dpkg would go on to leave out.
 rm -f /etc/dpkg/dpkg.cfg.d/*
@@ -48,10 +36,7 @@ U
 systemctl daemon-reload
 
 gatewatch doctor --color never
-check "doctor knows this kernel: $wanted" grep -q "$wanted" <(gatewatch doctor --color never)
-# In the surroundings in which the programs do most; `cargo xtask vm-test` compares the counts.
-for way in env "unshare --pid --fork --mount-proc" "env GATEWATCH_WITHOUT=btf" "env GATEWATCH_WITHOUT=loops"; do NO_COLOR=1 $way gatewatch -v -v doctor 2>&1; done \
-    | sed -n "s/.*loaded program=\"\(.*\)\" verified=/verified $(uname -r | cut -d. -f1-2) \\1 /p"
+knows_kernel gatewatch
 check "the agent can be stopped, and its socket stays" systemctl stop gatewatch.service
 check "the socket is there" systemctl is-active -q gatewatch.socket
 check "the agent is not running yet" refused 3 systemctl is-active gatewatch
@@ -147,14 +132,7 @@ check "nor its group" refused 2 getent group gatewatch
 
 if [ -x scenarios ]; then
     echo "--- every scenario on this kernel"
-    mkdir -p release/deps && ln -f gatewatch actor release/ && mv scenarios release/deps/
-    # Left out: before 6.13 the kernel does not tell a hidden ancestor's parent, so the answer is `unknown`, not
-    # `held_by_protected`; and two that the emulated kernel, which takes seconds to load a program, was too slow for.
-    left_out="an_ancestor_behind_a_hidden_hop_is_never_ended a_signal_during_the_load_is_no_failure
-        under_a_foreign_proc_a_watch_does_not_call_an_owner_by_anothers_name"
-    echo "left out here:" $left_out
-    GATEWATCH_BIN=/opt/gatewatch/gatewatch RUST_BACKTRACE=0 \
-        release/deps/scenarios --test-threads 2 $(printf -- '--skip %s ' $left_out) > /tmp/suite 2>&1 || failed=1
-    grep -v -E '\.\.\. (ok|ignored)|WARN|^skipped' /tmp/suite | tail -n 80
+    run_scenarios ""
 fi
+lock_down
 exit $failed

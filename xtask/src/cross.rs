@@ -18,12 +18,9 @@ use crate::{debian, musl, wine};
 
 const MACOS: &str = "aarch64-apple-darwin";
 const WINDOWS: &str = "x86_64-pc-windows-gnu";
-const NEEDED: &[(&str, &str)] = &[
-    ("x86_64-w64-mingw32-gcc", "gcc-mingw-w64-x86-64-win32"),
-    ("wine", "wine64"),
-    ("wine", "wine"),
-    ("pip3", "python3-pip"),
-];
+const NEEDED: &[(&str, &str)] = &[("pip3", "python3-pip")];
+const NEEDED_FOR_WINDOWS: &[(&str, &str)] =
+    &[("x86_64-w64-mingw32-gcc", "gcc-mingw-w64-x86-64-win32"), ("wine", "wine64"), ("wine", "wine")];
 
 /// A part of the check.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -55,6 +52,7 @@ pub(crate) fn check(parts: &[Part]) -> Result<()> {
         macos(&rustc)?;
     }
     if wanted(Part::Windows) {
+        debian::install(NEEDED_FOR_WINDOWS)?;
         println!("Windows: building");
         let programs = windows(&rustc)?;
         println!("Windows: running under Wine");
@@ -71,6 +69,18 @@ pub(crate) fn static_program() -> Result<PathBuf> {
     debian::unpack_compiler(&debian_root())?;
     debian::unpack(&["rust-web-src"], &debian_root())?;
     musl::build_for_host(&debian::rustc_wrapper(&debian_root())?)
+}
+
+/// The static programs for arm64: gatewatch, the actor and the scenarios.
+///
+/// # Errors
+/// When they can't be built.
+pub(crate) fn arm64_programs() -> Result<Vec<PathBuf>> {
+    debian::install(NEEDED)?;
+    debian::install(musl::NEEDED)?;
+    debian::unpack_compiler(&debian_root())?;
+    debian::unpack(&["rust-web-src"], &debian_root())?;
+    musl::build_for_arm64(&debian::rustc_wrapper(&debian_root())?)
 }
 
 fn folder() -> PathBuf {

@@ -57,9 +57,18 @@ enum Task {
         /// The kernel's version in one of Debian's suites: 5.10, 6.1, 6.12 or later
         #[arg(long, default_value = "6.1")]
         kernel: String,
+        /// The guest's processor; with arm64 say which scenarios are to run
+        #[arg(long, value_enum, default_value = "x86-64")]
+        arch: vm::Arch,
         /// Run every scenario of the tests there as well
         #[arg(long)]
         suite: bool,
+        /// Instead run the scenarios whose name contains one of these, without any system
+        #[arg(long, value_name = "FILTER", num_args = 1.., conflicts_with = "suite")]
+        scenarios: Vec<String>,
+        /// Record what the verifier of this kernel has to do in watcher/ebpf/verifier.txt, instead of comparing
+        #[arg(long)]
+        record: bool,
     },
     /// Fuzz what gatewatch parses, each target for some time
     Fuzz {
@@ -136,7 +145,11 @@ fn main() -> anyhow::Result<()> {
         Task::CheckEbpf => ebpf::check(),
         Task::Verifier { record } => verifier::verifier(record),
         Task::Test => test::run_all(),
-        Task::VmTest { kernel, suite } => vm::test(&kernel, suite),
+        Task::VmTest { kernel, arch, suite, scenarios, record } => {
+            let what =
+                if scenarios.is_empty() { vm::What::System(suite) } else { vm::What::Scenarios(scenarios) };
+            vm::test(&kernel, arch, &what, record)
+        }
         Task::Fuzz { time, runs, seed, api: true, .. } => fuzz::fuzz_api(fuzz::Bound::new(time, runs, seed)),
         Task::Fuzz { short: true, targets, .. } => fuzz::fuzz(fuzz::SHORT, fuzz::Form::Short, &targets),
         Task::Fuzz { time, runs, seed, targets, .. } => {

@@ -10,11 +10,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::pypi;
 use crate::run::{cargo, output, root, run, target};
-use crate::test::scenarios;
+use crate::test::{executable, scenarios};
 
 /// Programs that the check runs, and their packages.
 pub(crate) const NEEDED: &[(&str, &str)] =
@@ -27,6 +27,8 @@ const ZIG: &str = "ziglang==0.17.1";
 const ZIGBUILD: &str = "cargo-zigbuild==0.24.1";
 /// The scenarios to run with the static program: what a C library could change.
 const SCENARIOS: &[&str] = &["clean::", "proof::", "holders::"];
+/// The name of the tests that are all scenarios.
+const SUITE: &str = "scenarios";
 
 /// Builds both, checks that they are static, and runs them.
 ///
@@ -36,8 +38,7 @@ pub(crate) fn check(rustc: &Path) -> Result<()> {
     for (target, names) in [(X86_64, &["gatewatch"][..]), (ARM64, &["gatewatch", "actor"])] {
         println!("static, {target}: building");
         for name in names {
-            build(rustc, target, name)?;
-            assert_static(&program(target, name))?;
+            assert_static(&build(rustc, target, name)?)?;
         }
     }
     println!("static, {X86_64}: running");
@@ -57,10 +58,20 @@ pub(crate) fn check(rustc: &Path) -> Result<()> {
 /// # Errors
 /// When it can't be built, or is not static.
 pub(crate) fn build_for_host(rustc: &Path) -> Result<PathBuf> {
-    build(rustc, X86_64, "gatewatch")?;
-    let program = program(X86_64, "gatewatch");
+    let program = build(rustc, X86_64, "gatewatch")?;
     assert_static(&program)?;
     Ok(program)
+}
+
+/// Builds gatewatch, the actor and the scenarios for arm64.
+///
+/// # Errors
+/// When one can't be built, or is not static.
+pub(crate) fn build_for_arm64(rustc: &Path) -> Result<Vec<PathBuf>> {
+    let names = ["gatewatch", "actor", SUITE];
+    let programs = names.into_iter().map(|name| build(rustc, ARM64, name)).collect::<Result<Vec<_>>>()?;
+    programs.iter().try_for_each(|program| assert_static(program))?;
+    Ok(programs)
 }
 
 fn program(target: &str, name: &str) -> PathBuf {
@@ -76,18 +87,20 @@ pub(crate) fn zig() -> Result<PathBuf> {
     Ok(pypi::unpack(ZIG, &[], &["ziglang/"])?.join("ziglang"))
 }
 
-/// The release build of a program, with a standard library built for it.
-fn build(rustc: &Path, target: &str, name: &str) -> Result<()> {
+/// The release build of a program, or of the scenarios, with a standard library built for it.
+fn build(rustc: &Path, target: &str, name: &str) -> Result<PathBuf> {
     let zig = zig()?.join("zig");
     let scripts = ZIGBUILD.replace('-', "_").replace("==", "-") + ".data/scripts/cargo-zigbuild";
     let zigbuild = pypi::unpack(ZIGBUILD, &[], &[&scripts])?.join(&scripts);
     for program in [&zig, &zigbuild] {
         fs::set_permissions(program, fs::Permissions::from_mode(0o755))?;
     }
-    let package = if name == "actor" { "gatewatch-tests" } else { name };
+    let package = if name == "gatewatch" { name } else { "gatewatch-tests" };
+    let kind = if name == SUITE { "--test" } else { "--bin" };
     let mut build = Command::new(zigbuild);
     build.args([
         "rustc",
+        "--message-format=json",
         "--quiet",
         "--locked",
         "--release",
@@ -95,11 +108,12 @@ fn build(rustc: &Path, target: &str, name: &str) -> Result<()> {
         "--target",
         target,
     ]);
-    build.args(["--package", package, "--bin", name, "--target-dir"]).arg(folder()).current_dir(root());
+    build.args(["--package", package, kind, name, "--target-dir"]).arg(folder()).current_dir(root());
     build.env("CARGO", cargo().get_program()).env("CARGO_ZIGBUILD_ZIG_PATH", zig);
     build.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "1");
     // Zig brings the C library with its start files; this compiler's package has none.
-    run(build.args(["--", "-Clink-self-contained=no"]))
+    let messages = output(build.args(["--", "-Clink-self-contained=no"]))?;
+    executable(&messages, name).with_context(|| format!("cargo built no {name}"))
 }
 
 /// A static program names neither an interpreter nor a library.

@@ -19,11 +19,11 @@ pub(crate) struct Suites {
 }
 
 impl Suites {
-    /// Sets it up below `folder`, and updates its lists.
+    /// Sets it up below `folder` for an architecture by Debian's name, and updates its lists.
     ///
     /// # Errors
     /// When this machine's apt has no Debian archive, or nothing can be fetched from it.
-    pub(crate) fn set_up(folder: &Path) -> Result<Self> {
+    pub(crate) fn set_up(folder: &Path, architecture: &str) -> Result<Self> {
         let sources = folder.join("sources");
         for name in ["sources", "lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(folder.join(name))?;
@@ -43,7 +43,8 @@ impl Suites {
             format!(
                 "Dir::Etc::SourceList \"/dev/null\";\nDir::Etc::SourceParts \"{0}/sources\";\nDir::Etc::PreferencesParts \
                  \"/dev/null\";\nDir::State::Lists \"{0}/lists\";\nDir::Cache \"{0}/cache\";\nAcquire::Languages \
-                 \"none\";\nAPT::Sandbox::User \"root\";\n",
+                 \"none\";\nAPT::Sandbox::User \"root\";\nAPT::Architecture \"{architecture}\";\nAPT::Architectures \
+                 \"{architecture}\";\n",
                 folder.display()
             ),
         )?;

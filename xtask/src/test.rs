@@ -74,12 +74,16 @@ pub(crate) fn scenarios(arguments: &[&str]) -> Result<PathBuf> {
     let mut build = cargo();
     build.args(["test", "--quiet", "--package", "gatewatch-tests", "--no-run", "--message-format=json"]);
     let messages = output(build.args(arguments))?;
-    let executable = messages.lines().rev().find_map(|line| {
+    executable(&messages, "scenarios").context("cargo built no scenarios")
+}
+
+/// The executable of a name in the messages of a cargo that was asked for JSON.
+pub(crate) fn executable(messages: &str, name: &str) -> Option<PathBuf> {
+    messages.lines().rev().find_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        let is_it = message["target"]["name"] == "scenarios";
+        let is_it = message["target"]["name"] == name;
         message["executable"].as_str().filter(|_| is_it).map(PathBuf::from)
-    });
-    executable.context("cargo built no scenarios")
+    })
 }
 
 fn install_missing() -> Result<()> {

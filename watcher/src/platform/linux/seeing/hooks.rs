@@ -222,10 +222,10 @@ impl Wanted {
         Self::of(&protocols, interest)
     }
 
-    /// The same, but for what was to be switched on later: that is wanted now.
-    pub(super) fn without_delay(self) -> Self {
-        let now = |interest| if interest == Interest::ReleasesLater { Interest::Releases } else { interest };
-        Self { tcp: self.tcp.map(now), udp: self.udp.map(now) }
+    /// The same, and releases from the start.
+    pub(super) fn with_releases(self) -> Self {
+        let with = |interest: Interest| interest.max(Interest::Releases);
+        Self { tcp: self.tcp.map(with), udp: self.udp.map(with) }
     }
 
     /// The greatest interest.

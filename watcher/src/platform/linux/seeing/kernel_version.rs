@@ -23,6 +23,11 @@ const LISTS_BOUND: KernelVersion = KernelVersion { major: 6, minor: 8 };
 /// The first one with the helper `bpf_loop`.
 const HAS_LOOPS: KernelVersion = KernelVersion { major: 5, minor: 17 };
 
+/// Whether the running kernel may take the iterator and refuse the programs of events, as Linux 5.10 does.
+pub(super) fn may_lack_events() -> bool {
+    !is_at_least(FIRST)
+}
+
 /// Whether the running kernel lists all sockets that are bound and do not listen. A distributor's older one may do so too.
 pub(super) fn lists_bound() -> bool {
     is_at_least(LISTS_BOUND)

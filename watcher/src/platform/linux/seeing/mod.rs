@@ -101,7 +101,15 @@ impl EbpfObserver {
     /// # Errors
     /// [`ObserveError::Unavailable`] if not even snapshots and releases are available.
     pub(crate) fn new(ports: &[Port], scope: Scope, wanted: Wanted) -> Result<Self, ObserveError> {
-        let observer = Self::load(ports, scope, wanted).map_err(|error| unavailable(&error))?;
+        // What is asked for later must not be refused then: who waits for a release would wait for ever.
+        let wanted = if kernel_version::may_lack_events() { wanted.with_releases() } else { wanted };
+        let mut observer = Self::load(ports, scope.clone(), wanted).map_err(|error| unavailable(&error))?;
+        if observer.holders.is_none() && observer.stream.is_none() {
+            // Without the iterator, events are all that this backend has. A kernel that refuses them too is not to be told as
+            // one that lacks the iterator alone.
+            observer =
+                Self::load(ports, scope, wanted.with_releases()).map_err(|error| unavailable(&error))?;
+        }
         observer.hooks.check(wanted).map_err(|error| unavailable(&error))?;
         Ok(observer)
     }
@@ -117,8 +125,6 @@ impl EbpfObserver {
 
     fn load(ports: &[Port], scope: Scope, wanted: Wanted) -> Result<Self, LoadError> {
         let layout = if Part::Btf.is_switched_off() { None } else { KernelLayout::find()? };
-        // Without the iterator, events are all that this backend has.
-        let wanted = if layout.is_none() { wanted.without_delay() } else { wanted };
         let interest = wanted.interest();
         let wants_log = log::is_wanted();
         let globals = Globals {
