@@ -21,9 +21,10 @@ use crate::steps::elsewhere::{self, GatewayElsewhere};
 use crate::steps::end::{Ending, OwnerOutcome, Timeouts, Until};
 use crate::steps::exclude::Exclusions;
 use crate::steps::identify::Rules;
+use crate::steps::keep::Keeper;
 use crate::steps::makers::Makers;
 use crate::steps::plan::Sparing;
-use crate::steps::prove::{self, Plain, PortState, Proof};
+use crate::steps::prove::{Plain, PortState, Proof};
 
 /// What to clean, and how.
 #[derive(Debug)]
@@ -50,6 +51,8 @@ pub(crate) struct Request {
     pub(crate) plain: Plain,
     /// Take connections in TIME_WAIT away where only they keep the port.
     pub(crate) drop_time_wait: bool,
+    /// Where the listening sockets of those that are ended go on listening; `None` if they end with them.
+    pub(crate) keeper: Option<Keeper>,
     /// The longest pause between two looks at a port that no process seems to hold.
     pub(crate) longest_pause: Duration,
     /// What of the time for all this is used up already.
@@ -85,11 +88,12 @@ impl Request {
             exclusions,
             sparing: Sparing::default(),
             makers: Makers::default(),
-            ending: Ending { signal, ask: true, kill, timeouts, until: Until::Exited },
+            ending: Ending { signal, ask: true, kill, timeouts, until: Until::Exited, keeps: false },
             dry_run: false,
             all_or_nothing: false,
             plain: Plain::Try,
             drop_time_wait: false,
+            keeper: None,
             longest_pause: POLL_INTERVAL,
             waited: Duration::ZERO,
             given_up: GivenUp::default(),
@@ -205,7 +209,13 @@ pub(crate) async fn clean(
     let mut cleaning = Cleaning::begin(system, observer, request)?;
     let would_be = cleaning.would_be();
     let in_vain = request.all_or_nothing && would_be != Outcome::WouldClean;
-    if cleaning.is_owned() && (request.dry_run || in_vain) {
+    if cleaning.is_owned() && in_vain {
+        return Ok(cleaning.undone(would_be, observer.backend()));
+    }
+    if !cleaning.keep() {
+        return Ok(cleaning.undone(Outcome::Unknown, observer.backend()));
+    }
+    if cleaning.is_owned() && request.dry_run {
         return Ok(cleaning.undone(would_be, observer.backend()));
     }
     let outcome = loop {
@@ -218,7 +228,8 @@ pub(crate) async fn clean(
         }
         // No process is known to hold the port any more, or only one that is leaving.
         let since = Instant::now();
-        match prove::look(system, observer, request.port, cleaning.addresses(), request.plain)? {
+        match cleaning.look(observer)? {
+            PortState::Kept => break cleaning.kept(),
             PortState::Free { kind, plain } => break cleaning.proved(observer, kind, plain)?,
             PortState::Hidden => break Outcome::Unknown,
             PortState::Held(sockets) => cleaning.update(&sockets, since),

@@ -7,6 +7,7 @@
 //! again while it is busy. Only the end of a process does.
 
 mod answer;
+mod handover;
 mod listener;
 #[cfg(test)]
 mod tests;
@@ -80,6 +81,12 @@ pub(crate) struct Restart {
     failures: u32,
     crashed: bool,
     why: Option<String>,
+    /// Whether the old owner's sockets go on listening, to be handed to the command.
+    keeps: bool,
+    /// The new owner that uses them.
+    taken_over: Option<Listener>,
+    /// Why it can't be told that none does, if so.
+    may_be_taken: Option<&'static str>,
 }
 
 impl Restart {
@@ -118,6 +125,11 @@ impl Restart {
         {
             self.released = cleaned.proof.map(|proof| first + nanoseconds(proof.after));
         }
+    }
+
+    /// Why it has failed so far, if so.
+    pub(crate) fn why(&self) -> Option<&str> {
+        self.why.as_deref()
     }
 
     /// Records the command's start and forgets earlier failures.
@@ -253,6 +265,7 @@ impl Restart {
             return Outcome::Restarted;
         }
         match self.stranger() {
+            None if self.may_be_taken.is_some() => Outcome::Unknown,
             Some(stranger) if stranger.whose == Whose::Unseen => Outcome::Unknown,
             Some(_) => Outcome::Respawned,
             None => Outcome::TimedOut,
@@ -388,6 +401,9 @@ impl Restart {
             Whose::Stranger if self.adopt && self.is_in_the_way(&listener.socket) => Some(None),
             Whose::Matching | Whose::Stranger | Whose::Unseen => None,
         };
+        if self.keeps {
+            return self.taken_over.as_ref().map(|listener| (listener, Some(By::Command)));
+        }
         self.listeners.iter().find_map(|listener| Some((listener, by(listener)?)))
     }
 

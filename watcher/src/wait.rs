@@ -155,7 +155,7 @@ pub(crate) async fn until_free(
     loop {
         if held.is_empty() {
             match prove::look(system, observer, port, &addresses, plain)? {
-                PortState::Free { plain: Some(false), .. } | PortState::Hidden => {}
+                PortState::Free { plain: Some(false), .. } | PortState::Kept | PortState::Hidden => {}
                 PortState::Free { .. } => {
                     return Ok(Free::Is(Box::new(answer_of(Outcome::Free, observer, port, begun))));
                 }

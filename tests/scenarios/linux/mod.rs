@@ -15,6 +15,7 @@ mod holders;
 mod hostile;
 mod hostile_files;
 mod identity;
+mod keep;
 mod lingering;
 mod namespaces;
 mod owner_record;

@@ -13,7 +13,7 @@ use crate::steps::end::{Ending, OwnerOutcome, Until, end};
 use crate::steps::first_look::FirstLook;
 use crate::steps::observe;
 use crate::steps::owner::{Owner, add_other_ports, owners};
-use crate::steps::prove::{self, Proof, keeps_out};
+use crate::steps::prove::{self, PortState, Proof, keeps_out};
 
 /// For so long a socket without a process may be what is left of one that has just ended: the kernel takes some 100 ms to
 /// take half a GiB of memory back, and the sockets come after it.
@@ -61,7 +61,7 @@ impl<'a> Cleaning<'a> {
         request: &'a Request,
     ) -> Result<Self, ObserveError> {
         let begun = Instant::now();
-        let sockets: Vec<Socket> = observer.snapshot(request.port)?;
+        let sockets = snapshot(observer, request)?;
         let mut cleaning = Self {
             system,
             request,
@@ -100,10 +100,6 @@ impl<'a> Cleaning<'a> {
         Ok(cleaning)
     }
 
-    pub(super) fn addresses(&self) -> &[BindAddress] {
-        &self.addresses
-    }
-
     fn owners_of(&self, sockets: &[Socket]) -> Vec<Owner> {
         let Request { rules, exclusions, makers, .. } = self.request;
         let mut owners = owners(sockets, self.system, rules, exclusions);
@@ -118,7 +114,7 @@ impl<'a> Cleaning<'a> {
 
     fn refresh(&mut self, observer: &mut dyn Observer) -> Result<(), ObserveError> {
         let since = Instant::now();
-        let mut sockets = observer.snapshot(self.request.port)?;
+        let mut sockets = snapshot(observer, self.request)?;
         sockets.retain(Socket::takes_port);
         self.update(&sockets, since);
         Ok(())
@@ -141,7 +137,8 @@ impl<'a> Cleaning<'a> {
             return Ok(());
         }
         let ending = self.request.ending;
-        let ending = Ending { ask: self.generation == 0 || !ending.kill, ..ending };
+        let ask = self.generation == 0 || !ending.kill;
+        let ending = Ending { ask, keeps: self.keeps(), ..ending };
         self.generation += 1;
         if ending.until == Until::Released {
             self.follow(observer);
@@ -156,6 +153,29 @@ impl<'a> Cleaning<'a> {
             self.refresh(observer)?;
         }
         Ok(())
+    }
+
+    /// Keeps the listening sockets of those that will be ended, if that was asked for; false if they can't be.
+    pub(super) fn keep(&self) -> bool {
+        let targets = self.left.iter().filter(|owner| owner.is_target(&self.first_look));
+        self.request.keeper.as_ref().is_none_or(|keeper| keeper.take(self.system, targets))
+    }
+
+    /// Whether sockets of the port go on listening here.
+    fn keeps(&self) -> bool {
+        self.request.keeper.as_ref().is_some_and(|keeper| keeper.since(self.request.port).is_some())
+    }
+
+    /// Whether the port can be bound or, where it goes on listening here, nobody else has it.
+    pub(super) fn look(&self, observer: &mut dyn Observer) -> Result<PortState, ObserveError> {
+        if !self.keeps() {
+            let Request { port, plain, .. } = *self.request;
+            return prove::look(self.system, observer, port, &self.addresses, plain);
+        }
+        let mut sockets = snapshot(observer, self.request)?;
+        sockets.retain(Socket::takes_port);
+        let meets = |socket: &Socket| self.addresses.iter().any(|address| keeps_out(socket, address));
+        Ok(if sockets.iter().any(meets) { PortState::Held(sockets) } else { PortState::Kept })
     }
 
     /// Whether any process was signalled.
@@ -309,6 +329,11 @@ impl<'a> Cleaning<'a> {
         Ok(if first_signal.is_some() { Outcome::Cleaned } else { Outcome::Free })
     }
 
+    /// The outcome where the port goes on listening here, and nobody else has it.
+    pub(super) fn kept(&self) -> Outcome {
+        if self.has_signalled() { Outcome::Cleaned } else { Outcome::Free }
+    }
+
     /// Where nobody is left and the port can't be bound: whether waiting can help. Connections in TIME_WAIT of a server
     /// that did not set `SO_REUSEADDR` keep every bind out until the kernel's timer is over; one that is longer than the
     /// time for the port is not waited for.
@@ -407,4 +432,13 @@ impl<'a> Cleaning<'a> {
             | Outcome::Respawned => None,
         }
     }
+}
+
+/// What holds the port, apart from what goes on listening here.
+fn snapshot(observer: &mut dyn Observer, request: &Request) -> Result<Vec<Socket>, ObserveError> {
+    let mut sockets = observer.snapshot(request.port)?;
+    if let Some(keeper) = &request.keeper {
+        keeper.leave_out_own(&mut sockets);
+    }
+    Ok(sockets)
 }

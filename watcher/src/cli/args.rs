@@ -17,6 +17,7 @@ use crate::platform::Host;
 use crate::platform::contract::{self, POLL_INTERVAL, Platform};
 use crate::steps::end::{self, Timeouts};
 use crate::steps::identify::Criteria;
+use crate::steps::keep::Keeper;
 use crate::wait::Until;
 
 /// Gatewatch knows who owns a port, ends its stale owner, and proves that the port is free.
@@ -42,6 +43,7 @@ pub(super) const EXAMPLES: &str = "Examples:
   gatewatch clean 18789                    end a stale OpenClaw gateway; answers once the port can be bound
   gatewatch clean 8080 --match-exe /usr/bin/my-server --dry-run
   gatewatch restart 18789 --unit openclaw-gateway
+  gatewatch restart 8080 --any --keep-listening -- my-server    a restart in which no connection is refused
   gatewatch top                            every port that is held, as a live screen
   gatewatch watch 80 443                   every bind, listen, release and conflict, as it happens
   gatewatch wait free 8080 --timeout 5s && my-server";
@@ -211,6 +213,9 @@ pub(super) struct CleanArgs {
     pub(super) confirming: Confirming,
     #[command(flatten)]
     pub(super) observing: Observing,
+    /// Where the listening sockets of those that are ended are kept.
+    #[arg(skip)]
+    pub(super) keeper: Option<Keeper>,
 }
 
 impl CleanArgs {
@@ -255,6 +260,11 @@ pub(super) struct RestartArgs {
     /// Accept a process that a supervisor started by itself as the new owner
     #[arg(long)]
     pub(super) adopt: bool,
+    /// Never stop listening (Linux 5.6): take the old owner's listening sockets over before it is asked to end, and hand
+    /// them to the command as descriptors 3 and up (LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES, as systemd does). What
+    /// connects meanwhile waits. A command that does not use them is ended, and started again without them
+    #[arg(long, conflicts_with = "adopt")]
+    pub(super) keep_listening: bool,
     /// The command that starts the new owner; without it, a supervisor must start it
     #[arg(last = true, value_name = "CMD")]
     pub(super) command: Vec<String>,

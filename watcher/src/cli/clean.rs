@@ -117,6 +117,7 @@ async fn clean_once(
         // Its answer is in the JSON alone, and to try it can disturb a server that starts.
         plain: if context.format == Format::Json { Plain::Try } else { Plain::Leave },
         drop_time_wait: args.ending.drop_time_wait,
+        keeper: args.keeper.clone(),
         longest_pause: context.poll_interval,
         ..Request::new(port, rules, exclusions)
     };
@@ -165,7 +166,9 @@ fn too_many(protect: &[u32]) -> Option<&'static str> {
 
 /// Why the agent can't run this clean, if so: its callers may not choose which processes it ends.
 pub(super) fn not_for_agent(args: &CleanArgs) -> Option<&'static str> {
-    if args.matching.is_given() {
+    if args.keeper.is_some() {
+        Some("a socket is handed on by the process that took it over")
+    } else if args.matching.is_given() {
         Some("its configuration decides what may be ended")
     } else {
         // To spare more than the agent would is its callers' to say.

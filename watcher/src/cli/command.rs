@@ -32,12 +32,24 @@ pub(super) async fn refuse(
         },
         (Ok(()), None) => return Ok(None),
     };
+    not_run(context, port, argv, reason, why)?;
+    Ok(Some(exit))
+}
+
+/// Says why the command is not run, and nobody signalled.
+pub(super) fn not_run(
+    context: &Context,
+    port: Port,
+    argv: &[String],
+    reason: Reason,
+    why: String,
+) -> Result<(), CliError> {
     super::say(&format!("gatewatch: {why}; no process was signalled\n"));
     if context.format == Format::Json {
         let command = NotRunCommand { argv };
         super::print_json(&NotRun { port: port.number, protocol: port.protocol, reason, why, command })?;
     }
-    Ok(Some(exit))
+    Ok(())
 }
 
 /// The shell's verdict.

@@ -8,6 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use super::args::{Format, RestartArgs};
 use super::exit::CliError;
+use super::handing::LOOK_WHO_TAKES;
 use super::started::{End, Started};
 use super::watch::Source;
 use crate::model::{Outcome, Port, Protocol, WatchEvent, WatchKind};
@@ -15,6 +16,7 @@ use crate::platform::contract::{Platform, Signals as _};
 use crate::platform::{Host, clock};
 use crate::restart::{CommandRun, Restart, Whose};
 use crate::steps::end::Timeouts;
+use crate::steps::keep::Keeper;
 
 /// How often the holder of a listener that has none yet is looked for.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
@@ -28,6 +30,8 @@ pub(super) struct Following<'a, 's> {
     pub(super) restarts: &'a mut [(Port, Restart)],
     pub(super) source: &'a mut Source<'s>,
     pub(super) started: Started,
+    /// The old owner's sockets, where they are handed to the command.
+    pub(super) keeper: Keeper,
 }
 
 impl Following<'_, '_> {
@@ -46,17 +50,26 @@ impl Following<'_, '_> {
             let outcome = |restart: &Restart| restart.is_respawned().then_some(Outcome::Respawned);
             return Ok((self.restarts.iter().map(|(_, restart)| outcome(restart)).collect(), None));
         }
-        let deadline = Instant::now() + self.args.listen_timeout;
+        let mut deadline = Instant::now() + self.args.listen_timeout;
         if !self.all(Restart::is_listening) && !argv.is_empty() {
             // Taken before the start, because the child may already have acted by the time that this process continues.
             let at = clock::monotonic_ns(Instant::now());
-            self.started.start(&argv, self.format, self.args.kill_on_failure)?;
+            // A command that does not use the sockets is ended, with its group.
+            let lead_group = self.args.kill_on_failure || !self.keeper.is_empty();
+            self.started.start(&argv, self.format, lead_group, &self.keeper)?;
             let pid = self.started.pid();
             self.each(|restart| restart.command_started(at, pid));
         }
-        let (mut status, mut settled, mut unseen) = (None, None, None);
+        let (mut status, mut settled, mut unseen, mut wants_own) = (None, None, None, None);
         let is_interrupted = loop {
             let now = Instant::now();
+            self.look_who_took_over();
+            if let Some(why) = self.why_not_taken_over(&mut wants_own, now >= deadline) {
+                self.start_without_sockets(&argv, &why).await?;
+                (status, settled, unseen) = (None, None, None);
+                deadline = Instant::now() + self.args.listen_timeout;
+                continue;
+            }
             if self.all(Restart::is_listening) {
                 if now >= *settled.get_or_insert(now + self.args.settle) {
                     break false;
@@ -89,6 +102,7 @@ impl Following<'_, '_> {
                 (None, true) => self.args.clean.observing.poll_interval,
                 (None, false) => Duration::MAX,
             };
+            let pause = if self.keeper.is_empty() { pause } else { pause.min(LOOK_WHO_TAKES) };
             let pause = pause.min(over - now);
             tokio::select! {
                 told = next_event(self.source) => self.followed(told?).await?,
@@ -117,6 +131,13 @@ impl Following<'_, '_> {
             }
         };
         let outcomes = self.outcomes(is_interrupted);
+        for ((_, restart), _) in
+            self.restarts.iter_mut().zip(&outcomes).filter(|(_, it)| **it == Outcome::Unknown)
+        {
+            if let Some(why) = restart.may_be_taken() {
+                restart.note(&format!("whether the command serves can't be told: {why}"));
+            }
+        }
         let taken =
             outcomes.iter().zip(self.restarts.iter_mut()).filter(|(it, _)| **it == Outcome::Respawned);
         if argv.is_empty() {
@@ -126,6 +147,9 @@ impl Following<'_, '_> {
         let mut command =
             (!argv.is_empty()).then(|| CommandRun { argv, status, running, listeners: Vec::new() });
         let is_done = outcomes.iter().all(|outcome| *outcome == Outcome::Restarted);
+        if is_done {
+            self.keeper.give_up();
+        }
         if let Some(command) = command.as_mut().filter(|_| !is_done) {
             self.leave(command).await;
         }
@@ -146,15 +170,15 @@ impl Following<'_, '_> {
         self.restarts.iter().map(|(_, restart)| restart.outcome().unwrap_or_else(|| last(restart))).collect()
     }
 
-    fn each(&mut self, act: impl Fn(&mut Restart)) {
+    pub(super) fn each(&mut self, act: impl Fn(&mut Restart)) {
         self.restarts.iter_mut().for_each(|(_, restart)| act(restart));
     }
 
-    fn any(&self, is: impl Fn(&Restart) -> bool) -> bool {
+    pub(super) fn any(&self, is: impl Fn(&Restart) -> bool) -> bool {
         self.restarts.iter().any(|(_, restart)| is(restart))
     }
 
-    fn all(&self, is: impl Fn(&Restart) -> bool) -> bool {
+    pub(super) fn all(&self, is: impl Fn(&Restart) -> bool) -> bool {
         self.restarts.iter().all(|(_, restart)| is(restart))
     }
 
@@ -207,7 +231,7 @@ impl Following<'_, '_> {
     }
 
     /// Follows the events that are there, until none comes for this long.
-    async fn read_what_is_there(&mut self, pause: Duration) -> Result<(), CliError> {
+    pub(super) async fn read_what_is_there(&mut self, pause: Duration) -> Result<(), CliError> {
         while let Ok(told) = timeout(pause, next_event(self.source)).await {
             self.followed(told?).await?;
         }

@@ -16,6 +16,7 @@ mod exit;
 mod following;
 #[cfg(all(any(fuzzing, test), target_os = "linux"))]
 pub(crate) mod fuzzing;
+mod handing;
 mod hints;
 mod history;
 mod list;

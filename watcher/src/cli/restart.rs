@@ -16,8 +16,10 @@ use super::started::Started;
 use super::watch::{Meant, Source};
 use super::{clean, command, next, ports, text, unit};
 use crate::clean::Cleaned;
-use crate::model::{Action, Exclusion, Outcome, Port, WatchKind};
+use crate::model::{Action, Exclusion, Outcome, Port, Reason, WatchKind};
+use crate::platform::contract::KeepError;
 use crate::restart::Restart;
+use crate::steps::keep::Keeper;
 use crate::steps::waiting::told;
 use crate::wire::restart::RestartAnswer;
 
@@ -25,6 +27,9 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
     let context = Context::new(&args.clean.observing)?;
     let asked = context.asked_to_end(&args.clean.ports)?;
     let Some(first) = asked.first() else { return Ok(Exit::Usage) };
+    if let Some(exit) = refuse_to_keep(&context, &mut args, first.port)? {
+        return Ok(exit);
+    }
     if let Some(exit) = command::refuse(&context, first.port, &args.command, args.check.as_deref()).await? {
         return Ok(exit);
     }
@@ -51,6 +56,10 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
         }
     }
     let plan = several::plan(&context, &args.clean, asked.clone()).await?;
+    let keeper = args.clean.keeper.clone().unwrap_or_default();
+    if let Some(error) = keeper.take_failure() {
+        return cannot_keep(&context, first, args, &error);
+    }
     let mut is_vain = args.clean.dry_run;
     for look in plan.iter().filter_map(|planned| planned.look.as_ref()) {
         is_vain |= !is_clear(args, look).await?;
@@ -62,7 +71,17 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
             Some(look) if is_vain => look,
             _ => clean::clean_port(&context, &own, &asked, true).await?,
         };
-        of_port(&mut restarts, asked.port).for_each(|restart| restart.cleaned(&cleaned));
+        if let Some(error) = keeper.take_failure() {
+            if done.is_empty() {
+                return cannot_keep(&context, &asked, args, &error);
+            }
+            // A socket that came after the look at all ports.
+            warn!("port {} is left alone: {error}", asked.port);
+        }
+        for restart in of_port(&mut restarts, asked.port) {
+            restart.cleaned(&cleaned);
+            keeper.since(asked.port).into_iter().for_each(|since| restart.keeps(since));
+        }
         let is_clear = is_vain || is_clear(args, &cleaned).await?;
         let is_adopted = cleaned.outcome == Outcome::Respawned && args.adopt;
         done.push((asked, own, cleaned));
@@ -83,7 +102,9 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
             let started = Started::new(context.host.clone(), rules, args.clean.sparing.unit.clone());
             let awaited = waited_for(&done);
             let (format, restarts, source) = (context.format, &mut restarts, &mut source);
-            let mut following = Following { args, format, restarts, source, started };
+            keeper.open();
+            let keeper = keeper.clone();
+            let mut following = Following { args, format, restarts, source, started, keeper };
             told(|| awaited, Some(args.listen_timeout), following.run(argv)).await?
         }
         None => (vec![None; done.len()], None),
@@ -92,7 +113,8 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
     for (((asked, own, cleaned), (_, restart)), outcome) in done.into_iter().zip(restarts).zip(outcomes) {
         let outcome = outcome.unwrap_or(cleaned.outcome);
         exits.push(outcome.into());
-        let restarted = restart.finish(cleaned, outcome, command.clone());
+        let handover = args.keep_listening.then(|| keeper.told(asked.port));
+        let restarted = restart.finish(cleaned, outcome, command.clone(), handover);
         match context.format {
             Format::Json => super::print_json(&RestartAnswer::from(&restarted))?,
             Format::Text => {
@@ -110,6 +132,44 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
         warn!("the picture can't be written: {error}");
     }
     Ok(Exit::worst(exits))
+}
+
+/// Prepares to keep the old owner's sockets, if that is asked for. Returns the exit status, having said why, if nobody could
+/// get them.
+fn refuse_to_keep(context: &Context, args: &mut RestartArgs, port: Port) -> Result<Option<Exit>, CliError> {
+    if !args.keep_listening {
+        return Ok(None);
+    }
+    let unit = args.clean.sparing.unit.as_deref().or(restarted_unit(&args.command));
+    let why = if let Some(unit) = unit {
+        format!(
+            "--keep-listening hands sockets to a command, and systemd starts {unit} without them: give {unit} a socket unit, \
+             which keeps its port over each restart"
+        )
+    } else if args.command.is_empty() {
+        "--keep-listening needs a command to hand the sockets to: gatewatch restart PORT --keep-listening -- CMD".to_owned()
+    } else {
+        args.clean.keeper = Some(Keeper::default());
+        return Ok(None);
+    };
+    command::not_run(context, port, &args.command, Reason::CannotKeepListening, why)?;
+    Ok(Some(Exit::Usage))
+}
+
+/// Says that a socket can't be kept, before anybody was signalled.
+fn cannot_keep(
+    context: &Context,
+    asked: &Asked,
+    args: &RestartArgs,
+    error: &KeepError,
+) -> Result<Exit, CliError> {
+    let reason = Reason::CannotKeepListening;
+    command::not_run(context, asked.port, &args.command, reason, error.to_string())?;
+    Ok(match error {
+        KeepError::NotPermitted { .. } => Exit::NotPermitted,
+        KeepError::Changed { .. } | KeepError::Other { .. } => Exit::Failed,
+        KeepError::Unsupported => Exit::Usage,
+    })
 }
 
 fn waited_for(done: &[(Asked, CleanArgs, Cleaned)]) -> String {

@@ -15,8 +15,9 @@ use super::exit::CliError;
 use crate::model::{EndSignal, Port, Process, Protocol, Socket, Verdict, WatchEvent};
 use crate::platform::Host;
 use crate::platform::contract::{Platform, ProcessError, ProcessHandle, SignalError, System};
-use crate::restart::{By, Whose};
+use crate::restart::{By, NewOwner, Whose};
 use crate::steps::identify::Rules;
+use crate::steps::keep::Keeper;
 
 /// The longest chain of ancestors that is walked.
 const GENERATIONS: usize = 128;
@@ -53,6 +54,7 @@ impl Started {
         argv: &[String],
         format: Format,
         lead_group: bool,
+        keeper: &Keeper,
     ) -> Result<(), CliError> {
         let (program, arguments) =
             argv.split_first().ok_or_else(|| CliError::Usage("the command is empty".to_owned()))?;
@@ -66,7 +68,12 @@ impl Started {
             Host::lead_group(command.as_std_mut());
         }
         Host::keep_descendants();
-        let child = command.spawn().map_err(|error| CliError::Command { program: program.clone(), error })?;
+        let failed = |error| CliError::Command { program: program.clone(), error };
+        if !keeper.is_empty() {
+            let (descriptors, names) = keeper.descriptors();
+            Host::hand_on(command.as_std_mut(), &descriptors, &names).map_err(failed)?;
+        }
+        let child = command.spawn().map_err(failed)?;
         (self.pid, self.leads_group) = (child.id(), lead_group);
         self.child = Some(child);
         Ok(())
@@ -80,6 +87,30 @@ impl Started {
     /// The command's pid while it runs.
     pub(super) fn running(&self) -> Option<u32> {
         self.child.as_ref().and(self.pid)
+    }
+
+    /// The processes of the command: all that descend from this program.
+    pub(super) fn processes(&self) -> Vec<u32> {
+        let mut pids = self.host.children(std::process::id());
+        self.add_descendants(&mut pids);
+        pids
+    }
+
+    /// Adds the descendants of these processes, as many as make a chain of ancestors at most.
+    fn add_descendants(&self, pids: &mut Vec<u32>) {
+        let mut at = 0;
+        while let Some(&pid) = pids.get(at) {
+            let children = self.host.children(pid).into_iter().filter(|child| !pids.contains(child));
+            let children: Vec<u32> = children.take(GENERATIONS - pids.len().min(GENERATIONS)).collect();
+            pids.extend(children);
+            at += 1;
+        }
+    }
+
+    /// A process of the command that has taken over a kept socket.
+    pub(super) fn new_owner(&self, pid: u32, address: Option<SocketAddr>) -> NewOwner {
+        let (comm, uid) = self.host.name(pid).map_or((None, None), |(comm, uid)| (Some(comm), uid));
+        NewOwner { pid: Some(pid), uid, comm, address, by: None }
     }
 
     /// Whose process an event is about.
@@ -145,13 +176,7 @@ impl Started {
             return HashSet::new();
         };
         let mut pids: Vec<u32> = self.running().into_iter().collect();
-        let mut at = 0;
-        while let Some(&pid) = pids.get(at) {
-            let children = self.host.children(pid).into_iter().filter(|child| !pids.contains(child));
-            let children: Vec<u32> = children.take(GENERATIONS - pids.len().min(GENERATIONS)).collect();
-            pids.extend(children);
-            at += 1;
-        }
+        self.add_descendants(&mut pids);
         let matches = |process: &Process| rules.judge(process).verdict == Verdict::Match;
         pids.retain(|&pid| self.host.process(pid).is_ok_and(|process| matches(&process)));
         pids.into_iter().collect()
@@ -219,6 +244,14 @@ impl Started {
     /// A process by its name.
     pub(super) fn name(&self, pid: u32) -> String {
         self.host.process(pid).map_or_else(|_| format!("pid {pid}"), |it| format!("{} (pid {pid})", it.comm))
+    }
+
+    /// Forgets the command that was ended, so that it can be started again.
+    pub(super) fn forget(&mut self) {
+        (self.child, self.pid) = (None, None);
+        self.seen.clear();
+        self.tried.clear();
+        self.followed.clear();
     }
 
     /// Ends the command and its process group.

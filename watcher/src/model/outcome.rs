@@ -72,6 +72,8 @@ pub enum Reason {
     CheckFailed,
     /// A process that nobody asked for took the port.
     Stranger,
+    /// The old owner's sockets can't be kept.
+    CannotKeepListening,
     /// The process that was waited for listens, but not yet for as long as it has to.
     NotSettled,
 }
@@ -157,4 +159,8 @@ pub(crate) enum Step {
     Conflict,
     /// A new process gave the port back.
     Lost,
+    /// The old owner's socket was taken over, to be handed to the command.
+    Kept,
+    /// A new process waits for connections on it.
+    TakenOver,
 }

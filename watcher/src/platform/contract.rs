@@ -8,6 +8,7 @@
 //! below it.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::fs::{File, Metadata};
 use std::io;
 use std::net::SocketAddr;
@@ -290,6 +291,15 @@ pub(crate) trait System: Send + Sync {
         true
     }
 
+    /// Takes a copy of a process's socket, which stays open here when the process ends: the very socket, or none.
+    ///
+    /// # Errors
+    /// [`KeepError`].
+    fn take_over(&self, descriptor: &Descriptor, socket: &Socket) -> Result<Box<dyn KeptSocket>, KeepError> {
+        let _ = (descriptor, socket);
+        Err(KeepError::Unsupported)
+    }
+
     /// Binds once, and releases the port immediately; never listens.
     fn try_bind(&self, address: &BindAddress, how: BindAs) -> Bind;
 }
@@ -411,6 +421,85 @@ pub(crate) enum Bind {
     Taken,
     /// The bind proves nothing: no permission for this port, or no such address family.
     Untried(io::Error),
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// Sockets that are kept
+
+/// A socket of another process, which stays open here when that process ends.
+pub(crate) trait KeptSocket: Send + Sync + fmt::Debug {
+    /// Whether clients can still reach it: a process that shuts a listener down stops it for all that hold it.
+    fn serves(&self) -> bool;
+
+    /// The connections that wait to be accepted; `None` where there is no such queue, or the system does not tell.
+    fn queue(&self) -> Option<Queue>;
+
+    /// Lets it listen, also if it was shut down, with room for so many connections, or for as many as the system allows.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    fn listen(&self, room: u32) -> io::Result<()>;
+
+    /// What a process does with it.
+    fn used_by(&self, pid: u32) -> Use;
+
+    /// Its number here, for [`Platform::hand_on`].
+    fn descriptor(&self) -> i32;
+}
+
+/// The queue of a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Queue {
+    /// How many connections wait.
+    pub(crate) waiting: u32,
+    /// How many may.
+    pub(crate) room: u32,
+}
+
+/// What a process does with a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux keeps sockets"))]
+pub(crate) enum Use {
+    /// It does not hold it.
+    Absent,
+    /// It holds it, and is not seen to wait for what comes on it.
+    Held,
+    /// It waits for what comes on it.
+    Waited,
+    /// It may hold it, or wait for what comes on it, and this is why that can't be told.
+    Hidden(&'static str),
+}
+
+/// Why a socket could not be kept.
+#[derive(Debug, thiserror::Error)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux keeps sockets"))]
+pub(crate) enum KeepError {
+    /// The system can't copy another process's socket.
+    #[error("keeping a socket needs Linux 5.6 (pidfd_getfd): leave --keep-listening out")]
+    Unsupported,
+    /// This user may not.
+    #[error(
+        "this user may not copy the socket of process {pid} (pidfd_getfd): that takes root, or CAP_SYS_PTRACE, or a \
+         process of the same user that Yama leaves alone"
+    )]
+    NotPermitted {
+        /// The process.
+        pid: u32,
+    },
+    /// It is another one by now, or gone.
+    #[error("process {pid} no longer holds the socket that was seen: try again")]
+    Changed {
+        /// The process.
+        pid: u32,
+    },
+    /// Another error of the system.
+    #[error("the socket of process {pid} can't be copied: {error}")]
+    Other {
+        /// The process.
+        pid: u32,
+        /// What the system said.
+        error: io::Error,
+    },
 }
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -589,6 +678,16 @@ pub(crate) trait Platform: System + Clone + Sized + 'static {
 
     /// Whether the process is in the group that the command leads.
     fn is_in_group(pid: u32, leader: u32) -> bool;
+
+    /// Prepares a command that gets these descriptors by the protocol of sd_listen_fds(3): from number 3 on, in this order,
+    /// with these names between colons.
+    ///
+    /// # Errors
+    /// Where the system has no such protocol, or no descriptors are left.
+    fn hand_on(command: &mut Command, descriptors: &[i32], names: &str) -> io::Result<()> {
+        let _ = (command, descriptors, names);
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Becomes the command. Where the system can't replace a running program, runs it to its end and returns its exit
     /// status.

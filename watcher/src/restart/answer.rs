@@ -8,6 +8,7 @@ use strum::IntoStaticStr;
 use super::{Progress, Restart};
 use crate::clean::Cleaned;
 use crate::model::{Outcome, Reason, Step};
+use crate::steps::keep::Handover;
 
 /// A step and its moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub(crate) struct Restarted {
     pub(crate) new_owner: Option<NewOwner>,
     /// Why the restart failed, if it did.
     pub(crate) why: Option<String>,
+    /// What became of the old owner's sockets, where they were to be kept.
+    pub(crate) handover: Option<Handover>,
 }
 
 /// The new owner, as the event of its listen describes it.
@@ -102,6 +105,7 @@ impl Restart {
         cleaned: Cleaned,
         outcome: Outcome,
         command: Option<CommandRun>,
+        handover: Option<Handover>,
     ) -> Restarted {
         let signalled =
             |(_, step, _): &&(u64, Step, Option<u32>)| matches!(step, Step::Sigterm | Step::Sigkill);
@@ -127,6 +131,8 @@ impl Restart {
         let downtime = self.released.zip(listens.as_ref()).map(|(from, (to, _))| {
             Duration::from_micros(u64::try_from(since(*to) - since(from)).unwrap_or(0))
         });
+        let never_refused = handover.as_ref().is_some_and(|handover| handover.refused == Some(0));
+        let downtime = if never_refused { Some(Duration::ZERO) } else { downtime };
         let stranger = self.stranger().filter(|_| matches!(outcome, Outcome::Respawned | Outcome::Unknown));
         let new_owner = listens.map(|(_, owner)| owner).or_else(|| Some(stranger?.owner.clone()));
         // What kept the port from being cleaned counts only where that is how it ended.
@@ -148,6 +154,7 @@ impl Restart {
             timeline,
             downtime,
             new_owner,
+            handover,
             why: if outcome == Outcome::Restarted { None } else { self.why },
         }
     }

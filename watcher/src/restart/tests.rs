@@ -186,7 +186,7 @@ fn the_downtime_is_what_the_timelines_numbers_give() {
         proof: None,
         elapsed: Duration::ZERO,
     };
-    let restarted = restart.finish(cleaned, Outcome::Restarted, None);
+    let restarted = restart.finish(cleaned, Outcome::Restarted, None, None);
     let at = |step| restarted.timeline.iter().find(|at| at.step == step).unwrap().at_us;
     let difference = at(Step::Listen) - at(Step::Released);
     assert_eq!(restarted.downtime, u64::try_from(difference).ok().map(Duration::from_micros));
@@ -276,4 +276,37 @@ fn binds_that_fail_are_counted_by_the_processes_that_end_of_them() {
         restart.ended(pid);
     }
     assert_eq!(restart.outcome(), Some(Outcome::Crashed));
+}
+
+#[test]
+fn a_listener_beside_the_sockets_that_the_command_got_is_no_new_owner() {
+    let mut restart = Restart::default();
+    restart.keeps(Instant::now());
+    restart.command_started(1, Some(7));
+    // the command has one of its own
+    restart.follow(&event(WatchKind::Listen, 2, 2), OURS);
+    assert!(!restart.is_listening());
+    assert!(restart.wants_its_own());
+    // nor is it one once it is started again: it belongs to the past
+    restart.fell_back();
+    restart.command_started(3, Some(7));
+    assert!(!restart.is_listening());
+    assert_eq!(restart.out_of_time(), Outcome::TimedOut);
+    // but the one of the second start is
+    restart.follow(&event(WatchKind::Listen, 3, 4), OURS);
+    assert!(restart.is_listening());
+}
+
+#[test]
+fn who_uses_the_sockets_that_were_kept_is_the_new_owner_as_long_as_it_does() {
+    let mut restart = Restart::default();
+    restart.keeps(Instant::now());
+    restart.command_started(1, Some(7));
+    let owner = NewOwner { pid: Some(7), uid: None, comm: None, address: None, by: None };
+    restart.used_by(owner);
+    assert_eq!(restart.outcome(), Some(Outcome::Restarted));
+    restart.is_used_by_none(None);
+    assert_eq!((restart.outcome(), restart.out_of_time()), (None, Outcome::TimedOut));
+    restart.is_used_by_none(Some("it can't be seen"));
+    assert_eq!(restart.out_of_time(), Outcome::Unknown);
 }

@@ -60,6 +60,8 @@ pub(crate) struct Ending {
     pub(crate) timeouts: Timeouts,
     /// How long to wait.
     pub(crate) until: Until,
+    /// Whether their sockets go on listening here, so that no event tells that they have let go of them.
+    pub(crate) keeps: bool,
 }
 
 /// What the answer waits for.
@@ -71,6 +73,9 @@ pub(crate) enum Until {
     /// The port alone.
     Released,
 }
+
+/// How often it is looked whether a process has let go of a socket, where no event tells it.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// An owner, and what became of it.
 #[derive(Debug, Clone)]
@@ -348,6 +353,7 @@ async fn wait(
     limit: Duration,
 ) -> Result<(), ObserveError> {
     let waited_for = alive(running);
+    let mut looks = ending.keeps.then(|| tokio::time::interval(LOOK));
     let over = poll_fn(|cx| {
         let mut left = false;
         for target in running.iter_mut().filter(|target| target.gone_at.is_none()) {
@@ -366,6 +372,9 @@ async fn wait(
         }
         if ending.until == Until::Released {
             let mut released = false;
+            while looks.as_mut().is_some_and(|looks| looks.poll_tick(cx).is_ready()) {
+                released = true;
+            }
             while let Poll::Ready(observation) = observer.poll_next(cx) {
                 let observation = observation?;
                 released |=

@@ -40,6 +40,8 @@ pub(crate) enum PortState {
     },
     /// It can't be bound; these sockets hold it. If there are none, its holder is about to end, or can't be seen.
     Held(Vec<Socket>),
+    /// It goes on listening here, and is held by nobody else.
+    Kept,
     /// It can be bound, but an unseen process holds it and may begin to listen.
     Hidden,
 }

@@ -8,6 +8,7 @@ use super::answers::CleanAnswer;
 use super::values::{is_tcp, micros};
 use crate::model::{Protocol, Reason, Step};
 use crate::restart::{By, CommandRun, NewOwner, Restarted, TimelineStep};
+use crate::steps::keep::Handover;
 
 /// The object of `restart`: that of `clean`, with the outcome of the whole restart, and what followed.
 #[derive(Debug, Serialize)]
@@ -24,6 +25,29 @@ pub(crate) struct RestartAnswer {
     new_owner: Option<NewOwnerJson>,
     /// Why the restart failed, if it did.
     why: Option<String>,
+    /// With `--keep-listening` alone.
+    #[serde(flatten)]
+    handover: Option<HandoverJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct HandoverJson {
+    /// The old owner's sockets, as the command gets them.
+    kept: Vec<KeptJson>,
+    /// How many connections were refused; null where that can't be told.
+    refused: Option<u32>,
+    /// How many were seen to wait until the new owner accepted; null where nobody took the sockets over.
+    served_late: Option<u32>,
+    /// Why there was an ordinary restart all the same.
+    fallback: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct KeptJson {
+    address: String,
+    /// Its number, and its name in `LISTEN_FDNAMES`.
+    fd: usize,
+    name: String,
 }
 
 /// The object of a `restart` or an `exec` that has signalled nobody, because its command can't be run or its check failed.
@@ -103,7 +127,19 @@ impl From<&Restarted> for RestartAnswer {
             address: address.map(|address| address.to_string()),
             by: by.map(By::name),
         };
+        let kept = |(address, fd, name): &(SocketAddr, usize, String)| KeptJson {
+            address: address.to_string(),
+            fd: *fd,
+            name: name.clone(),
+        };
+        let handover = |Handover { sockets, refused, served_late, fallback }: &Handover| HandoverJson {
+            kept: sockets.iter().map(kept).collect(),
+            refused: *refused,
+            served_late: *served_late,
+            fallback: fallback.clone(),
+        };
         Self {
+            handover: restarted.handover.as_ref().map(handover),
             cleaned: CleanAnswer::from(&restarted.cleaned),
             command: restarted.command.as_ref().map(command),
             timeline: restarted.timeline.iter().map(step).collect(),

@@ -38,7 +38,7 @@ struct Part {
     /// With `SO_REUSEADDR`, by which UDP sockets share a port
     #[arg(long)]
     shared: bool,
-    /// What to do when asked to end: exit, ignore, close (the listener, and live on), fork (and end), drain:MILLISECONDS, or
+    /// What to do when asked to end: exit, ignore, close (the listener, and live on), shut-down (the listener), fork (and end), drain:MILLISECONDS, or
     /// connect:ADDRESS
     #[arg(long, default_value = "exit")]
     on_term: String,
@@ -204,6 +204,10 @@ fn serve(part: &Part, ending: &Ending, mut sockets: Vec<Socket>) -> ! {
             "exit" => exit(0),
             "ignore" => {}
             "close" => sockets.clear(),
+            "shut-down" => {
+                sockets.iter().for_each(|socket| socket.shutdown(std::net::Shutdown::Both).unwrap());
+                exit(0);
+            }
             "fork" => platform::go_on_in_a_fork(),
             other if let Some(to) = other.strip_prefix("connect:") => {
                 let to: SocketAddr = to.parse().unwrap();

@@ -15,6 +15,9 @@ pub(crate) fn spare(count: usize) -> Vec<Socket> {
 
 /// Opens one for each address.
 pub(crate) fn open_all(part: &Part) -> Vec<Socket> {
+    if let Some(given) = platform::given(&part.own) {
+        return given;
+    }
     let mut port = 0;
     let mut sockets = Vec::new();
     for address in &part.addresses {

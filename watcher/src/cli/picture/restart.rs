@@ -134,7 +134,10 @@ fn rows(restarted: &Restarted, scale: &Scale) -> Vec<(String, Vec<Bar>)> {
     rows.push((format!("port {}", restarted.cleaned.port), port(restarted, scale)));
     let mut new: Vec<(i64, u32)> = Vec::new();
     for step in timeline {
-        let is_new = matches!(step.step, Step::CommandStarted | Step::Bind | Step::Listen | Step::Conflict);
+        let is_new = matches!(
+            step.step,
+            Step::CommandStarted | Step::Bind | Step::Listen | Step::Conflict | Step::TakenOver
+        );
         if let Some(pid) = step.pid.filter(|pid| is_new && new.iter().all(|(_, known)| known != pid)) {
             new.push((step.at_us, pid));
         }
@@ -160,6 +163,11 @@ fn port(restarted: &Restarted, scale: &Scale) -> Vec<Bar> {
     let mut serves = false;
     for step in restarted.timeline.iter().filter(|step| released.is_none_or(|at| step.at_us >= at)) {
         match step.step {
+            // Without a release there was always a socket that listened.
+            Step::TakenOver if !serves && released.is_none() => {
+                bars.push(bar("held", since, step.at_us, "kept"));
+                (since, serves) = (step.at_us, true);
+            }
             Step::Listen if !serves => {
                 bars.push(bar("down", since, step.at_us, "down"));
                 (since, serves) = (step.at_us, true);

@@ -7,10 +7,11 @@ use super::clean;
 use super::style::{self, Colour};
 use crate::model::{Outcome, Step};
 use crate::restart::{By, CommandRun, Restarted, TimelineStep};
+use crate::steps::keep::Handover;
 
 /// `next` is the command that would go on, if there is one.
 pub(in crate::cli) fn answer(restarted: &Restarted, next: Option<String>) -> String {
-    let Restarted { cleaned, command, timeline, downtime, new_owner, why } = restarted;
+    let Restarted { cleaned, command, timeline, downtime, new_owner, why, handover } = restarted;
     let headline = match (cleaned.outcome, new_owner) {
         (Outcome::Restarted, Some(owner)) => format!(
             "port {} is served by {} (pid {}): restarted",
@@ -29,11 +30,26 @@ pub(in crate::cli) fn answer(restarted: &Restarted, next: Option<String>) -> Str
         _ => clean::headline(cleaned),
     };
     let mut out = style::paint(clean::colour(cleaned.outcome), &headline);
+    let served_late = handover.as_ref().and_then(|handover| handover.served_late);
+    let downtime = match (served_late, downtime) {
+        (Some(late), Some(down)) if down.is_zero() => {
+            Some(format!("(never stopped listening; {late} waited)"))
+        }
+        (_, downtime) => downtime.map(|downtime| format!("(down for {})", style::duration(downtime))),
+    };
     if let Some(downtime) = downtime {
-        let downtime = format!("(down for {})", style::duration(*downtime));
         let _ = write!(out, "  {}", style::paint(Colour::Faint, &downtime));
     }
     out.push('\n');
+    if let Some(Handover { sockets, fallback, .. }) = handover {
+        for (address, number, name) in sockets {
+            let _ = writeln!(out, "  kept     {address}, for the command as descriptor {number} ({name})");
+        }
+        if let Some(fallback) = fallback {
+            let why = style::printable(fallback);
+            let _ = writeln!(out, "  an ordinary restart all the same: {why}");
+        }
+    }
     if let Some(why) = why {
         let _ = writeln!(out, "  {}", style::printable(why));
     }
@@ -79,6 +95,8 @@ pub(in crate::cli) fn describe(at: &TimelineStep) -> Cow<'_, str> {
         Step::Listen => "listening",
         Step::Conflict => "bind failed",
         Step::Lost => "port given back",
+        Step::Kept => "old socket taken over",
+        Step::TakenOver => "new process serves it",
     };
     what.into()
 }

@@ -24,6 +24,7 @@ pub(super) fn arguments(args: &TopArgs) -> CleanArgs {
         ending: EndingArgs { signal: None, no_kill: false, until: UntilEnded::Exited, drop_time_wait: false },
         confirming: Confirming { yes: false, no_input: true },
         observing: args.observing.clone(),
+        keeper: None,
     }
 }
 

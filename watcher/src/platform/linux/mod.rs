@@ -3,6 +3,7 @@
 
 mod agent;
 mod history;
+mod keep;
 mod owner_record;
 mod processes;
 mod protocol;
@@ -33,8 +34,9 @@ use self::processes::root::Root;
 use self::processes::{foreign, kin, pidfd, proc};
 use self::seeing::{EbpfObserver, LinuxTable, Netns, Scope, Wanted};
 use super::contract::{
-    AgentObserver, Ancestor, Bind, BindAddress, BindAs, ByEvents, FileId, Hook, Interest, NetnsError,
-    ObserveError, Observer, Platform, ProcessError, ProcessHandle, SignalError, System,
+    AgentObserver, Ancestor, Bind, BindAddress, BindAs, ByEvents, FileId, Hook, Interest, KeepError,
+    KeptSocket, NetnsError, ObserveError, Observer, Platform, ProcessError, ProcessHandle, SignalError,
+    System,
 };
 use super::poll::{PollObserver, SocketTable as _};
 use super::unix;
@@ -107,6 +109,10 @@ impl System for Linux {
 
     fn has_listeners(&self) -> bool {
         seeing::has_listeners(&self.netns)
+    }
+
+    fn take_over(&self, descriptor: &Descriptor, socket: &Socket) -> Result<Box<dyn KeptSocket>, KeepError> {
+        Ok(Box::new(keep::Kept::of(descriptor, socket)?))
     }
 
     fn try_bind(&self, address: &BindAddress, how: BindAs) -> Bind {
@@ -234,6 +240,10 @@ impl Platform for Linux {
 
     fn is_in_group(pid: u32, leader: u32) -> bool {
         unix::is_in_group(pid, leader)
+    }
+
+    fn hand_on(command: &mut Command, descriptors: &[i32], names: &str) -> io::Result<()> {
+        keep::hand_on(command, descriptors, names)
     }
 
     fn become_command(command: &mut Command) -> io::Result<u8> {

@@ -1,5 +1,7 @@
 //! Linux: sockets that are inherited, passed on, left to threads; names that are written over.
 
+#[path = "linux/activated.rs"]
+mod activated;
 #[path = "linux/hostile.rs"]
 mod hostile;
 
@@ -25,6 +27,7 @@ use nix::sys::wait::wait;
 use nix::unistd::{ForkResult, fork, getpid, getppid};
 use socket2::{Protocol, Socket};
 
+pub(crate) use self::activated::given;
 pub(crate) use super::unix::{Ending, again, go_on_in_a_fork, input};
 use crate::{Part, end_with_the_test, play, ready, serve};
 
@@ -85,6 +88,8 @@ pub(crate) struct Own {
     comm: Option<String>,
     #[command(flatten)]
     hostile: hostile::Hostile,
+    #[command(flatten)]
+    activated: activated::Activated,
 }
 
 /// Takes the name and the title that were asked for.
@@ -158,6 +163,9 @@ pub(crate) fn act(part: Part, ending: Ending, mut sockets: Vec<Socket>, address:
             ForkResult::Child => {
                 // A fork does not copy that thread.
                 end_with_the_test();
+                if part.own.activated.answers {
+                    activated::answer(&ending, &sockets);
+                }
                 serve(&part, &ending, sockets)
             }
             ForkResult::Parent { child } => holders.push(number(child)),
@@ -178,6 +186,10 @@ pub(crate) fn act(part: Part, ending: Ending, mut sockets: Vec<Socket>, address:
         ready(address, &holders);
         part.own.hostile.act(&part, &mut sockets);
         serve(&part, &ending, sockets);
+    }
+    if part.own.activated.answers {
+        ready(address, &holders);
+        activated::answer(&ending, &sockets);
     }
     if part.own.dead_leader {
         die_as_leader(part, ending, sockets, address);

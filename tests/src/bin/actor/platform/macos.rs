@@ -24,6 +24,11 @@ pub(crate) fn reuse(part: &Part, socket: &Socket) -> std::io::Result<()> {
     socket.set_reuse_address(!part.no_reuse)
 }
 
+/// None: no service manager gives any.
+pub(crate) fn given(_own: &Own) -> Option<Vec<Socket>> {
+    None
+}
+
 /// Nothing to set.
 #[expect(clippy::unnecessary_wraps, reason = "other systems can fail here")]
 pub(crate) fn share(_own: &Own, _socket: &Socket) -> std::io::Result<()> {

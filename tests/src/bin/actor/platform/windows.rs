@@ -70,6 +70,11 @@ pub(crate) fn reuse(_part: &Part, _socket: &Socket) -> std::io::Result<()> {
     Ok(())
 }
 
+/// None: no service manager gives any.
+pub(crate) fn given(_own: &Own) -> Option<Vec<Socket>> {
+    None
+}
+
 /// Nothing to set.
 #[expect(clippy::unnecessary_wraps, reason = "other systems can fail here")]
 pub(crate) fn share(_own: &Own, _socket: &Socket) -> std::io::Result<()> {

@@ -1,6 +1,7 @@
 //! Processes, through /proc and pidfds.
 
 mod cgroup;
+pub(super) mod copy;
 mod file;
 pub(super) mod foreign;
 #[cfg(any(fuzzing, test))]
@@ -14,3 +15,4 @@ mod state;
 pub(super) mod status;
 mod time;
 mod user;
+pub(super) mod waiting;

@@ -1,0 +1,89 @@
+//! The old owner's sockets in the hands of a restart's command: who uses them, and what follows where nobody does.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use super::exit::CliError;
+use super::following::Following;
+use crate::model::Outcome;
+use crate::platform::clock;
+use crate::restart::Restart;
+use crate::steps::end::Timeouts;
+use crate::steps::keep::{Keeper, TakenOver};
+
+/// How often it is looked who uses the sockets.
+pub(super) const LOOK_WHO_TAKES: Duration = Duration::from_millis(5);
+/// How long a command may have tried for a socket of its own before it counts as one that does not use those that it got.
+const WANTS_OWN: Duration = Duration::from_secs(1);
+/// The longest wait for processes that were ended to let go of the sockets.
+const LET_GO: Duration = Duration::from_secs(1);
+
+impl Following<'_, '_> {
+    /// Looks who of the command's processes uses the kept sockets.
+    pub(super) fn look_who_took_over(&mut self) {
+        if self.keeper.is_empty() {
+            return;
+        }
+        let pids = self.started.processes();
+        for (port, restart) in self.restarts.iter_mut() {
+            match self.keeper.look(*port, &pids) {
+                Some(TakenOver::By(pid)) => {
+                    let address = self.keeper.told(*port).sockets.first().map(|(address, ..)| *address);
+                    restart.used_by(self.started.new_owner(pid, address));
+                }
+                Some(TakenOver::NotYet) => restart.is_used_by_none(None),
+                Some(TakenOver::Hidden(why)) => restart.is_used_by_none(Some(why)),
+                None => {}
+            }
+        }
+    }
+
+    /// Why it is certain, or time to conclude, that the command does not use the sockets; `None` while it may, and where it
+    /// has no such.
+    pub(super) fn why_not_taken_over(
+        &self,
+        wants_own: &mut Option<Instant>,
+        is_over: bool,
+    ) -> Option<String> {
+        if self.keeper.is_empty() || self.all(|restart| !restart.hands_on() || restart.is_listening()) {
+            return None;
+        }
+        let now = Instant::now();
+        if self.any(|restart| restart.outcome().is_some_and(|outcome| outcome != Outcome::Restarted)) {
+            let why = self.restarts.iter().find_map(|(_, restart)| restart.why());
+            return Some(why.unwrap_or("its first start failed").to_owned());
+        }
+        if self.started.running().is_none() && !self.keeper.is_held_by(&self.started.processes()) {
+            return Some("it ended, and left no process that has them".to_owned());
+        }
+        if self.any(Restart::wants_its_own) {
+            let since = *wants_own.get_or_insert(now);
+            return (now >= since + WANTS_OWN).then(|| "it tried to open the port by itself".to_owned());
+        }
+        *wants_own = None;
+        let may_be_taken = self.any(|restart| restart.may_be_taken().is_some());
+        (is_over && !may_be_taken).then(|| "it did not wait for connections on them in time".to_owned())
+    }
+
+    /// Ends the command, which does not use the sockets, closes them, and starts it again: an ordinary restart.
+    pub(super) async fn start_without_sockets(&mut self, argv: &[String], why: &str) -> Result<(), CliError> {
+        self.started.end(self.args.clean.term_timeout.unwrap_or(Timeouts::DEFAULT.term)).await;
+        let until = Instant::now() + LET_GO;
+        while self.keeper.is_held_by(&self.started.processes()) && Instant::now() < until {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let in_vain = self.keeper.close(why);
+        if in_vain > 0 {
+            tracing::warn!("{in_vain} connections that waited for the new owner were reset");
+        }
+        self.started.forget();
+        self.read_what_is_there(Duration::ZERO).await?;
+        self.each(Restart::fell_back);
+        let at = clock::monotonic_ns(Instant::now());
+        self.started.start(argv, self.format, self.args.kill_on_failure, &Keeper::default())?;
+        let pid = self.started.pid();
+        self.each(|restart| restart.command_started(at, pid));
+        Ok(())
+    }
+}

@@ -1,0 +1,66 @@
+//! A restart in which the old owner's sockets go on listening, and are handed to the command.
+//!
+//! The new owner is then a process of the command that uses all of them, and nobody else: a listener that the command opens
+//! beside them shows that it does not.
+
+use std::time::Instant;
+
+use super::listener::{Listener, SocketKey};
+use super::{By, NewOwner, Restart, Whose};
+use crate::model::Step;
+use crate::platform::clock::monotonic_ns;
+
+impl Restart {
+    /// Records that the old owner's sockets were taken over, to be handed to the command.
+    pub(crate) fn keeps(&mut self, since: Instant) {
+        self.keeps = true;
+        self.steps.push((monotonic_ns(since), Step::Kept, None));
+    }
+
+    /// Records who uses the kept sockets now.
+    pub(crate) fn used_by(&mut self, owner: NewOwner) {
+        if self.taken_over.as_ref().is_some_and(|known| known.owner.pid == owner.pid) {
+            return;
+        }
+        let at = monotonic_ns(Instant::now());
+        self.steps.push((at, Step::TakenOver, owner.pid));
+        let socket = SocketKey { cookie: None, address: owner.address, pid: owner.pid };
+        self.taken_over = Some(Listener { socket, at, owner, whose: Whose::AskedFor(By::Command) });
+    }
+
+    /// Records that nobody is seen to use the kept sockets, and why somebody may all the same.
+    pub(crate) fn is_used_by_none(&mut self, may_be_taken: Option<&'static str>) {
+        (self.taken_over, self.may_be_taken) = (None, may_be_taken);
+    }
+
+    /// Whether the old owner's sockets are handed to the command.
+    #[must_use]
+    pub(crate) fn hands_on(&self) -> bool {
+        self.keeps
+    }
+
+    /// Why it can't be told that nobody uses the kept sockets, if so.
+    #[must_use]
+    pub(crate) fn may_be_taken(&self) -> Option<&'static str> {
+        self.may_be_taken
+    }
+
+    /// Whether the sockets are kept, and the command has tried to have one of its own.
+    #[must_use]
+    pub(crate) fn wants_its_own(&self) -> bool {
+        let is_refused = self.attempts.values().any(|attempt| attempt.refused);
+        self.keeps
+            && self.taken_over.is_none()
+            && (is_refused || self.new.iter().any(|socket| self.is_in_the_way(socket)))
+    }
+
+    /// Records that the kept sockets were closed, because the command did not use them. What its first processes had belongs
+    /// to the past.
+    pub(crate) fn fell_back(&mut self) {
+        self.is_used_by_none(None);
+        self.keeps = false;
+        self.listeners.clear();
+        self.old.append(&mut self.new);
+        self.released = Some(monotonic_ns(Instant::now()));
+    }
+}
