@@ -39,7 +39,7 @@ pub(crate) fn shell(script: &str) -> Vec<String> {
 }
 
 /// A folder with a module `app` for the servers of Python.
-fn application() -> tempfile::TempDir {
+pub(crate) fn application() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let text = "def wsgi(environ, start):\n    start('200 OK', [])\n    return [b'x']\n\n\
                 async def asgi(scope, receive, send):\n    pass\n";

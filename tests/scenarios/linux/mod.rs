@@ -9,6 +9,7 @@ mod completions;
 mod ebpf_only;
 mod exclusion;
 mod field;
+mod field_keep;
 mod field_udp;
 mod foreign_proc;
 mod holders;
