@@ -5,6 +5,7 @@ mod agent;
 mod ancestors;
 mod clean;
 mod events;
+mod keep;
 mod pids;
 mod random;
 mod rebind;
@@ -63,6 +64,8 @@ enum Part {
     Agent,
     /// A server gives its port back and takes it again while owners are asked for without a pause: it always gets it
     Rebind,
+    /// `restart --keep-listening`, while clients connect all the time: no connection is refused or reset
+    Keep,
     /// Events at full speed and with a stalled reader: seen and lost together are all that happened
     Events,
 }
@@ -76,6 +79,7 @@ impl Part {
             Self::Ancestors => ancestors::run(rounds),
             Self::Agent => agent::run(rounds),
             Self::Rebind => rebind::run(rounds),
+            Self::Keep => keep::run(rounds),
             Self::Events => events::run(rounds),
         }
     }
@@ -84,7 +88,7 @@ impl Part {
         match self {
             Self::Clean | Self::Pids | Self::Respawn | Self::Ancestors => 300,
             Self::Agent => 100,
-            Self::Rebind | Self::Events => 20,
+            Self::Keep | Self::Rebind | Self::Events => 20,
         }
     }
 
@@ -94,6 +98,7 @@ impl Part {
             Self::Clean | Self::Respawn => 40,
             Self::Pids => 80,
             Self::Ancestors => 8,
+            Self::Keep => 3,
             Self::Agent => 25,
             Self::Rebind | Self::Events => 12,
         }
