@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::owner::Owner;
 use crate::model::{Port, Protocol, Socket, SocketId};
@@ -39,6 +39,8 @@ struct Kept {
     most: u32,
     /// Whether somebody has accepted since the old owner's end.
     accepts: bool,
+    /// Whether somebody waits for connections, or did: what comes then is not late.
+    is_served: bool,
     /// Whether clients may have been refused: the old owner stopped it for all, or the queue was full.
     may_have_refused: bool,
 }
@@ -68,6 +70,9 @@ pub(crate) struct Handover {
     pub(crate) fallback: Option<String>,
 }
 
+/// How often it is counted who waits.
+const COUNT: Duration = Duration::from_millis(1);
+
 /// The number of the first descriptor that is handed on.
 const FIRST: usize = 3;
 
@@ -95,6 +100,7 @@ impl Keeper {
                     waiting: 0,
                     most: 0,
                     accepts: false,
+                    is_served: false,
                     may_have_refused: false,
                 }),
                 Err(failure) => {
@@ -155,6 +161,26 @@ impl Keeper {
                 tracing::debug!(%error, address = %kept.socket.address, "the queue can't be widened");
             }
         }
+        let keeping = Arc::downgrade(&self.0);
+        // By a thread of its own, because a look at all processes can take longer than the new owner needs to empty a queue.
+        let counting = std::thread::Builder::new().spawn(move || {
+            while keeping.upgrade().is_some_and(|keeping| Self(keeping).count()) {
+                std::thread::sleep(COUNT);
+            }
+        });
+        if let Err(error) = counting {
+            tracing::debug!(%error, "who waits is counted less often");
+        }
+    }
+
+    /// Counts who waits; false once nobody does in vain.
+    fn count(&self) -> bool {
+        let mut keeping = self.lock();
+        let is_waited = |kept: &&mut Kept| kept.handle.is_some() && kept.is_tcp() && !kept.is_served;
+        let mut waited = keeping.kept.iter_mut().filter(is_waited).peekable();
+        let is_left = waited.peek().is_some();
+        waited.for_each(Kept::count);
+        is_left
     }
 
     /// The descriptors in the order in which they are handed on, and their names.
@@ -244,21 +270,29 @@ impl Kept {
         self.socket.protocol == Protocol::Tcp
     }
 
-    fn look(&mut self, pids: &[u32]) -> TakenOver {
-        let Some(handle) = &self.handle else { return TakenOver::NotYet };
-        if let Some(queue) = handle.queue() {
-            // A connection that its client has given up stays in the queue until it is accepted.
-            self.accepts |= queue.waiting < self.waiting;
-            self.waiting = queue.waiting;
-            self.may_have_refused |= queue.waiting > queue.room;
-            if !self.accepts {
-                self.most = self.most.max(queue.waiting);
-            }
+    /// Counts who waits in the queue.
+    fn count(&mut self) {
+        let Some(queue) = self.handle.as_ref().and_then(|handle| handle.queue()) else { return };
+        // A connection that its client has given up stays in the queue until it is accepted.
+        self.accepts |= queue.waiting < self.waiting;
+        self.is_served |= self.accepts;
+        self.waiting = queue.waiting;
+        self.may_have_refused |= queue.waiting > queue.room;
+        if !self.is_served {
+            self.most = self.most.max(queue.waiting);
         }
+    }
+
+    fn look(&mut self, pids: &[u32]) -> TakenOver {
+        self.count();
+        let Some(handle) = &self.handle else { return TakenOver::NotYet };
         let mut taken = TakenOver::NotYet;
         for &pid in pids {
             match handle.used_by(pid) {
-                Use::Waited => return TakenOver::By(pid),
+                Use::Waited => {
+                    self.is_served = true;
+                    return TakenOver::By(pid);
+                }
                 Use::Held | Use::Hidden(_) if self.accepts => taken = TakenOver::By(pid),
                 Use::Hidden(why) if taken == TakenOver::NotYet => taken = TakenOver::Hidden(why),
                 Use::Absent | Use::Held | Use::Hidden(_) => {}
@@ -308,6 +342,7 @@ mod tests {
             waiting: 0,
             most: 0,
             accepts: false,
+            is_served: false,
             may_have_refused: false,
         }
     }
