@@ -449,6 +449,7 @@ pub(crate) trait KeptSocket: Send + Sync + fmt::Debug {
 
 /// The queue of a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux keeps sockets"))]
 pub(crate) struct Queue {
     /// How many connections wait.
     pub(crate) waiting: u32,
