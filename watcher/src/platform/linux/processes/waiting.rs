@@ -35,7 +35,7 @@ pub(in crate::platform::linux) fn used_by(pid: u32, socket: SocketFile) -> Use {
         }
         Err(_) => return Use::Absent,
     };
-    if held.is_empty() {
+    if held.is_empty() && rings.is_empty() {
         return Use::Absent;
     }
     let is_registered = |poll: &u32| {
@@ -47,6 +47,7 @@ pub(in crate::platform::linux) fn used_by(pid: u32, socket: SocketFile) -> Use {
     } else if rings.is_empty() {
         Use::Held
     } else {
+        // A ring can have a socket that no descriptor leads to any more.
         Use::Hidden("it uses io_uring, which does not tell what it waits for")
     }
 }
@@ -227,5 +228,16 @@ mod tests {
         thread.join().unwrap();
         assert!(number > 2);
         assert_eq!(used_by(own, socket), Use::Absent);
+        // of a process with a ring that can't be told, whatever descriptors it has
+        let mut parameters = [0_u32; 30];
+        // SAFETY: io_uring_setup(2) reads and writes 120 bytes.
+        let ring = unsafe { libc::syscall(libc::SYS_io_uring_setup, 1, parameters.as_mut_ptr()) };
+        if let Ok(ring) = i32::try_from(ring)
+            && ring >= 0
+        {
+            assert!(matches!(used_by(own, socket), Use::Hidden(_)));
+            // SAFETY: the kernel has just created this descriptor, and nothing else has it.
+            unsafe { libc::close(ring) };
+        }
     }
 }
