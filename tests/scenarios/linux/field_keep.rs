@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use gatewatch_tests::{Backend, Gatewatch, until, unused_port};
 
 use super::field::{application, file};
-use super::keep::{assert_kept, held_back};
+use super::keep::{assert_kept, held_back, until_counted};
 use crate::restart::{end, restart};
 
 /// Starts a server, restarts it by this command while nobody accepts, and asks it five times meanwhile.
@@ -28,6 +28,7 @@ fn takes_over(backend: Backend, port: u16, start: &str, again: &str) {
             connection
         })
         .collect();
+    until_counted(running.pid());
     fs::File::create(folder.path().join("go")).unwrap();
     let json = assert_kept(&running.finish());
     assert_eq!(json["served_late"], 5, "{json}");

@@ -34,6 +34,24 @@ pub(crate) fn held_back(folder: &Path, command: &[String]) -> Vec<String> {
     ["sh", "-c", &script].map(str::to_owned).into()
 }
 
+/// Waits until this gatewatch has counted who waits, once more at least: between two counts its thread sleeps.
+pub(crate) fn until_counted(gatewatch: u32) {
+    let sleeps = || -> Option<u64> {
+        let tasks = std::fs::read_dir(format!("/proc/{gatewatch}/task")).ok()?;
+        tasks.flatten().find_map(|task| {
+            let status = std::fs::read_to_string(task.path().join("status")).ok()?;
+            let field = |name: &str| Some(status.lines().find_map(|line| line.strip_prefix(name))?.trim());
+            (field("Name:")? == "counts-waiting").then(|| field("voluntary_ctxt_switches:")?.parse().ok())?
+        })
+    };
+    let mut before = None;
+    until("gatewatch counts who waits", || {
+        let now = sleeps();
+        before = before.or(now);
+        now.zip(before).is_some_and(|(now, before)| now >= before + 3)
+    });
+}
+
 pub(crate) fn assert_kept(answer: &Answer) -> Value {
     assert_eq!((answer.status, answer.outcome().as_str()), (0, "restarted"), "{answer:?}");
     let json = answer.json();
@@ -88,6 +106,7 @@ scenario!(who_connects_while_nobody_accepts_is_served_late, |backend| {
     until("the command runs", || folder.path().join("ready").exists());
     let late: Vec<TcpStream> =
         (0..5).map(|_| TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap()).collect();
+    until_counted(running.pid());
     std::fs::File::create(folder.path().join("go")).unwrap();
     let json = assert_kept(&running.finish());
     assert_eq!(json["served_late"], 5, "{json}");

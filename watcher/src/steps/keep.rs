@@ -163,7 +163,7 @@ impl Keeper {
         }
         let keeping = Arc::downgrade(&self.0);
         // By a thread of its own, because a look at all processes can take longer than the new owner needs to empty a queue.
-        let counting = std::thread::Builder::new().spawn(move || {
+        let counting = std::thread::Builder::new().name("counts-waiting".to_owned()).spawn(move || {
             while keeping.upgrade().is_some_and(|keeping| Self(keeping).count()) {
                 std::thread::sleep(COUNT);
             }
