@@ -50,7 +50,7 @@ polls() { # polls SENTENCE: without kernel events all works on, and whoever asks
     cat /tmp/out
     setsid $actor --stay --on 127.0.0.1:$port > /dev/null 2>&1 < /dev/null &
     check "another polls: until somebody listens" $gatewatch wait listening -p $port --timeout 60s --agent never -q
-    $gatewatch clean -p $port --identity any --agent never --format json > /tmp/out 2> /tmp/err
+    $gatewatch clean -p $port --identity any --agent never --format json -v > /tmp/out 2> /tmp/err
     check "and to end it" grep -q '"outcome":"cleaned","backend":"poll"' /tmp/out
     check "which it says, with the reason" grep -qF "$sentence" /tmp/err
     cat /tmp/out /tmp/err
