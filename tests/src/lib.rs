@@ -5,6 +5,7 @@ mod actor;
 #[cfg(target_os = "linux")]
 mod agent;
 mod clients;
+mod flood;
 mod gatewatch;
 #[cfg(target_os = "linux")]
 mod journal;
@@ -15,6 +16,7 @@ pub use actor::{Actor, Part, node_package};
 #[cfg(target_os = "linux")]
 pub use agent::{Agent, Connection, Events, Managed, Reply, as_user, config, folder};
 pub use clients::{Clients, Counts, ask};
+pub use flood::Flood;
 pub use gatewatch::{Answer, Backend, Gatewatch, Running, Watch};
 #[cfg(target_os = "linux")]
 pub use journal::{Entry, Journal};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use gatewatch_tests::{
-    Agent, Backend, Gatewatch, Life, PATIENCE, Part, can_bind, folder, run, send, until, unused_port,
+    Agent, Backend, Flood, Gatewatch, Life, PATIENCE, Part, can_bind, folder, run, send, until, unused_port,
 };
 use nix::sys::signal::Signal;
 
@@ -199,6 +199,20 @@ scenario!(top_asks_nothing_where_there_is_nothing_to_end, needs(Tmux), |backend|
     terminal.types(&["y"]);
     terminal.comes_to("the list", |shown| !shown.contains("there is nothing to end"));
     assert!(owner.is_alive());
+});
+
+scenario!(top_obeys_keys_and_signals_though_there_is_always_an_event, needs(Tmux, Bpf), || {
+    let port = unused_port();
+    let _flood = Flood::of(port);
+    for end in [None, Some(Signal::SIGTERM)] {
+        let terminal = Terminal::by(Backend::Ebpf, port);
+        terminal.shows(&port.to_string());
+        match end {
+            Some(signal) => send(terminal.pid(), signal),
+            None => terminal.types(&["q"]),
+        }
+        terminal.is_given_back("0");
+    }
 });
 
 scenario!(top_gives_the_terminal_back_however_it_ends, needs(Tmux), || {

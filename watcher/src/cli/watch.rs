@@ -1,12 +1,13 @@
 //! `gatewatch watch`.
 
-use std::future::{pending, poll_fn};
+use std::future::{pending, poll_fn, ready};
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use tokio::task::consume_budget;
 use tokio::time::sleep;
 
 use super::args::{AgentChoice, Format, Observing, WatchArgs};
@@ -25,6 +26,8 @@ use crate::wire::event::WatchLine;
 
 /// What has happened by the end of `--for` is still told. Where events come faster than they are written, that has no end.
 const LATE: Duration = Duration::from_secs(1);
+/// The same for a signal, whose sender wants an end now.
+const SOON: Duration = Duration::from_millis(100);
 
 pub(super) async fn run(args: &WatchArgs) -> Result<Exit, CliError> {
     let context = Context::new(&args.observing)?;
@@ -40,9 +43,15 @@ pub(super) async fn run(args: &WatchArgs) -> Result<Exit, CliError> {
     let mut signals = <Host as Platform>::Signals::new().map_err(failed)?;
     let mut source = Source::new(&context, &args.observing, cannot, meant).await?;
     let over = async {
-        match args.lasting {
-            Some(time) => sleep(time).await,
-            None => pending().await,
+        let lasting = async {
+            match args.lasting {
+                Some(time) => sleep(time).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            () = lasting => LATE,
+            _ = signals.next() => SOON,
         }
     };
     tokio::pin!(over);
@@ -50,14 +59,19 @@ pub(super) async fn run(args: &WatchArgs) -> Result<Exit, CliError> {
     tokio::pin!(reader_gone);
     let mut lines = text::watch::Lines::new(args.utc);
     let mut left = args.count;
-    let late = args.lasting.map(|time| Instant::now() + time + LATE);
-    while left != Some(0) && late.is_none_or(|late| Instant::now() < late) {
+    // Once it is over: when also what has happened before is told no more.
+    let mut end: Option<Instant> = None;
+    while left != Some(0) && end.is_none_or(|end| Instant::now() < end) {
         let (event, cursor) = tokio::select! {
             biased;
-            told = source.next() => told?,
-            () = &mut over => break,
-            _ = signals.next() => break,
+            // The ends are first, because the source may never be without an event.
+            time = &mut over, if end.is_none() => {
+                end = Some(Instant::now() + time);
+                continue;
+            }
             () = &mut reader_gone => break,
+            told = source.next() => told?,
+            () = ready(()), if end.is_some() => break,
         };
         // Nobody has asked for one port after the other there.
         let is_told =
@@ -173,6 +187,8 @@ impl<'a> Source<'a> {
 
     /// The next event, and the cursor after it if it comes from the agent. Dropped before it is ready, it has lost nothing.
     pub(super) async fn next(&mut self) -> Result<(WatchEvent, Option<String>), CliError> {
+        // Signals and timers come by the runtime, which has no turn as long as there is always an event.
+        consume_budget().await;
         loop {
             let error = match &mut self.feed {
                 Feed::Own(watch) => return Ok((watch.next().await?, None)),

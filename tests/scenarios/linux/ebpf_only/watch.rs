@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
-use gatewatch_tests::{Backend, Gatewatch, Part, send, unused_port};
+use gatewatch_tests::{Backend, Flood, Gatewatch, PATIENCE, Part, send, unused_port};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -244,9 +244,27 @@ scenario!(a_missing_hook_is_said_and_the_rest_works, needs(Bpf), || {
     for said in ["no bind events", "no conflict events"] {
         assert!(answer.err.contains(said), "{answer:?}");
     }
+    // in one line, and only where it changes the answer
+    assert_eq!(answer.err.lines().count(), 1, "{answer:?}");
+    let clean = without("bind,conflict", &["clean"], port).run();
+    assert_eq!((clean.status, clean.err.as_str()), (0, ""), "{clean:?}");
     let doctor =
         Gatewatch::new(&["doctor", "--format", "json"]).env("GATEWATCH_WITHOUT", "bind").run().json();
     assert_eq!(doctor["backends"][0]["state"], "degraded");
+});
+
+scenario!(a_watch_that_is_never_without_an_event_ends_all_the_same, needs(Bpf), || {
+    let port = unused_port();
+    let mut asked = watch(Backend::Ebpf, port);
+    // given binds that come faster than they can be told
+    let _flood = Flood::of(port);
+    (0..1000).for_each(|_| drop(asked.line()));
+    // when it is asked to end, then it does
+    send(asked.pid(), Signal::SIGTERM);
+    assert!(asked.ends_within(PATIENCE), "it goes on");
+    // and so when its time is over
+    let mut limited = Gatewatch::on(Backend::Ebpf, &["watch", "--for", "300ms"], port).watch();
+    assert_eq!(limited.end(), 0);
 });
 
 scenario!(verbose_brings_the_kernel_programs_diagnostics, needs(Bpf), || {
