@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::args::{AgentChoice, Observing};
 use super::context::Context;
@@ -81,7 +81,7 @@ impl Context {
             info!("{error}; going on without it");
             return Ok(None);
         }
-        Self::answered(observing, Err(error))
+        self.answered(observing, Err(error))
     }
 
     /// The agent, if it should be asked and answers. An agent that takes no connection counts as silent once the command's
@@ -138,13 +138,14 @@ impl Context {
     /// # Errors
     /// When the agent must answer, and refuses, says nothing, or went away before it had answered.
     pub(super) fn answered<T>(
+        &self,
         observing: &Observing,
         answer: Result<T, ClientError>,
     ) -> Result<Option<T>, CliError> {
         match answer {
             Ok(answer) => Ok(Some(answer)),
             Err(error) if observing.asking.agent == AgentChoice::Auto => {
-                warn!("{error}; going on without it");
+                self.tell(&format!("{error}; going on without it"));
                 Ok(None)
             }
             Err(error) => Err(CliError::Agent(error)),

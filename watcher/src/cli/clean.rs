@@ -5,7 +5,7 @@ use std::slice;
 use tracing::warn;
 
 use super::args::{AgentChoice, CleanArgs, EndingArgs, Format, Sparing as SparingArgs, UntilEnded};
-use super::context::Context;
+use super::context::{Context, NOT_ALL_IS_SEEN};
 use super::exit::{CliError, Exit};
 use super::ports::{self, Asked};
 use super::{confirm, next, text, unit};
@@ -125,6 +125,9 @@ async fn clean_once(
     request.ending.kill &= !args.ending.no_kill;
     request.ending.until = args.ending.until.into();
     let mut cleaned = clean(&context.host, observer.as_mut(), &request).await?;
+    if cleaned.outcome == Outcome::Unknown {
+        context.tell_fallback(NOT_ALL_IS_SEEN);
+    }
     if is_kept_by_record(&cleaned, &unrecorded) {
         cleaned.reason = Some(Reason::ProtectedByRecord);
     }

@@ -1,9 +1,9 @@
 //! Everything that a command needs to run: logging, the runtime, the configuration, the port, the observer.
 
+use std::cell::{Cell, OnceCell};
 use std::collections::HashMap;
 use std::io::{ErrorKind, stderr};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anstream::{AutoStream, ColorChoice};
@@ -26,7 +26,11 @@ use crate::platform::contract::{
 };
 use crate::steps::identify::{ANY, Rules};
 use crate::steps::observe::limited::Limited;
+use crate::steps::owner::Owners;
 use crate::steps::waiting;
+
+/// What polling means for who asks about owners.
+pub(super) const NOT_ALL_IS_SEEN: &str = "not every process that holds one is seen";
 
 /// Logs go to standard error; where that is the journal, with their fields.
 pub(super) fn logging(verbose: u8, quiet: bool) {
@@ -69,6 +73,10 @@ pub(super) struct Context {
     backend: BackendChoice,
     /// Whether another network namespace is looked at.
     is_elsewhere: bool,
+    /// Once an observer was chosen: what mends it that ports are polled, where kernel events were wanted.
+    fallback: OnceCell<Option<String>>,
+    /// Whether it was said that something is missing.
+    is_told: Cell<bool>,
 }
 
 impl Context {
@@ -83,6 +91,8 @@ impl Context {
             poll_interval: observing.poll_interval,
             backend: observing.backend,
             is_elsewhere: observing.netns.is_some(),
+            fallback: OnceCell::new(),
+            is_told: Cell::new(false),
         })
     }
 
@@ -176,50 +186,109 @@ impl Context {
         })
     }
 
-    /// The observer that was asked for. What a fallback loses is reported once, on standard error.
+    /// The observer that was asked for. What is missing is said on standard error where it changes the answer: at once to a
+    /// command that is told of everything, to others by [`Self::tell_fallback`].
     pub(super) fn observer(
         &self,
         asked: &[Asked],
         interest: Interest,
     ) -> Result<Box<dyn Observer>, CliError> {
         let ports: Vec<Port> = asked.iter().map(|asked| asked.port).collect();
-        let observer = observer(&self.host, self.backend, &ports, interest, self.poll_interval)?;
+        let chosen = observer(&self.host, self.backend, &ports, interest, self.poll_interval)?;
+        let Chosen { observer, losses, fallback } = chosen;
+        self.note(&losses, fallback.as_ref(), observer.backend());
+        if interest == Interest::Everything {
+            self.tell_losses(&losses);
+            self.tell_fallback("no bind or conflict is seen");
+        }
         let limited = asked.iter().filter(|asked| !asked.at.is_empty());
         let addresses: HashMap<Port, Vec<IpAddr>> =
             limited.map(|asked| (asked.port, asked.at.clone())).collect();
         Ok(if addresses.is_empty() { observer } else { Box::new(Limited::new(observer, addresses)) })
     }
+
+    /// Keeps the fallback in mind. The details are for those who ask for them.
+    fn note(&self, losses: &[String], fallback: Option<&ObserveError>, backend: Backend) {
+        const LOST: &str = "polling sees no bind or conflict, no socket that is bound without listening, and of other \
+                            users' listeners not the process";
+        if !losses.is_empty() {
+            info!("{}", losses.join("; "));
+        }
+        let mend = fallback.map(|error| match error {
+            ObserveError::Unavailable { mend, .. } => briefly(mend).to_owned(),
+            _ => "see `gatewatch doctor`".to_owned(),
+        });
+        if self.fallback.set(mend).is_ok() && backend == Backend::Poll {
+            let why = fallback.map(|error| format!("{error}; ")).unwrap_or_default();
+            info!("ports are polled: {why}{LOST}");
+        }
+    }
+
+    /// Says that ports are polled although kernel events were wanted, and what that means for the answer.
+    pub(super) fn tell_fallback(&self, so: &str) {
+        if let Some(Some(mend)) = self.fallback.get() {
+            self.tell(&format!("ports are polled, so {so}; {mend} (-v says why)"));
+        }
+    }
+
+    /// Says that something is missing, in one line: the first one for which that holds.
+    pub(super) fn tell(&self, what: &str) {
+        if self.is_told.replace(true) {
+            info!("{what}");
+        } else {
+            warn!("{what}");
+        }
+    }
+
+    /// As [`Self::tell_fallback`], where some of these owners can't be seen.
+    pub(super) fn tell_unseen(&self, all: &[Owners]) {
+        let mut owners = all.iter().flat_map(|owners| &owners.owners);
+        if owners.any(|owner| owner.pid.is_none() && owner.unheld().is_none()) {
+            self.tell_fallback(NOT_ALL_IS_SEEN);
+        }
+    }
+
+    fn tell_losses(&self, losses: &[String]) {
+        // Each begins with what is lost.
+        let lost: Vec<&str> = losses.iter().map(|loss| loss.split(':').next().unwrap_or(loss)).collect();
+        if !lost.is_empty() {
+            self.tell(&format!("{} (-v says why)", lost.join(", ")));
+        }
+    }
 }
 
-/// As [`Context::observer`].
+/// The first of several ways to mend something, without the details.
+fn briefly(mend: &str) -> &str {
+    let ends = [", or ", " (", "; "].iter().filter_map(|end| mend.find(end));
+    &mend[..ends.min().unwrap_or(mend.len())]
+}
+
+/// The observer that was asked for, and what is missing.
 pub(super) fn observer(
     host: &Host,
     backend: BackendChoice,
     ports: &[Port],
     interest: Interest,
     pace: Duration,
-) -> Result<Box<dyn Observer>, CliError> {
+) -> Result<Chosen<dyn Observer>, CliError> {
     let by_events = || host.by_events(ports, interest);
     let by_polling = || -> Box<dyn Observer> { host.by_polling(ports, pace) };
-    let Chosen { observer, losses, fallback } = choose(backend.into(), by_events, by_polling)?;
-    // One line at most: what polling loses belongs to the reason for it, and is no news to a person who chose it.
-    const LOST: &str = "polling sees no bind or conflict, no socket that is bound without listening, and of other users' \
-                        listeners not the process";
-    static TOLD: AtomicBool = AtomicBool::new(false);
-    if TOLD.swap(true, Ordering::Relaxed) {
-        return Ok(observer);
-    }
-    if !losses.is_empty() {
-        warn!("{}", losses.join("; "));
-    }
-    match fallback {
-        Some(ObserveError::Unavailable { what, why, mend }) => {
-            warn!("{what} is unavailable, so ports are polled; {LOST}; {mend}");
-            info!("{what} is unavailable: {why}");
+    Ok(choose(backend.into(), by_events, by_polling)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::briefly;
+
+    #[test]
+    fn the_first_mend_is_named_without_its_details() {
+        for (mend, first) in [
+            ("run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN", "run as root"),
+            ("grant CAP_BPF and CAP_PERFMON (`--cap-add` of a container)", "grant CAP_BPF and CAP_PERFMON"),
+            ("see `gatewatch doctor`; `--backend poll` works everywhere", "see `gatewatch doctor`"),
+            ("mount /proc", "mount /proc"),
+        ] {
+            assert_eq!(briefly(mend), first);
         }
-        Some(error) => warn!("ports are polled: {error}; {LOST}"),
-        None if observer.backend() == Backend::Poll => info!("{LOST}"),
-        None => {}
     }
-    Ok(observer)
 }

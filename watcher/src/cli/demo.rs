@@ -29,7 +29,7 @@ pub(super) async fn run(args: &DemoArgs) -> Result<Exit, CliError> {
     let port = unused_port().await?;
 
     step(&format!("1. A watch on port {port}, then a gateway that is started and left running"))?;
-    let observer = context::observer(&host, args.backend, &[port], Interest::Everything, PACE)?;
+    let observer = context::observer(&host, args.backend, &[port], Interest::Everything, PACE)?.observer;
     let polls = observer.backend() == Backend::Poll;
     let mut watch = Watch::begin(Arc::new(host.clone()), observer, &[port])?;
     let mut gateway = start_gateway(port)?;

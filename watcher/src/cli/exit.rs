@@ -119,7 +119,7 @@ pub(crate) enum CliError {
     #[error("{0}; nothing is known of what followed")]
     Followed(#[source] ClientError),
     /// The history on disk, which no agent told, is not this user's to read.
-    #[error("no agent tells its history, and the file {path} is root's to read: ask as root, or start the agent", path = path.display())]
+    #[error("no agent tells this user its history, and the file {path} is root's to read: ask as root, or start the agent and join its group", path = path.display())]
     NotReadersHistory { path: PathBuf },
     #[error("the history {path} can't be read: {why}", path = path.display())]
     History { path: PathBuf, why: String },

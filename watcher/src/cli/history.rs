@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::args::{Format, HistoryArgs, Observing};
@@ -12,7 +13,7 @@ use super::exit::{CliError, Exit};
 use super::picture::Picture;
 use super::picture::history::Owners;
 use super::text;
-use crate::agent::client::Records;
+use crate::agent::client::{ClientError, Records};
 use crate::history::{Page, first_page, gap, moment, next_page};
 use crate::model::{Gap, Port, Record, Span, Told, WatchKind};
 use crate::platform::Host;
@@ -48,12 +49,19 @@ pub(super) async fn run(args: &HistoryArgs) -> Result<Exit, CliError> {
     let picture = args.svg.as_deref().map(Picture::open).transpose()?;
     let drawing = picture.is_some().then(|| Owners::new(since, until, args.utc));
     let mut out = Output { format: context.format, lines: text::history::Lines::new(args.utc), drawing, at };
-    if let Some(agent) = context.agent_within(None, &asking, None).await?
-        && let Some(mut records) = Context::answered(&asking, agent.history(&span).await)?
-    {
-        out.of_agent(&mut records).await?;
-    } else {
-        out.of_file(&context, &span)?;
+    let records = match context.agent_within(None, &asking, None).await? {
+        Some(agent) => match agent.history(&span).await {
+            // Without the agent, there is the file, for those who can read it.
+            Err(error @ ClientError::Untold(_)) if !may_read(&path(&context))? => {
+                return Err(CliError::Agent(error));
+            }
+            answer => context.answered(&asking, answer)?,
+        },
+        None => None,
+    };
+    match records {
+        Some(mut records) => out.of_agent(&mut records).await?,
+        None => out.of_file(&context, &span)?,
     }
     if let (Some(picture), Some(drawing)) = (picture, &out.drawing) {
         let failed = |error| CliError::Io { what: "the picture can't be written", error };
@@ -62,6 +70,21 @@ pub(super) async fn run(args: &HistoryArgs) -> Result<Exit, CliError> {
         super::print(&out.lines.end())?;
     }
     Ok(Exit::Done)
+}
+
+/// Where an agent with this configuration keeps the history.
+fn path(context: &Context) -> PathBuf {
+    context.config.history.clone().unwrap_or_default().path
+}
+
+/// Whether this user may read the file; false where there is none.
+fn may_read(path: &Path) -> Result<bool, CliError> {
+    match File::open(path).map_err(|error| (error.kind(), error)) {
+        Ok(_) => Ok(true),
+        Err((ErrorKind::NotFound, _)) => Ok(false),
+        Err((ErrorKind::PermissionDenied, _)) => Err(CliError::NotReadersHistory { path: path.to_owned() }),
+        Err((_, error)) => Err(CliError::History { path: path.to_owned(), why: error.to_string() }),
+    }
 }
 
 struct Output {
@@ -85,14 +108,10 @@ impl Output {
 
     /// Without an agent, the file itself is read, by who may: root.
     fn of_file(&mut self, context: &Context, span: &Span) -> Result<(), CliError> {
-        let path = context.config.history.clone().unwrap_or_default().path;
+        let path = path(context);
         let failed = |why: String| CliError::History { path: path.clone(), why };
-        if let Err(error) = File::open(&path) {
-            return Err(match error.kind() {
-                ErrorKind::PermissionDenied => CliError::NotReadersHistory { path: path.clone() },
-                ErrorKind::NotFound => failed("no agent with a [history] has run yet".to_owned()),
-                _ => failed(error.to_string()),
-            });
+        if !may_read(&path)? {
+            return Err(failed("no agent with a [history] has run yet".to_owned()));
         }
         let mut reader = Host::read_history(&path).map_err(|error| failed(error.to_string()))?;
         let reader: &mut dyn HistoryReader = &mut *reader;

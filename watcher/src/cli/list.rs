@@ -38,5 +38,7 @@ fn own(context: &Context, protocols: &[Protocol]) -> Result<Vec<Owners>, CliErro
     let mut observer = context.observer(&asked, Interest::Snapshots)?;
     let exclusions = Exclusions::new(&context.host, std::process::id(), &[], false);
     let rules_of = |port| context.rules_of(port);
-    Owners::of_all(&context.host, observer.as_mut(), protocols, rules_of, &exclusions)
+    let all = Owners::of_all(&context.host, observer.as_mut(), protocols, rules_of, &exclusions)?;
+    context.tell_unseen(&all);
+    Ok(all)
 }

@@ -42,12 +42,14 @@ pub(super) async fn run(args: &OwnersArgs) -> Result<Exit, CliError> {
     if asked.len() > FEW {
         let ports: Vec<_> = asked.iter().map(|asked| asked.port).zip(rules).collect();
         let answers = Owners::of_ports(&context.host, observer.as_mut(), &ports, &exclusions)?;
+        context.tell_unseen(&answers);
         return print_all(&context, args, &asked, &answers, begun);
     }
     let mut answers = Vec::new();
     for (Asked { port, .. }, rules) in asked.iter().zip(rules) {
         answers.push(Owners::of_port(&context.host, observer.as_mut(), *port, &rules, &exclusions)?);
     }
+    context.tell_unseen(&answers);
     print_all(&context, args, &asked, &answers, begun)
 }
 

@@ -290,6 +290,12 @@ scenario!(readers_of_the_agent_alone_read_the_history, needs(Bpf), || {
     let answer = as_user(NOBODY, || Gatewatch::plain(&words));
     assert_eq!((answer.status, answer.out.as_str()), (6, ""), "{answer:?}");
     assert!(answer.err.contains("root"), "{answer:?}");
+    assert_eq!(answer.err.lines().count(), 1, "{answer:?}");
+    // nor does one who asks without the agent's configuration hear of a file that has nothing to do with it
+    let answer = as_user(NOBODY, || Gatewatch::plain(&words[..3]));
+    assert_eq!((answer.status, answer.out.as_str()), (6, ""), "{answer:?}");
+    assert!(answer.err.contains("may not read") && answer.err.contains("group"), "{answer:?}");
+    assert_eq!(answer.err.lines().count(), 1, "{answer:?}");
     // and its files are root's alone
     for file in fs::read_dir(kept.path().parent().unwrap()).unwrap() {
         use std::os::unix::fs::PermissionsExt;

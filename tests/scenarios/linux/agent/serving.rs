@@ -96,7 +96,7 @@ scenario!(nothing_is_said_of_an_agent_that_has_no_part_in_the_answer, needs(Bpf)
     // and a user who may not read hears what polling loses, and no more
     let list = Gatewatch::new(&["list", "--socket", socket]).as_nobody().run();
     assert_eq!((list.status, list.err.lines().count()), (0, 1), "{list:?}");
-    assert!(list.err.contains("so ports are polled"), "{list:?}");
+    assert!(list.err.contains("ports are polled, so"), "{list:?}");
     // unless details are asked for
     let verbose = Gatewatch::new(&["owners", "-v", "--socket", socket, "-p", &port]).run();
     assert!(verbose.err.contains("is not watched"), "{verbose:?}");
