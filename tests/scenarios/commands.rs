@@ -46,6 +46,24 @@ scenario!(each_command_has_a_page_of_its_own, || {
     assert!(configuration.contains("[[watch]]"));
 });
 
+scenario!(each_command_says_first_what_it_does, || {
+    let folder = tempfile::tempdir().unwrap();
+    Gatewatch::plain(&["man", "--dir", folder.path().to_str().unwrap()]);
+    let help = Gatewatch::plain(&["--help"]).out;
+    let commands = help.split("Commands:").nth(1).unwrap().split("Options:").next().unwrap();
+    let described = commands.lines().filter_map(|line| line.strip_prefix("  ")?.split_once(' '));
+    let described = described.filter(|(name, _)| !name.is_empty() && *name != "help");
+    for (name, what) in described {
+        // of a long description, the first line
+        let what = what.trim().split(" [alias").next().unwrap();
+        let own = Gatewatch::plain(&[name, "--help"]).out;
+        assert!(own.starts_with(what), "{name}: {what}\n{own}");
+        let page = std::fs::read_to_string(folder.path().join(format!("gatewatch-{name}.1"))).unwrap();
+        let plain = page.replace("\\-", "-").replace("\\*(Aq", "'");
+        assert!(plain.contains(&format!("gatewatch-{name} - {what}")), "{name}: {what}\n{page}");
+    }
+});
+
 scenario!(help_and_version_are_answers, || {
     for arguments in [&["--help"][..], &["--version"], &["clean", "--help"]] {
         let answer = Gatewatch::plain(arguments);

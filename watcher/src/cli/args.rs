@@ -52,7 +52,8 @@ fn after_help() -> String {
     format!("{EXAMPLES}\n\nExit statuses of clean, restart and wait: {}.", exit::describe())
 }
 
-/// The flags of a command are put together only where that command is given: those of all take a fifth of a start.
+/// The flags of a command are put together only where that command is given: those of all take a fifth of a start. A `///`
+/// on a struct of flags would take the place of the description that the command has here, so these have plain comments.
 #[derive(Debug, Subcommand)]
 #[command(defer = true)]
 pub(super) enum Command {
@@ -97,7 +98,7 @@ pub(super) enum Command {
     DemoGateway { port: Port },
 }
 
-/// How to observe: shared by all commands.
+// How to observe: shared by all commands.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Observing {
     /// How to observe the port; auto falls back to polling and says so
@@ -118,7 +119,7 @@ pub(super) struct Observing {
     pub(super) asking: Asking,
 }
 
-/// Whether to ask the host agent.
+// Whether to ask the host agent.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Asking {
     /// Whether to ask the host agent: if it answers, always (status 6 if it doesn't), or never
@@ -282,7 +283,7 @@ pub(super) struct ExecArgs {
     pub(super) command: Vec<String>,
 }
 
-/// Which owners may be ended. All criteria that are given must match.
+// Which owners may be ended. All criteria that are given must match.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Matching {
     /// A rule set by name: openclaw-gateway (the default without a --match), one of the configuration's, or any
@@ -301,7 +302,7 @@ pub(super) struct Matching {
     pub(super) only: Option<Vec<Process>>,
 }
 
-/// Which processes are never ended, besides the caller and its ancestors.
+// Which processes are never ended, besides the caller and its ancestors.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Sparing {
     /// Never end this process or its ancestors; repeatable
@@ -326,7 +327,7 @@ pub(super) struct Sparing {
     pub(super) owner_record: Option<OwnerRecord>,
 }
 
-/// Whether to ask a person before a process that matches no rule is ended.
+// Whether to ask a person before a process that matches no rule is ended.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Confirming {
     /// Where a process that matches no rule holds the port, end it without asking. On a terminal, and without this flag, you
@@ -338,7 +339,7 @@ pub(super) struct Confirming {
     pub(super) no_input: bool,
 }
 
-/// How owners are ended, where that is not the rule set's to say.
+// How owners are ended, where that is not the rule set's to say.
 #[derive(Debug, Clone, Args)]
 pub(super) struct EndingArgs {
     /// What owners are asked to end with [default: TERM, or the rule set's]

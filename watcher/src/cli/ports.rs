@@ -10,7 +10,7 @@ use clap::Args;
 
 use crate::model::{Port, Protocol};
 
-/// The ports of a command line, as words and as flags.
+// The ports of a command line, as words and as flags.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct Ports {
     /// Ports: 3000, :3000, 3000,3001, 3000-3005, 127.0.0.1:3000, [::1]:3000, localhost:3000, 53/udp

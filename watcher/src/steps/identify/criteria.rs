@@ -10,9 +10,13 @@ use serde::{Deserialize, Deserializer};
 use super::{Judgement, proc_files};
 use crate::model::Process;
 
-/// The criteria that an owner must meet, all of those that are given. The comments are the flags' help texts.
+// The criteria that an owner must meet, all of those that are given. The comments are the flags' help texts.
 #[derive(Debug, Clone, Default, Deserialize, clap::Args)]
 #[serde(deny_unknown_fields)]
+#[expect(
+    missing_docs,
+    reason = "clap would take it for the description of each command that has these flags"
+)]
 pub struct Criteria {
     /// The process's name contains TEXT (case-insensitive)
     #[arg(id = "match-comm", long = "match-comm", value_name = "TEXT", allow_hyphen_values = true, value_parser = NonEmptyStringValueParser::new())]
