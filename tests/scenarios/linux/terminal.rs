@@ -89,12 +89,12 @@ scenario!(a_long_wait_is_shown_on_a_terminal_and_gone_afterwards, || {
     let port = owner.port().to_string();
     let flags = ["--term-timeout", "1h"];
     let mut gatewatch = AtTerminal::new(&Gatewatch::new(&["clean", &port]).with(&flags));
-    gatewatch.shows(&format!("(pid {}) to end", owner.pid()));
+    gatewatch.shows(&format!("(pid {}) still runs", owner.pid()));
     send(owner.pid(), Signal::SIGKILL);
     gatewatch.shows("proof");
     assert_eq!(gatewatch.status(), 0);
     // then the line was taken away before the answer
-    let after = gatewatch.shown.rsplit("to end").next().unwrap();
+    let after = gatewatch.shown.rsplit("still runs").next().unwrap();
     assert!(after.contains("\x1b[2K"), "{after:?}");
     // and nothing is shown where standard error is no terminal
     let owner = Part::gateway().on_port(unused_port()).with(&["--on-term", "ignore"]).start();

@@ -404,7 +404,8 @@ fn alive(running: &[Running]) -> String {
         })
         .collect();
     let method = running.iter().find_map(|target| target.method).unwrap_or("a signal");
-    format!("{method} was sent, waiting for {} to end", names.join(", "))
+    let run = if names.len() == 1 { "runs" } else { "run" };
+    format!("{method} was sent, {} still {run}", names.join(", "))
 }
 
 impl Running {
