@@ -133,8 +133,8 @@ scenario!(top_shows_owners_as_they_come_and_go, needs(Tmux), |backend| {
 scenario!(top_without_a_port_shows_all_that_are_held, needs(Tmux), |backend| {
     let owners = [(); 2].map(|()| Part::other().on_port(unused_port()).start());
     let terminal = Terminal::top(&["--backend", run().flag(backend)]);
-    // What is typed before is still the shell's line. (The keys are not shown where a line says why ports are polled.)
-    terminal.shows("LAST EVENT");
+    // What is typed before is still the shell's line.
+    terminal.shows("/ filter");
     for owner in &owners {
         // others may be held as well, more than there are lines
         terminal.filters(&owner.port().to_string());

@@ -156,6 +156,26 @@ Enter detail  / filter  s sort  c clean  ? help  q quit
 }
 
 #[test]
+fn what_was_said_leaves_the_keys_where_they_are() {
+    let mut state = state();
+    state.note =
+        Some("ports are polled, so no bind or conflict is seen; run as root (-v says why)".to_owned());
+    let shown = drawn(&mut state, 60, 10);
+    let lines: Vec<&str> = shown.lines().rev().take(3).collect();
+    assert_eq!(
+        lines,
+        [
+            "Enter detail  / filter  s sort  c clean  ? help  q quit",
+            "root (-v says why)",
+            "ports are polled, so no bind or conflict is seen; run as"
+        ]
+    );
+    // and however long it is, ports are seen
+    state.note = Some("said ".repeat(500));
+    assert!(drawn(&mut state, 60, 10).contains("5432"));
+}
+
+#[test]
 fn a_wide_terminal_has_all_columns_and_a_narrow_one_the_first() {
     let wide = drawn(&mut state(), 150, 8);
     let titles = "PORT▼  OWNER            LAST EVENT      AGE    CONF  REST  UNIT                 USER       ADDRESS          COMMAND";

@@ -10,13 +10,16 @@ use std::time::SystemTime;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Paragraph, TableState};
+use ratatui::widgets::{Paragraph, TableState, Wrap};
 
 pub(super) use self::theme::Theme;
 use super::order::By;
 use super::state::{HOUR, State};
 use crate::cli::text::clock::Clock;
 use crate::cli::text::style::{self, Colour};
+
+/// As many lines of what was said are shown.
+const MOST_SAID: usize = 2;
 
 /// What is drawn with, and where the list stands.
 pub(super) struct Canvas {
@@ -32,13 +35,19 @@ impl Canvas {
 
     /// Draws all of it as it is at this moment.
     pub(super) fn draw(&mut self, frame: &mut Frame<'_>, state: &mut State, now: SystemTime) {
-        let [head, body, foot] =
-            Layout::vertical([Constraint::Length(1), Constraint::Min(0), Constraint::Length(1)])
+        let note = state.note.as_ref().map(|note| self.note(note));
+        let said = note.as_ref().map_or(0, |note| note.line_count(frame.area().width).min(MOST_SAID));
+        let said = Constraint::Length(u16::try_from(said).unwrap_or_default());
+        let [head, body, said, foot] =
+            Layout::vertical([Constraint::Length(1), Constraint::Min(0), said, Constraint::Length(1)])
                 .areas(frame.area());
         self.head(frame, head, state, now);
         match state.detail {
             Some(scrolled) => state.detail = Some(self.detail(frame, body, state, scrolled, now)),
             None => self.list(frame, body, state, now),
+        }
+        if let Some(note) = note {
+            frame.render_widget(note, said);
         }
         self.foot(frame, foot, state);
         if let Some(dialog) = &state.dialog {
@@ -68,12 +77,16 @@ impl Canvas {
         if is_whole { "the last hour".to_owned() } else { format!("since {}", self.clock.time(state.since)) }
     }
 
-    /// What is typed, or what was said, or what the keys do.
+    /// What was said.
+    fn note(&self, note: &str) -> Paragraph<'static> {
+        let line = Line::styled(style::printable(note), self.theme.style(Colour::Odd));
+        Paragraph::new(line).wrap(Wrap { trim: true })
+    }
+
+    /// What is typed, or what the keys do.
     fn foot(&self, frame: &mut Frame<'_>, area: Rect, state: &State) {
         let text = if state.is_typing {
             Line::from(format!("filter: {}_", style::printable(&state.filter)))
-        } else if let Some(note) = &state.note {
-            Line::styled(style::printable(note), self.theme.style(Colour::Odd))
         } else if state.detail.is_some() {
             Line::styled("Esc back  ↑↓ scroll  c clean  ? help", self.theme.style(Colour::Faint))
         } else if state.filter.is_empty() {
