@@ -272,6 +272,8 @@ scenario!(words_of_other_tools_get_a_sensible_hint_or_none, || {
         (&["cleen"], "clean"),
         (&["clean", "3000", "--force"], "--term-timeout"),
         (&["clean", "--prot", "3000"], "--port"),
+        (&["wait", "3000"], "gatewatch wait free 3000"),
+        (&["wait", "-p", "3000"], "gatewatch wait listening 3000"),
     ] {
         let answer = Gatewatch::plain(words);
         assert_eq!((answer.status, answer.out.as_str()), (2, ""), "{words:?}");
@@ -279,7 +281,9 @@ scenario!(words_of_other_tools_get_a_sensible_hint_or_none, || {
         // nor does the usage name a flag that was not meant
         assert!(!answer.err.contains("--socket"), "{words:?}: {answer:?}");
     }
-    for words in [&["frobnicate"][..], &["clean", "3000", "--frobnicate"]] {
+    for words in
+        [&["frobnicate"][..], &["clean", "3000", "--frobnicate"], &["wait", "never", "3000"], &["wait"]]
+    {
         let answer = Gatewatch::plain(words);
         assert!(answer.status == 2 && !answer.err.contains("tip:"), "{words:?}: {answer:?}");
     }
@@ -298,6 +302,11 @@ scenario!(colours_are_for_terminals_unless_a_flag_or_a_variable_says_so, || {
     // and the flag wins
     assert!(is_coloured(&["--color", "always"], &["NO_COLOR"]));
     assert!(!is_coloured(&["--color", "never"], &["CLICOLOR_FORCE"]));
+    // and help and errors heed it as well
+    let said = |words: &[&str]| Gatewatch::new(words).env("CLICOLOR_FORCE", "1").run();
+    assert!(said(&["--help"]).out.contains('\x1b') && said(&["frobnicate"]).err.contains('\x1b'));
+    assert!(!said(&["--color", "never", "--help"]).out.contains('\x1b'));
+    assert!(!said(&["frobnicate", "--color=never"]).err.contains('\x1b'));
     // and JSON has none
     assert!(!is_coloured(&["--color", "always", "--format", "json"], &[]));
 });

@@ -62,6 +62,20 @@ pub(super) fn improve(error: &mut clap::Error, words: &[OsString]) {
                 correct_usage(error, words);
             }
         }
+        // `wait 3000`: what to wait for is missing.
+        ErrorKind::InvalidValue | ErrorKind::MissingRequiredArgument => {
+            let word = context(error, ContextKind::InvalidValue);
+            let ports = ports_in(words);
+            if words.get(1).is_some_and(|word| word == "wait")
+                && word.is_none_or(|word| ports::looks_like_one(&word))
+                && !ports.is_empty()
+            {
+                suggest(
+                    error,
+                    &format!("write `gatewatch wait free{ports}` or `gatewatch wait listening{ports}`"),
+                );
+            }
+        }
         _ => {}
     }
 }

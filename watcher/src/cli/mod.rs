@@ -39,6 +39,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use anstream::ColorChoice;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
@@ -58,6 +59,9 @@ pub(crate) fn run() -> ExitCode {
         return status;
     }
     let words: Vec<OsString> = std::env::args_os().collect();
+    if let Some(colour) = colour(&words) {
+        colour.write_global();
+    }
     let arguments = match parse(words.clone()) {
         Ok(arguments) => arguments,
         Err(error) => return refuse(error, &words),
@@ -101,6 +105,24 @@ async fn dispatch(command: Command) -> Result<Exit, CliError> {
         Command::DemoGateway { port } => demo::gateway(port).await,
         Command::Completions { shell } => complete::script(shell),
         Command::Man { dir } => man::run(dir.as_deref()),
+    }
+}
+
+/// What `--color` says; help and errors have colours too, and come before the rest of the line is understood.
+fn colour(words: &[OsString]) -> Option<ColorChoice> {
+    let mut own = words.iter().filter_map(|word| word.to_str()).take_while(|word| *word != "--");
+    let mut named = None;
+    while let Some(word) = own.next() {
+        match word.strip_prefix("--color") {
+            Some("") => named = own.next(),
+            Some(value) if value.starts_with('=') => named = Some(&value[1..]),
+            _ => {}
+        }
+    }
+    match named? {
+        "always" => Some(ColorChoice::Always),
+        "never" => Some(ColorChoice::Never),
+        _ => None,
     }
 }
 
