@@ -72,6 +72,20 @@ scenario!(help_and_version_are_answers, || {
     }
 });
 
+scenario!(top_is_for_a_terminal_and_says_so_where_there_is_none, || {
+    for words in [&["top"][..], &["top", "3000"], &["top", "--backend", "poll"]] {
+        let answer = Gatewatch::plain(words);
+        assert_eq!((answer.status, answer.out.as_str()), (2, ""), "{words:?}: {answer:?}");
+        assert_eq!(answer.err.lines().count(), 1, "{words:?}: {answer:?}");
+        assert!(answer.err.contains("top needs a terminal; `gatewatch list`"), "{words:?}: {answer:?}");
+    }
+    let json = Gatewatch::plain(&["top", "--format", "json"]);
+    assert!(json.status == 2 && json.err.contains("watch --all --format json"), "{json:?}");
+    let help = Gatewatch::plain(&["top", "--help"]);
+    assert_eq!((help.status, help.err.as_str()), (0, ""), "{help:?}");
+    assert!(help.out.starts_with("Show ports, their owners"), "{help:?}");
+});
+
 scenario!(the_demo_cleans_a_stale_gateway_by_polling, || {
     let answer = Gatewatch::plain(&["demo", "--backend", "poll"]);
     assert_eq!(answer.status, 0, "{answer:?}");

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use gatewatch_tests::{
-    Actor, Backend, Gatewatch, Life, Part, Running, Unit, can_bind, send, until, unused_port,
+    Actor, Backend, Flood, Gatewatch, Life, Part, Running, Unit, can_bind, send, until, unused_port,
 };
 use nix::sys::signal::Signal;
 
@@ -246,6 +246,21 @@ fn interrupted(backend: Backend, restart: &[&str], elsewhere: u16, then: impl Fn
         then(&answer.json());
     }
 }
+
+scenario!(an_interrupt_ends_a_restart_that_is_never_without_an_event, needs(Bpf), || {
+    // given a command that does not listen there, and binds that come faster than they are followed
+    let (port, elsewhere) = (unused_port(), unused_port());
+    let command = server_command(elsewhere, &[]);
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    let restart = ["restart", "--listen-timeout", "10m", "--kill-on-failure"];
+    let running = Gatewatch::on(Backend::Ebpf, &restart, port).with(&["--"]).with(&words).spawn();
+    until("the command runs", || listens(elsewhere));
+    let flood = Flood::without_listening(port);
+    until("there is always an event", || flood.count() > 20_000);
+    send(running.pid(), Signal::SIGTERM);
+    let answer = running.finish();
+    assert_eq!((answer.status, answer.outcome().as_str()), (7, "timed_out"), "{answer:?}");
+});
 
 scenario!(an_interrupted_restart_says_what_runs_on, |backend| {
     let elsewhere = unused_port();

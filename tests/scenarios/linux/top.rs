@@ -267,13 +267,6 @@ scenario!(top_heeds_who_wants_no_colours, needs(Tmux), || {
     }
 });
 
-scenario!(top_without_a_terminal_says_so, || {
-    let answer = Gatewatch::plain(&["top"]);
-    assert_eq!((answer.status, answer.out.as_str()), (2, ""), "{answer:?}");
-    assert!(answer.err.contains("top needs a terminal"), "{answer:?}");
-    assert_eq!(answer.err.lines().count(), 1);
-});
-
 scenario!(top_over_the_agent_cleans_by_its_rules, needs(Bpf, Tmux), || {
     let owner = Part::gateway().on_port(unused_port()).start();
     let other = Part::other().on_port(unused_port()).start();

@@ -10,7 +10,7 @@ use super::args::{Format, RestartArgs};
 use super::exit::CliError;
 use super::handing::LOOK_WHO_TAKES;
 use super::started::{End, Started};
-use super::watch::Source;
+use super::watch::{Source, leave_a_turn};
 use crate::model::{Outcome, Port, Protocol, WatchEvent, WatchKind};
 use crate::platform::contract::{Platform, Signals as _};
 use crate::platform::{Host, clock};
@@ -22,6 +22,9 @@ use crate::steps::keep::Keeper;
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long a listener may have none before it counts as one that can't be seen.
 const UNSEEN: Duration = Duration::from_secs(1);
+
+/// By so much later an event is, in nanoseconds, that all of before have been read.
+const AFTER: u64 = 100_000_000;
 
 /// A restart whose ports are clean.
 pub(super) struct Following<'a, 's> {
@@ -104,6 +107,7 @@ impl Following<'_, '_> {
             };
             let pause = if self.keeper.is_empty() { pause } else { pause.min(LOOK_WHO_TAKES) };
             let pause = pause.min(over - now);
+            leave_a_turn().await;
             tokio::select! {
                 told = next_event(self.source) => self.followed(told?).await?,
                 ended = self.started.next_end() => match ended {
@@ -230,12 +234,20 @@ impl Following<'_, '_> {
         }
     }
 
-    /// Follows the events that are there, until none comes for this long.
+    /// Follows the events that are there, until none comes for this long, or they are of a later time.
     pub(super) async fn read_what_is_there(&mut self, pause: Duration) -> Result<(), CliError> {
-        while let Ok(told) = timeout(pause, next_event(self.source)).await {
-            self.followed(told?).await?;
+        let begun = clock::monotonic_ns(Instant::now());
+        loop {
+            leave_a_turn().await;
+            let Ok(told) = timeout(pause, next_event(self.source)).await else { return Ok(()) };
+            let event = told?;
+            let at = event.monotonic_ns;
+            self.followed(event).await?;
+            // They may come without end, but nearly in their order.
+            if at.is_some_and(|at| at > begun + AFTER) {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     async fn command_ended(&mut self, status: Option<i32>) -> Result<(), CliError> {

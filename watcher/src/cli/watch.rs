@@ -62,6 +62,7 @@ pub(super) async fn run(args: &WatchArgs) -> Result<Exit, CliError> {
     // Once it is over: when also what has happened before is told no more.
     let mut end: Option<Instant> = None;
     while left != Some(0) && end.is_none_or(|end| Instant::now() < end) {
+        leave_a_turn().await;
         let (event, cursor) = tokio::select! {
             biased;
             // The ends are first, because the source may never be without an event.
@@ -99,6 +100,11 @@ pub(super) async fn run(args: &WatchArgs) -> Result<Exit, CliError> {
     }
     super::print(&lines.end())?;
     Ok(Exit::Done)
+}
+
+/// Lets the runtime have its turn now and then: signals and timers come by it, also where there is always an event.
+pub(super) async fn leave_a_turn() {
+    consume_budget().await;
 }
 
 /// The ports whose events are meant.
@@ -187,8 +193,6 @@ impl<'a> Source<'a> {
 
     /// The next event, and the cursor after it if it comes from the agent. Dropped before it is ready, it has lost nothing.
     pub(super) async fn next(&mut self) -> Result<(WatchEvent, Option<String>), CliError> {
-        // Signals and timers come by the runtime, which has no turn as long as there is always an event.
-        consume_budget().await;
         loop {
             let error = match &mut self.feed {
                 Feed::Own(watch) => return Ok((watch.next().await?, None)),

@@ -37,6 +37,7 @@ use super::args::{CleanArgs, Format, TopArgs};
 use super::context::Context;
 use super::exit::{CliError, Exit};
 use super::text::clock::Clock;
+use super::watch::leave_a_turn;
 use crate::model::Port;
 use crate::platform::Host;
 use crate::platform::contract::{Platform, Signals as _};
@@ -138,6 +139,7 @@ impl<'a> Top<'a> {
                 self.draw().map_err(terminal)?;
                 draw_at = Instant::now() + TICK;
             }
+            leave_a_turn().await;
             tokio::select! {
                 biased;
                 key = self.typed.next() => match key.map_err(terminal)? {
