@@ -1,22 +1,22 @@
 //! The arguments.
 
+mod ending;
+mod observing;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
+pub(super) use self::ending::{Confirming, EndingArgs, Matching, Sparing, UntilEnded};
+pub(super) use self::observing::{AgentChoice, BackendChoice, Format, Observing};
+use self::observing::{config_help, socket_help};
 use super::exit;
 use super::ports::Ports;
-use crate::agent::SOCKET_VARIABLE;
 use crate::clean::Overrides;
-use crate::model::EndSignal;
-use crate::model::{Port, Process};
-use crate::owner_record::OwnerRecord;
-use crate::platform::Host;
-use crate::platform::contract::{self, POLL_INTERVAL, Platform};
-use crate::steps::end::{self, Timeouts};
-use crate::steps::identify::Criteria;
+use crate::model::{EndSignal, Port};
+use crate::platform::contract::POLL_INTERVAL;
+use crate::steps::end::Timeouts;
 use crate::steps::keep::Keeper;
 use crate::wait::Until;
 
@@ -98,68 +98,6 @@ pub(super) enum Command {
     DemoGateway { port: Port },
 }
 
-// How to observe: shared by all commands.
-#[derive(Debug, Clone, Args)]
-pub(super) struct Observing {
-    /// How to observe the port; auto falls back to polling and says so
-    #[arg(long, value_enum, default_value_t = BackendChoice::Auto)]
-    pub(super) backend: BackendChoice,
-    /// Poll interval of the polling backend
-    #[arg(long, value_name = "DURATION", default_value = written(POLL_INTERVAL), value_parser = duration)]
-    pub(super) poll_interval: Duration,
-    /// The network namespace to look in: /run/netns/NAME or /proc/PID/ns/net [default: the caller's]
-    #[arg(long, value_name = "PATH")]
-    pub(super) netns: Option<PathBuf>,
-    #[arg(long, value_name = "FILE", help = config_help())]
-    pub(super) config: Option<PathBuf>,
-    /// Write text for people or JSON for programs
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub(super) format: Format,
-    #[command(flatten)]
-    pub(super) asking: Asking,
-}
-
-// Whether to ask the host agent.
-#[derive(Debug, Clone, Args)]
-pub(super) struct Asking {
-    /// Whether to ask the host agent: if it answers, always (status 6 if it doesn't), or never
-    #[arg(long, value_enum, default_value_t = AgentChoice::Auto)]
-    pub(super) agent: AgentChoice,
-    #[arg(long, value_name = "PATH", help = socket_help())]
-    pub(super) socket: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum AgentChoice {
-    Auto,
-    Only,
-    Never,
-}
-
-/// How to observe, as given on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum BackendChoice {
-    Auto,
-    Ebpf,
-    Poll,
-}
-
-impl From<BackendChoice> for contract::BackendChoice {
-    fn from(choice: BackendChoice) -> Self {
-        match choice {
-            BackendChoice::Auto => Self::Auto,
-            BackendChoice::Ebpf => Self::Ebpf,
-            BackendChoice::Poll => Self::Poll,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
-    Text,
-    Json,
-}
-
 #[derive(Debug, Args)]
 pub(super) struct OwnersArgs {
     #[command(flatten)]
@@ -231,14 +169,6 @@ impl CleanArgs {
     }
 }
 
-impl Matching {
-    /// Whether any of these is given.
-    pub(super) fn is_given(&self) -> bool {
-        let Self { identity, any, criteria, chosen, only } = self;
-        *any || identity.is_some() || !chosen.is_empty() || only.is_some() || !criteria.is_empty()
-    }
-}
-
 #[derive(Debug, Args)]
 pub(super) struct RestartArgs {
     #[command(flatten)]
@@ -281,126 +211,6 @@ pub(super) struct ExecArgs {
     /// The command to become
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(super) command: Vec<String>,
-}
-
-// Which owners may be ended. All criteria that are given must match.
-#[derive(Debug, Clone, Args)]
-pub(super) struct Matching {
-    /// A rule set by name: openclaw-gateway (the default without a --match), one of the configuration's, or any
-    #[arg(long, value_name = "NAME")]
-    pub(super) identity: Option<String>,
-    /// Short for --identity any
-    #[arg(long, conflicts_with = "identity")]
-    pub(super) any: bool,
-    #[command(flatten)]
-    pub(super) criteria: Criteria,
-    /// Processes that a person has chosen besides.
-    #[arg(skip)]
-    pub(super) chosen: Vec<Process>,
-    /// Where it is given, nobody else is ended: these are the processes that a person was shown.
-    #[arg(skip)]
-    pub(super) only: Option<Vec<Process>>,
-}
-
-// Which processes are never ended, besides the caller and its ancestors.
-#[derive(Debug, Clone, Args)]
-pub(super) struct Sparing {
-    /// Never end this process or its ancestors; repeatable
-    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
-    pub(super) protect: Vec<u32>,
-    /// Never end the main process of this systemd unit; without a command, `restart` restarts the unit
-    #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
-    pub(super) unit: Option<String>,
-    /// Allow PID 1 to be ended if it matches; but never that of gatewatch's own pid namespace, because gatewatch would end
-    /// with it: end that one from outside
-    #[arg(long)]
-    pub(super) include_init: bool,
-    /// Spare an owner that began less than this ago
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
-    pub(super) min_age: Option<Duration>,
-    /// Also end those that hold the very socket of a match, whatever they are; but none that holds ports for others
-    #[arg(long)]
-    pub(super) inherited: bool,
-    /// Spare the live gateway that OpenClaw's own record names (Linux): the record of this state folder or user, or a
-    /// database by its path
-    #[arg(long, value_name = "auto|PATH", value_parser = owner_record())]
-    pub(super) owner_record: Option<OwnerRecord>,
-}
-
-// Whether to ask a person before a process that matches no rule is ended.
-#[derive(Debug, Clone, Args)]
-pub(super) struct Confirming {
-    /// Where a process that matches no rule holds the port, end it without asking. On a terminal, and without this flag, you
-    /// are asked
-    #[arg(long, conflicts_with = "no_input")]
-    pub(super) yes: bool,
-    /// Never ask
-    #[arg(long)]
-    pub(super) no_input: bool,
-}
-
-// How owners are ended, where that is not the rule set's to say.
-#[derive(Debug, Clone, Args)]
-pub(super) struct EndingArgs {
-    /// What owners are asked to end with [default: TERM, or the rule set's]
-    #[arg(long, value_name = "NAME", value_enum, ignore_case = true)]
-    pub(super) signal: Option<SignalName>,
-    /// Never force: an owner that outlives --term-timeout has survived
-    #[arg(long)]
-    pub(super) no_kill: bool,
-    /// Wait for the exit of the ended processes, or for the port alone
-    #[arg(long, value_enum, default_value_t = UntilEnded::Exited)]
-    pub(super) until: UntilEnded,
-    /// Where only connections in TIME_WAIT keep the port, take them away (Linux; needs CAP_NET_ADMIN)
-    #[arg(long)]
-    pub(super) drop_time_wait: bool,
-}
-
-/// The names of signals on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "UPPER")]
-pub(super) enum SignalName {
-    #[value(alias = "SIGTERM")]
-    Term,
-    #[value(alias = "SIGINT")]
-    Int,
-    #[value(alias = "SIGQUIT")]
-    Quit,
-    #[value(alias = "SIGHUP")]
-    Hup,
-    #[value(alias = "SIGUSR1")]
-    Usr1,
-    #[value(alias = "SIGUSR2")]
-    Usr2,
-}
-
-impl From<SignalName> for EndSignal {
-    fn from(name: SignalName) -> Self {
-        match name {
-            SignalName::Term => Self::Term,
-            SignalName::Int => Self::Int,
-            SignalName::Quit => Self::Quit,
-            SignalName::Hup => Self::Hup,
-            SignalName::Usr1 => Self::Usr1,
-            SignalName::Usr2 => Self::Usr2,
-        }
-    }
-}
-
-/// What the answer waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum UntilEnded {
-    Released,
-    Exited,
-}
-
-impl From<UntilEnded> for end::Until {
-    fn from(until: UntilEnded) -> Self {
-        match until {
-            UntilEnded::Released => Self::Released,
-            UntilEnded::Exited => Self::Exited,
-        }
-    }
 }
 
 #[derive(Debug, Args)]
@@ -539,10 +349,6 @@ pub(super) struct DemoArgs {
     pub(super) backend: BackendChoice,
 }
 
-fn owner_record() -> impl TypedValueParser<Value = OwnerRecord> {
-    PathBufValueParser::new().map(OwnerRecord::from)
-}
-
 /// A duration with its unit: `600ms`, `2s`, `1m`.
 fn duration(text: &str) -> Result<Duration, String> {
     crate::duration::parse(text)
@@ -574,17 +380,6 @@ fn kill_help() -> String {
 fn free_help() -> String {
     let default = written(Timeouts::DEFAULT.free);
     format!("Longest wait for the port, once its owners are gone [default: {default}]")
-}
-
-fn config_help() -> String {
-    format!("The configuration [default: {}, if it exists]", Host::CONFIG)
-}
-
-fn socket_help() -> String {
-    format!(
-        "The agent's socket [default: {SOCKET_VARIABLE}, then the configuration, then {}]",
-        Host::AGENT_SOCKET
-    )
 }
 
 #[cfg(test)]
