@@ -160,6 +160,9 @@ unsafe impl Send for Image {}
 // SAFETY: nothing can be done with a shared one.
 unsafe impl Sync for Image {}
 
+/// What sd_listen_fds(3) reads.
+const PROTOCOL: [&str; 4] = ["LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+
 const LISTEN_PID: &[u8] = b"LISTEN_PID=";
 
 impl Image {
@@ -169,7 +172,8 @@ impl Image {
             .chain(command.get_args())
             .map(word)
             .collect::<io::Result<_>>()?;
-        let is_ours = |name: &OsStr| name.as_bytes().starts_with(b"LISTEN_");
+        // What a service manager has given to this program is not the command's.
+        let is_ours = |name: &OsStr| PROTOCOL.iter().any(|ours| name == *ours);
         let inherited = std::env::vars_os().filter(|(name, _)| !is_ours(name)).map(|(name, value)| {
             let mut variable = name.into_vec();
             variable.push(b'=');
