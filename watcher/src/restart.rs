@@ -302,7 +302,9 @@ impl Restart {
                 owner: NewOwner { pid, uid, comm, ..listener.owner.clone() },
                 whose,
             };
-            self.attempts.entry(event.pid.unwrap_or_default()).or_default().listened = true;
+            if !self.keeps || matches!(whose, Whose::AskedFor(_)) {
+                self.attempts.entry(event.pid.unwrap_or_default()).or_default().listened = true;
+            }
         }
     }
 
@@ -335,7 +337,12 @@ impl Restart {
         let socket = SocketKey::of(event);
         let is_new = !self.old.iter().any(|old| old.is(&socket));
         // A process that is gone already can't be told from the command's.
-        let may_fail = !matches!(whose, Whose::Stranger);
+        let may_fail = match whose {
+            Whose::Stranger => false,
+            Whose::AskedFor(_) => true,
+            // While the sockets are kept, what a supervisor starts can't have the port. That says nothing of the command.
+            Whose::Matching | Whose::Unseen => !self.keeps,
+        };
         match &event.kind {
             WatchKind::Bind if is_new && event.port.protocol == Protocol::Tcp => {
                 add(&mut self.new, socket);

@@ -351,3 +351,78 @@ scenario!(an_answer_in_text_says_that_the_port_never_stopped_listening, |backend
     assert!(answer.out.contains("for the command as descriptor 3"), "{answer:?}");
     end(backend, port);
 });
+
+scenario!(a_match_that_can_not_have_the_kept_port_does_not_end_the_command, |backend| {
+    // given a command that needs a while
+    let port = unused_port();
+    let _old = answering(port);
+    let folder = tempfile::tempdir().unwrap();
+    let command = held_back(folder.path(), &activated());
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    let running =
+        Gatewatch::on(backend, &["restart", "--keep-listening"], port).with(&["--"]).with(&words).spawn();
+    until("the command runs", || folder.path().join("ready").exists());
+    // when a supervisor starts the old server again and again meanwhile
+    let rival = gateway_command(port, "60000");
+    for _ in 0..4 {
+        let mut rival = Command::new(&rival[0]).args(&rival[1..]).stderr(Stdio::null()).spawn().unwrap();
+        assert!(!rival.wait().unwrap().success());
+    }
+    until_counted(running.pid());
+    std::fs::File::create(folder.path().join("go")).unwrap();
+    // then the command takes over all the same
+    let answer = running.finish();
+    let json = assert_kept(&answer);
+    assert_eq!(steps(&json).iter().filter(|step| **step == "command_started").count(), 1, "{answer:?}");
+    end(backend, port);
+});
+
+scenario!(a_process_that_has_left_the_commands_group_does_not_keep_the_port, |backend| {
+    // given a command that leaves a process with the sockets in a session of its own, and opens the port by itself
+    let port = unused_port();
+    let _old = answering(port);
+    let script = format!("setsid -f sleep 20; exec {}", gateway_command(port, "60000").join(" "));
+    let answer = restart(backend, port, KEEP, &["sh", "-c", &script].map(str::to_owned));
+    // then it has the port once it is started again
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "restarted"), "{answer:?}");
+    assert!(answer.json()["fallback"].is_string(), "{answer:?}");
+    let held = Gatewatch::on(backend, &["owners"], port).run();
+    assert_eq!(held.json()["owners"].as_array().unwrap().len(), 1, "{held:?}");
+    end(backend, port);
+});
+
+scenario!(a_group_is_not_signalled_once_all_of_it_have_ended, needs(Root, Strace), |backend| {
+    // given a command that ends, so that its number can be another group's by then
+    let old = answering(unused_port());
+    let trace = tempfile::NamedTempFile::new().unwrap();
+    let call = Gatewatch::on(backend, &["restart", "--keep-listening"], old.port());
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qq", "-e", "trace=kill", "-o"]).arg(trace.path()).args(call.words());
+    strace.args(["--", "sh", "-c", "exit 3"]).env("GATEWATCH_SOCKET", "/nonexistent").stdin(Stdio::null());
+    let output = strace.output().unwrap();
+    assert!(!output.status.success(), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("command_failed"), "{output:?}");
+    let text = std::fs::read_to_string(trace.path()).unwrap();
+    assert!(!text.contains("kill(-"), "{text}");
+});
+
+scenario!(a_command_gets_the_variables_of_the_protocol_anew_and_all_others_as_they_are, |backend| {
+    // given a gatewatch that a service manager has given sockets, too
+    let port = unused_port();
+    let _old = answering(port);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("variables").display().to_string();
+    let script = format!("env | grep ^LISTEN_ | sort > {file}; exec {}", activated().join(" "));
+    let call = Gatewatch::on(backend, &["restart", "--keep-listening"], port);
+    let call = call
+        .env("LISTEN_FDS", "9")
+        .env("LISTEN_PID", "1")
+        .env("LISTEN_FDNAMES", "a")
+        .env("LISTEN_PIDFDID", "1");
+    let answer = call.env("LISTEN_ADDRESS", "here").with(&["--", "sh", "-c", &script]).run();
+    assert_kept(&answer);
+    let pid = answer.json()["new_owner"]["pid"].as_u64().unwrap();
+    let expected = format!("LISTEN_ADDRESS=here\nLISTEN_FDNAMES={port}\nLISTEN_FDS=1\nLISTEN_PID={pid}\n");
+    assert_eq!(std::fs::read_to_string(file).unwrap(), expected);
+    end(backend, port);
+});

@@ -68,22 +68,44 @@ impl Following<'_, '_> {
 
     /// Ends the command, which does not use the sockets, closes them, and starts it again: an ordinary restart.
     pub(super) async fn start_without_sockets(&mut self, argv: &[String], why: &str) -> Result<(), CliError> {
-        self.started.end(self.args.clean.term_timeout.unwrap_or(Timeouts::DEFAULT.term)).await;
-        let until = Instant::now() + LET_GO;
-        while self.keeper.is_held_by(&self.started.processes()) && Instant::now() < until {
-            sleep(Duration::from_millis(1)).await;
+        if self.started.has_group() {
+            self.started.end(self.args.clean.term_timeout.unwrap_or(Timeouts::DEFAULT.term)).await;
+        }
+        if !self.let_go().await {
+            tracing::warn!("a process of the command's first start may still hold the old owner's sockets");
         }
         let in_vain = self.keeper.close(why);
         if in_vain > 0 {
             tracing::warn!("{in_vain} connections that waited for the new owner were reset");
         }
-        self.started.forget();
         self.read_what_is_there(Duration::ZERO).await?;
+        self.started.forget();
         self.each(Restart::fell_back);
+        if self.any(Restart::is_taken) {
+            self.each(Restart::is_not_started_again);
+            return Ok(());
+        }
         let at = clock::monotonic_ns(Instant::now());
         self.started.start(argv, self.format, self.args.kill_on_failure, &Keeper::default())?;
         let pid = self.started.pid();
         self.each(|restart| restart.command_started(at, pid));
         Ok(())
+    }
+
+    /// Waits until the command's processes have let go of the sockets. Those that have left its process group would hold them
+    /// for ever, and keep the port from every server.
+    async fn let_go(&self) -> bool {
+        for force in [false, true] {
+            let is_holder = |pid| !self.keeper.holders(&[pid]).is_empty();
+            self.started.end_each(&self.keeper.holders(&self.started.processes()), force, is_holder);
+            let until = Instant::now() + LET_GO;
+            while self.keeper.is_held_by(&self.started.processes()) {
+                if Instant::now() >= until {
+                    break;
+                }
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
+        !self.keeper.is_held_by(&self.started.processes())
     }
 }

@@ -254,6 +254,28 @@ impl Started {
         self.followed.clear();
     }
 
+    /// Whether the number of the command's process group is still the group's own: until the command's end was seen, and
+    /// afterwards while one of its processes is in the group. Later another group can have it.
+    pub(super) fn has_group(&self) -> bool {
+        let Some(leader) = self.pid.filter(|_| self.leads_group) else { return false };
+        self.child.is_some() || self.processes().into_iter().any(|pid| Host::is_in_group(pid, leader))
+    }
+
+    /// Ends processes of the command that `is_meant` is still true of once they can't be mistaken for others.
+    pub(super) fn end_each(&self, pids: &[u32], force: bool, is_meant: impl Fn(u32) -> bool) {
+        for &pid in pids {
+            let Ok(handle) = self.host.open(pid) else { continue };
+            if !is_meant(pid) {
+                continue;
+            }
+            let asked =
+                if force { handle.force().map(drop) } else { handle.terminate(EndSignal::Term).map(drop) };
+            if let Err(error) = asked {
+                tracing::debug!(pid, %error, "a process of the command can't be ended");
+            }
+        }
+    }
+
     /// Ends the command and its process group.
     pub(super) async fn end(&mut self, patience: Duration) {
         let Some(leader) = self.pid.filter(|_| self.leads_group) else { return };

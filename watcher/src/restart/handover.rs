@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use super::listener::{Listener, SocketKey};
-use super::{By, NewOwner, Restart, Whose};
+use super::{By, NewOwner, Progress, Restart, Whose};
 use crate::model::Step;
 use crate::platform::clock::monotonic_ns;
 
@@ -51,16 +51,39 @@ impl Restart {
         let is_refused = self.attempts.values().any(|attempt| attempt.refused);
         self.keeps
             && self.taken_over.is_none()
-            && (is_refused || self.new.iter().any(|socket| self.is_in_the_way(socket)))
+            && (is_refused || self.new.iter().any(|socket| self.may_be_its_own(socket)))
+    }
+
+    /// Whether a socket is where the old owner's were, and was opened by a process that is not known to be another's.
+    fn may_be_its_own(&self, socket: &SocketKey) -> bool {
+        self.is_in_the_way(socket) && socket.pid.is_none_or(|pid| self.attempts.contains_key(&pid))
     }
 
     /// Records that the kept sockets were closed, because the command did not use them. What its first processes had belongs
-    /// to the past.
+    /// to the past; who else has taken the port by now keeps the command from it.
     pub(crate) fn fell_back(&mut self) {
         self.is_used_by_none(None);
         self.keeps = false;
-        self.listeners.clear();
-        self.old.append(&mut self.new);
+        let is_others = |whose| matches!(whose, Whose::Stranger | Whose::Matching);
+        let gone = self.listeners.extract_if(.., |listener| !is_others(listener.whose));
+        let gone: Vec<SocketKey> = gone.map(|listener| listener.socket).collect();
+        self.new.retain(|socket| !gone.iter().any(|gone| gone.is(socket)));
+        self.old.extend(gone);
         self.released = Some(monotonic_ns(Instant::now()));
+    }
+
+    /// Whether another process has taken the port, so that the command need not be started again.
+    #[must_use]
+    pub(crate) fn is_taken(&self) -> bool {
+        self.stranger().is_some()
+    }
+
+    /// Records that the command was ended, and not started again.
+    pub(crate) fn is_not_started_again(&mut self) {
+        // One that has ended well has left the port to who has it now.
+        if self.command != Progress::Done {
+            self.command = Progress::Failed;
+            self.note("the command was not started again");
+        }
     }
 }

@@ -298,6 +298,48 @@ fn a_listener_beside_the_sockets_that_the_command_got_is_no_new_owner() {
 }
 
 #[test]
+fn what_others_fail_to_do_while_the_sockets_are_kept_is_not_the_commands_failure() {
+    let mut restart = Restart::default();
+    restart.keeps(Instant::now());
+    restart.command_started(1, Some(7));
+    for pid in 20..30 {
+        let whose = if pid % 2 == 0 { Whose::Matching } else { Whose::Unseen };
+        restart.follow(&conflict(pid), whose);
+        restart.ended(pid);
+    }
+    restart.follow(&conflict(30), Whose::Matching);
+    restart.follow(&WatchEvent { pid: Some(31), ..event(WatchKind::Listen, 2, 2) }, Whose::Matching);
+    assert_eq!((restart.outcome(), restart.wants_its_own()), (None, false));
+    // but what its own processes do is
+    restart.follow(&conflict(7), OURS);
+    assert!(restart.wants_its_own());
+}
+
+#[test]
+fn who_has_taken_the_port_when_the_sockets_are_closed_is_not_forgotten() {
+    for (whose, status, outcome) in [
+        (Whose::Stranger, None, Outcome::Respawned),
+        (Whose::Matching, None, Outcome::Respawned),
+        (Whose::Matching, Some(3), Outcome::Respawned),
+        // A command that has ended well has had a supervisor start it.
+        (Whose::Matching, Some(0), Outcome::Restarted),
+    ] {
+        let mut restart = Restart::default();
+        restart.keeps(Instant::now());
+        restart.command_started(1, Some(7));
+        if let Some(status) = status {
+            restart.command_ended(2, Some(7), Some(status), false);
+        }
+        restart.follow(&WatchEvent { pid: Some(8), ..event(WatchKind::Listen, 2, 2) }, whose);
+        restart.fell_back();
+        assert!(restart.is_taken());
+        restart.is_not_started_again();
+        assert_eq!(restart.outcome(), Some(outcome), "{whose:?} {status:?}");
+        assert_eq!(restart.why().is_some(), outcome != Outcome::Restarted);
+    }
+}
+
+#[test]
 fn who_uses_the_sockets_that_were_kept_is_the_new_owner_as_long_as_it_does() {
     let mut restart = Restart::default();
     restart.keeps(Instant::now());

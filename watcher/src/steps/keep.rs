@@ -39,6 +39,8 @@ struct Kept {
     most: u32,
     /// Whether somebody has accepted since the old owner's end.
     accepts: bool,
+    /// Who was last seen to wait for connections. It goes on serving while it deals with one.
+    waits: Option<u32>,
     /// Whether somebody waits for connections, or did: what comes then is not late.
     is_served: bool,
     /// Whether clients may have been refused: the old owner stopped it for all, or the queue was full.
@@ -100,6 +102,7 @@ impl Keeper {
                     waiting: 0,
                     most: 0,
                     accepts: false,
+                    waits: None,
                     is_served: false,
                     may_have_refused: false,
                 }),
@@ -211,6 +214,15 @@ impl Keeper {
         handles.into_iter().any(|handle| pids.iter().any(|&pid| handle.used_by(pid) != Use::Absent))
     }
 
+    /// Which of these processes are seen to hold one of the sockets.
+    pub(crate) fn holders(&self, pids: &[u32]) -> Vec<u32> {
+        let keeping = self.lock();
+        let handles: Vec<_> = keeping.kept.iter().filter_map(|kept| kept.handle.as_ref()).collect();
+        let holds =
+            |pid: &u32| handles.iter().any(|handle| matches!(handle.used_by(*pid), Use::Held | Use::Waited));
+        pids.iter().copied().filter(holds).collect()
+    }
+
     /// The new owner has them.
     pub(crate) fn give_up(&self) {
         let Keeping { kept, taken_over, .. } = &mut *self.lock();
@@ -285,15 +297,20 @@ impl Kept {
 
     fn look(&mut self, pids: &[u32]) -> TakenOver {
         self.count();
-        let Some(handle) = &self.handle else { return TakenOver::NotYet };
+        // One that has been shut down serves nobody, whoever waits on it.
+        let Some(handle) = self.handle.as_ref().filter(|handle| handle.serves()) else {
+            return TakenOver::NotYet;
+        };
         let mut taken = TakenOver::NotYet;
         for &pid in pids {
             match handle.used_by(pid) {
                 Use::Waited => {
-                    self.is_served = true;
+                    (self.is_served, self.waits) = (true, Some(pid));
                     return TakenOver::By(pid);
                 }
-                Use::Held | Use::Hidden(_) if self.accepts => taken = TakenOver::By(pid),
+                Use::Held | Use::Hidden(_) if self.accepts || self.waits == Some(pid) => {
+                    taken = TakenOver::By(pid);
+                }
                 Use::Hidden(why) if taken == TakenOver::NotYet => taken = TakenOver::Hidden(why),
                 Use::Absent | Use::Held | Use::Hidden(_) => {}
             }
@@ -309,11 +326,11 @@ mod tests {
 
     /// A socket with a queue, and two processes that have it.
     #[derive(Debug)]
-    struct Fake(Mutex<u32>, Use);
+    struct Fake(Mutex<u32>, Use, bool);
 
     impl KeptSocket for Fake {
         fn serves(&self) -> bool {
-            true
+            self.2
         }
 
         fn queue(&self) -> Option<crate::platform::contract::Queue> {
@@ -338,10 +355,11 @@ mod tests {
         Kept {
             socket: Socket::new(Protocol::Tcp, ([127, 0, 0, 1], 80).into(), SocketState::Listen),
             at: Instant::now(),
-            handle: Some(Box::new(Fake(Mutex::new(waiting), used))),
+            handle: Some(Box::new(Fake(Mutex::new(waiting), used, true))),
             waiting: 0,
             most: 0,
             accepts: false,
+            waits: None,
             is_served: false,
             may_have_refused: false,
         }
@@ -361,11 +379,30 @@ mod tests {
             let mut kept = kept(3, used);
             let before = kept.look(&[2]);
             assert_ne!(before, TakenOver::By(2));
-            kept.handle = Some(Box::new(Fake(Mutex::new(1), used)));
+            kept.handle = Some(Box::new(Fake(Mutex::new(1), used, true)));
             assert_eq!(kept.look(&[2]), TakenOver::By(2));
             // and those that waited until then were served late
             assert_eq!(kept.most, 3);
         }
+    }
+
+    #[test]
+    fn a_process_that_has_waited_serves_on_while_it_deals_with_a_connection() {
+        let mut kept = kept(0, Use::Waited);
+        assert_eq!(kept.look(&[2]), TakenOver::By(2));
+        kept.handle = Some(Box::new(Fake(Mutex::new(0), Use::Held, true)));
+        assert_eq!(kept.look(&[2]), TakenOver::By(2));
+        // but not another one, nor once it has let go of the socket
+        assert_eq!(kept.look(&[3]), TakenOver::NotYet);
+        kept.handle = Some(Box::new(Fake(Mutex::new(0), Use::Absent, true)));
+        assert_eq!(kept.look(&[2]), TakenOver::NotYet);
+    }
+
+    #[test]
+    fn a_socket_that_has_been_shut_down_is_not_taken_over() {
+        let mut kept = kept(0, Use::Waited);
+        kept.handle = Some(Box::new(Fake(Mutex::new(0), Use::Waited, false)));
+        assert_eq!(kept.look(&[2]), TakenOver::NotYet);
     }
 
     #[test]
