@@ -57,8 +57,16 @@ impl Agent {
     /// # Panics
     /// When it can't be started.
     pub fn without(part: &str, ports: &[(u16, &str)]) -> Self {
+        Self::with_and_without(&config(ports), part)
+    }
+
+    /// Like [`Self::with`], without a part of the kernel program.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    pub fn with_and_without(config: &str, part: &str) -> Self {
         let folder = folder();
-        fs::write(folder.path().join("config.toml"), config(ports)).unwrap();
+        fs::write(folder.path().join("config.toml"), config).unwrap();
         let child = command(folder.path()).env("GATEWATCH_WITHOUT", part).spawn().unwrap();
         let agent = Self { child, folder };
         agent.wait_until_ready();

@@ -246,9 +246,10 @@ async fn clean_port(
     let refuse = |problem: Problem| {
         agent.metrics.refused();
         if agent.refusals.may_tell(uid, Instant::now()) {
-            let port = Port::with_protocol(&port).ok().map(|port| port.number);
+            let asked = Port::with_protocol(&port).ok();
+            let (port, protocol) = (asked.map(|it| it.number), asked.map(|it| <&str>::from(it.protocol)));
             let why = cut(&problem.detail);
-            warn!(requester_pid = pid, requester_uid = uid, port, "a clean is refused: {why}");
+            warn!(requester_pid = pid, requester_uid = uid, port, protocol, "a clean is refused: {why}");
         }
         problem
     };
@@ -511,15 +512,23 @@ fn port_of(text: &str) -> Result<Port, Problem> {
 
 fn watched(agent: &Agent, text: &str) -> Result<Port, Problem> {
     let port = port_of(text)?;
-    if agent.settings().follows(port) { Ok(port) } else { Err(unwatched(port)) }
+    let settings = agent.settings();
+    if settings.follows(port) { Ok(port) } else { Err(unwatched(&settings, port)) }
 }
 
 /// Whether the port can be cleaned at all: not what is followed decides, but what the configuration names.
 fn configured(settings: &Settings, port: Port) -> Result<(), Problem> {
-    if settings.is_configured(port) { Ok(()) } else { Err(unwatched(port)) }
+    if settings.is_configured(port) { Ok(()) } else { Err(unwatched(settings, port)) }
 }
 
-fn unwatched(port: Port) -> Problem {
+fn unwatched(settings: &Settings, port: Port) -> Problem {
+    if settings.can_not_be_followed(port) {
+        return problem(
+            StatusCode::NOT_FOUND,
+            format!("port {port} is not watched, because the agent can't follow ports of its protocol here"),
+            "/v1/status says under `degraded` what is missing; `--agent never` works without the agent",
+        );
+    }
     problem(
         StatusCode::NOT_FOUND,
         format!("port {port} is not watched"),

@@ -130,7 +130,8 @@ impl Asked {
         let line = mem::take(&mut self.line);
         cleaned.ended_before = self.agent.past.before(place, line, killed, Instant::now());
         if let Some(before) = cleaned.ended_before.filter(|before| before.callers > 1 && killed) {
-            warn!(port = cleaned.port.number, "before this, {before}");
+            let protocol: &str = cleaned.port.protocol.into();
+            warn!(port = cleaned.port.number, protocol, "before this, {before}");
         }
     }
 

@@ -15,7 +15,7 @@ use strum::VariantNames as _;
 
 use super::exposition::Exposition;
 use crate::clean::Cleaned;
-use crate::model::{Outcome, Port, WatchEvent, WatchKind};
+use crate::model::{Outcome, Port, Protocol, WatchEvent, WatchKind};
 use crate::platform::Host;
 use crate::platform::contract::ServiceSystem as _;
 
@@ -155,7 +155,9 @@ impl Metrics {
                 }
                 freed.insert(place, at);
             }
-            WatchKind::Listen => {
+            // By UDP, what is bound serves.
+            WatchKind::Bind if event.port.protocol == Protocol::Tcp => {}
+            WatchKind::Listen | WatchKind::Bind => {
                 let took = freed.remove(&place).map(|since| Duration::from_nanos(at.saturating_sub(since)));
                 if let Some(took) = took.filter(|&took| took <= LONGEST_RESTART) {
                     self.restart_times.observe(took.as_secs_f64());

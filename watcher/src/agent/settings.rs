@@ -31,14 +31,21 @@ impl Settings {
         Self { protocols, ..self }
     }
 
-    /// The ports that have a section in the configuration, and may be cleaned.
+    /// The ports that have a section in the configuration, and may be cleaned: of what can't be followed, the agent does not
+    /// know who holds it.
     pub(super) fn ports(&self) -> Vec<Port> {
-        self.config.watch.iter().map(|watched| watched.port).collect()
+        let ports = self.config.watch.iter().map(|watched| watched.port);
+        ports.filter(|port| self.protocols.contains(&port.protocol)).collect()
     }
 
-    /// Whether the port has a section in the configuration.
+    /// Whether the port has a section in the configuration, and can be followed.
     pub(super) fn is_configured(&self, port: Port) -> bool {
-        self.configured.contains(&port)
+        self.protocols.contains(&port.protocol) && self.configured.contains(&port)
+    }
+
+    /// Whether the port would be watched if its protocol could be followed here.
+    pub(super) fn can_not_be_followed(&self, port: Port) -> bool {
+        !self.protocols.contains(&port.protocol) && (self.follows_all() || self.configured.contains(&port))
     }
 
     pub(super) fn follows_all(&self) -> bool {
@@ -60,7 +67,7 @@ impl Settings {
         if self.follows_all() {
             return "every port".to_owned();
         }
-        let ports: Vec<String> = self.config.watch.iter().map(|watched| watched.port.to_string()).collect();
+        let ports: Vec<String> = self.ports().iter().map(Port::to_string).collect();
         ports.join(", ")
     }
 }

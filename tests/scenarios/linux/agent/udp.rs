@@ -136,3 +136,46 @@ scenario!(where_udp_can_not_be_followed_the_agent_says_so_and_follows_tcp, needs
     assert_eq!(answer.json()["backend"], "ebpf", "{answer:?}");
     assert_eq!(answer.owner(by_udp.pid())["listeners"][0], by_udp.address().to_string());
 });
+
+scenario!(a_udp_port_that_can_not_be_followed_is_cleaned_without_the_agent, needs(Bpf), || {
+    // given an agent that is to watch it, and knows of no owner
+    let (port, other) = (unused_port(), unused_port());
+    let sections = format!("[[watch]]\nport = \"{port}/udp\"\n[[watch]]\nport = {other}\n");
+    let agent = Agent::with_and_without(&sections, "udp");
+    let gateway = udp(Part::gateway()).on_port(port).start();
+    // then it says nothing of it
+    let known = agent.get("/v1/ports").json();
+    let ports: Vec<&Value> = known["ports"].as_array().unwrap().iter().map(|it| &it["port"]).collect();
+    assert_eq!(ports, [other], "{known}");
+    assert!(!agent.get("/metrics").body.contains(&format!("{port}/udp")));
+    let reply = agent.post(&format!("/v1/ports/{port}%2Fudp/clean"), "");
+    assert!(reply.status == 404 && reply.body.contains("its protocol"), "{reply:?}");
+    // and a command does by itself what the agent can't
+    let socket = agent.socket();
+    let words = ["clean", "--socket", socket.to_str().unwrap(), "--format", "json"];
+    let answer = Gatewatch::new(&words).with(&["-p", &format!("{port}/udp")]).run();
+    assert_eq!(answer.json()["backend"], "ebpf", "{answer:?}");
+    assert_udp_cleaned(&answer, &gateway);
+});
+
+scenario!(the_time_that_a_udp_port_had_nobody_is_measured, needs(Bpf), || {
+    let port = unused_port();
+    let agent = watching(port);
+    let has = |wanted: &str| agent.get("/metrics").body.contains(wanted);
+    let mut server = udp(Part::other()).on_port(port).start();
+    server.end();
+    let freed = format!("gatewatch_events_total{{event=\"free\",port=\"{port}/udp\"}} 1\n");
+    until("it is free", || has(&freed));
+    assert!(has("gatewatch_restart_duration_seconds_count 0\n"));
+    let _next = udp(Part::other()).on_port(port).start();
+    assert!(has("gatewatch_restart_duration_seconds_count 1\n"), "{}", agent.get("/metrics").body);
+});
+
+scenario!(a_refusal_is_told_with_the_ports_protocol, needs(Bpf), || {
+    let port = unused_port();
+    let agent = watching(port);
+    assert_eq!(agent.as_nobody("POST", &format!("/v1/ports/{port}%2Fudp/clean"), "").status, 403);
+    let refused = || agent.log().lines().find(|line| line.contains("a clean is refused")).map(str::to_owned);
+    until("the refusal is told", || refused().is_some());
+    assert!(refused().unwrap().contains("protocol=\"udp\""), "{}", agent.log());
+});
