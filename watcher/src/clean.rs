@@ -278,8 +278,8 @@ mod tests {
     use std::task::{Context, Poll};
 
     use super::*;
-    use crate::model::{Observation, Protocol, Socket, SocketState};
-    use crate::steps::fake::FakeSystem;
+    use crate::model::{Action, Descriptor, Observation, Protocol, Socket, SocketState};
+    use crate::steps::fake::{FakeSystem, process};
 
     /// Its first look takes long, and finds a listener whose process has ended meanwhile; later ones find nothing.
     struct SlowFirstLook(Option<Socket>);
@@ -315,5 +315,46 @@ mod tests {
         let request = Request::new(Port::tcp(80), Rules::any(), exclusions);
         let cleaned = clean(&system, &mut SlowFirstLook(Some(listener)), &request).await.unwrap();
         assert_eq!(cleaned.outcome, Outcome::Free);
+    }
+
+    /// Looks that find these sockets, one after the other, and then the last for good.
+    struct Looks(Vec<Socket>);
+
+    impl Observer for Looks {
+        fn backend(&self) -> Backend {
+            Backend::Poll
+        }
+
+        fn look(&mut self, _ports: &[Port]) -> Result<Vec<Socket>, ObserveError> {
+            Ok(vec![if self.0.len() > 1 { self.0.remove(0) } else { self.0[0].clone() }])
+        }
+
+        fn poll_next(&mut self, _cx: &mut Context<'_>) -> Poll<Result<Observation, ObserveError>> {
+            Poll::Pending
+        }
+
+        fn may_hide_bound(&mut self, _port: Port) -> Result<bool, ObserveError> {
+            Ok(false)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_new_owner_with_the_pid_of_the_old_one_and_its_tick_is_new() {
+        // given an owner that has ended before it is signalled, and one with its pid and start time that has a socket of its own
+        let owner = process(&["server"]);
+        let listener = |cookie| Socket {
+            cookie: Some(cookie),
+            descriptors: vec![Descriptor { pid: owner.pid, fd: None }],
+            ..Socket::new(Protocol::Tcp, ([127, 0, 0, 1], 80).into(), SocketState::Listen)
+        };
+        let system = FakeSystem::default().with_process(owner.clone());
+        let exclusions = Exclusions::new(&system, 1, &[], false);
+        let request = Request::new(Port::tcp(80), Rules::any(), exclusions);
+        let mut looks = Looks(vec![listener(1), listener(2)]);
+        let cleaned = clean(&system, &mut looks, &request).await.unwrap();
+        // then it is not unknown, and is named beside the old one
+        assert_eq!(cleaned.outcome, Outcome::Respawned);
+        let actions: Vec<Action> = cleaned.owners.iter().map(|dealt| dealt.action).collect();
+        assert_eq!(actions, [Action::Gone, Action::Spared]);
     }
 }

@@ -276,12 +276,10 @@ impl<'a> Cleaning<'a> {
     }
 
     /// Whether it took the port after the first look, as a new owner does when the old one is gone. Of an unseen process
-    /// that can't be told.
+    /// that can't be told. Pid and start time may be those of one that was ended: a tick of the kernel's is long enough for
+    /// both (10 ms).
     fn is_new(&self, owner: &Owner) -> bool {
-        owner.process.is_some()
-            && owner.owns_port()
-            && !owner.holds_stale(&self.first_look)
-            && !self.dealt_with.iter().any(|dealt| dealt.owner.same_process(owner))
+        owner.process.is_some() && owner.owns_port() && !owner.holds_stale(&self.first_look)
     }
 
     /// The outcome that ending the targets would make: what would stay, or that nothing would.
@@ -386,8 +384,12 @@ impl<'a> Cleaning<'a> {
     pub(super) fn finish(self, outcome: Outcome, backend: Backend) -> Cleaned {
         let reason = self.reason(outcome);
         let mut owners = self.dealt_with;
+        let first_look = &self.first_look;
         let known = |owners: &[OwnerOutcome], owner: &Owner| {
-            owners.iter().any(|dealt| dealt.owner.same_process(owner))
+            let gone = |action| matches!(action, Action::Killed | Action::Gone);
+            owners.iter().any(|dealt| {
+                dealt.owner.same_process(owner) && (!gone(dealt.action) || owner.holds_stale(first_look))
+            })
         };
         let left: Vec<Owner> = self.left.into_iter().filter(|owner| !known(&owners, owner)).collect();
         owners.extend(left.into_iter().map(|owner| OwnerOutcome::untouched(owner, Action::Spared)));
