@@ -50,7 +50,7 @@ pub(super) struct EventsQuery {
     #[param(minimum = 0, maximum = 4294967295_u32, nullable = false)]
     netns: Option<u32>,
     /// Where to go on: the `cursor` of the last line that was read.
-    #[param(pattern = "^[0-9a-f]{1,16}-[0-9]{1,20}$", nullable = false)]
+    #[param(pattern = "^[0-9a-f]{1,16}-[0-9]{1,19}$", nullable = false)]
     after: Option<String>,
 }
 
