@@ -207,7 +207,28 @@ fn open() -> io::Result<OwnedFd> {
     Ok(socket(AddressFamily::Netlink, SockType::Datagram, SockFlag::SOCK_CLOEXEC, kind)?)
 }
 
-/// Sends a request with the family, the protocol, a set of states, and the beginning of an `inet_diag_sockid`.
+/// An attribute that lets sockets with this local port through, and no others: a program of the kernel's own small language
+/// (inet_diag(7)). Each comparison is one word, with the number in the next; it goes on by 8 bytes, or else behind the end, which
+/// is a no.
+fn of_port(number: u16) -> Vec<u8> {
+    /// `INET_DIAG_REQ_BYTECODE`, `INET_DIAG_BC_S_GE` and `INET_DIAG_BC_S_LE`, linux/inet_diag.h.
+    const BYTECODE: u16 = 1;
+    const AT_LEAST: u8 = 2;
+    const AT_MOST: u8 = 3;
+    const LENGTH: u16 = 16;
+    let mut attribute = Vec::new();
+    attribute.extend((4 + LENGTH).to_ne_bytes());
+    attribute.extend(BYTECODE.to_ne_bytes());
+    for (comparison, left) in [(AT_LEAST, LENGTH), (AT_MOST, LENGTH - 8)] {
+        attribute.extend([comparison, 8]);
+        attribute.extend((left + 4).to_ne_bytes());
+        attribute.extend([0, 0]);
+        attribute.extend(number.to_ne_bytes());
+    }
+    attribute
+}
+
+/// Sends a request with the family, the protocol, a set of states, the beginning of an `inet_diag_sockid`, and attributes.
 fn ask(
     netlink: &OwnedFd,
     (kind, flags): (u16, u16),
@@ -215,9 +236,11 @@ fn ask(
     protocol: Protocol,
     states: u32,
     id: &[u8],
+    attributes: &[u8],
 ) -> io::Result<()> {
-    let mut request = Vec::with_capacity(HEADER + REQUEST);
-    request.extend(u32::try_from(HEADER + REQUEST).map_err(io::Error::other)?.to_ne_bytes());
+    let length = HEADER + REQUEST + attributes.len();
+    let mut request = Vec::with_capacity(length);
+    request.extend(u32::try_from(length).map_err(io::Error::other)?.to_ne_bytes());
     request.extend(kind.to_ne_bytes());
     request.extend(flags.to_ne_bytes());
     request.extend([0; 8]); // sequence and port id
@@ -225,6 +248,7 @@ fn ask(
     request.extend(states.to_ne_bytes());
     request.extend(id);
     request.resize(HEADER + REQUEST, 0);
+    request.extend(attributes);
     sendto(netlink.as_raw_fd(), &request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
     Ok(())
 }
@@ -244,7 +268,11 @@ fn dump(
     states: u32,
 ) -> io::Result<Vec<Row>> {
     let family = u8::try_from(family).map_err(io::Error::other)?;
-    ask(netlink, (SOCK_DIAG_BY_FAMILY, DUMP), family, protocol, states, &number.to_be_bytes())?;
+    // The kernel looks at the port of the request where sockets listen or are connected, but not where they are bound without
+    // listening (seen on 6.18): a host can have tens of thousands of these.
+    let filter = if number == 0 { Vec::new() } else { of_port(number) };
+    let id = number.to_be_bytes();
+    ask(netlink, (SOCK_DIAG_BY_FAMILY, DUMP), family, protocol, states, &id, &filter)?;
     let mut rows = Vec::new();
     let mut buffer = vec![0; 32 * 1024];
     loop {
@@ -257,7 +285,7 @@ fn dump(
 
 /// Ends a socket, which must be the one of the row: the row has its cookie.
 fn destroy(netlink: &OwnedFd, row: &Row) -> io::Result<()> {
-    ask(netlink, (SOCK_DESTROY, ACKNOWLEDGED), row.family, row.socket.protocol, u32::MAX, &row.id)?;
+    ask(netlink, (SOCK_DESTROY, ACKNOWLEDGED), row.family, row.socket.protocol, u32::MAX, &row.id, &[])?;
     let mut buffer = vec![0; 4096];
     let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
     read_messages(&buffer[..length], |_| ()).map(drop)
@@ -289,7 +317,6 @@ pub(super) fn read_messages(bytes: &[u8], mut take: impl FnMut(&[u8])) -> io::Re
     Ok(false)
 }
 
-/// The number of a protocol (in(7)).
 /// Length (header included) and type of the first message.
 fn header(bytes: &[u8]) -> Option<(usize, u16)> {
     let length = usize::try_from(u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?)).ok()?;
@@ -317,15 +344,16 @@ pub(super) fn decode(protocol: Protocol, message: &[u8]) -> Option<Row> {
     };
     let mark = attribute(attributes, MARK).and_then(|mark| Some(u32::from_ne_bytes(mark.try_into().ok()?)));
     // Gatewatch's own never listen, and root or this user makes them: anybody can set a mark in a user namespace of its own.
-    let is_trusted = [0, geteuid().as_raw()].contains(&word(64)?);
-    if mark == Some(OWN_MARK) && state != SocketState::Listen && is_trusted {
+    let uid = word(64)?;
+    let is_trusted = || [0, geteuid().as_raw()].contains(&uid);
+    if mark == Some(OWN_MARK) && state != SocketState::Listen && is_trusted() {
         return None;
     }
     let v6_only = attribute(attributes, SKV6ONLY).and_then(|value| value.first()).map(|&value| value != 0);
     let socket = Socket {
         cookie: Some(cookie),
         inode: Some(u64::from(word(68)?)).filter(|&inode| inode != 0),
-        uid: Some(word(64)?),
+        uid: Some(uid),
         // Only a dual-stack socket can be bound to an IPv4 address.
         v6_only: if is_mapped(ip) { Some(false) } else { v6_only },
         ..Socket::new(protocol, socket_address(ip, port, word(40)?), state)
@@ -378,6 +406,23 @@ mod tests {
         assert_eq!(read(&message(SOCK_DIAG_BY_FAMILY, &[0; MESSAGE])), Ok(false));
         // No kernel answers with it, and its negative is no number of that size.
         assert_eq!(read(&message(NLMSG_ERROR, &i32::MIN.to_ne_bytes())), Err(Some(i32::MAX)));
+    }
+
+    #[test]
+    fn the_kernel_lists_the_sockets_of_one_port_alone() {
+        let bound = || {
+            let own = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+            bind(own.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+            let number = getsockname::<SockaddrIn>(own.as_raw_fd()).unwrap().port();
+            (own, number)
+        };
+        let sockets: Vec<_> = (0..8).map(|_| bound()).collect();
+        let number = sockets[3].1;
+        let states = bits(&[LISTEN, BOUND_INACTIVE]);
+        let rows = dump(&open().unwrap(), AF_INET, Protocol::Tcp, number, states).unwrap();
+        assert!(rows.iter().all(|row| row.socket.address.port() == number));
+        // Kernels before 6.8 list none of them.
+        assert_eq!(rows.len(), usize::from(lists_bound()));
     }
 
     #[test]
