@@ -5,7 +5,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use gatewatch_tests::{Actor, Answer, Clients, Gatewatch, Part, ask, patience, until, unused_port};
+use gatewatch_tests::{
+    Actor, Answer, Backend, Clients, Gatewatch, Part, Running, ask, patience, until, unused_port,
+};
 use serde_json::Value;
 
 use crate::restart::{actor, end, gateway_command, restart};
@@ -32,6 +34,13 @@ pub(crate) fn held_back(folder: &Path, command: &[String]) -> Vec<String> {
         command.join(" ")
     );
     ["sh", "-c", &script].map(str::to_owned).into()
+}
+
+/// A restart whose command takes the sockets over once it is let go.
+fn restart_held_back(backend: Backend, port: u16, folder: &Path) -> Running {
+    let command = held_back(folder, &activated());
+    let words: Vec<&str> = command.iter().map(String::as_str).collect();
+    Gatewatch::on(backend, &["restart", "--keep-listening"], port).with(&["--"]).with(&words).spawn()
 }
 
 /// Waits until this gatewatch has counted who waits, once more at least: between two counts its thread sleeps.
@@ -98,10 +107,7 @@ scenario!(who_connects_while_nobody_accepts_is_served_late, |backend| {
     let port = unused_port();
     let _old = answering(port);
     let folder = tempfile::tempdir().unwrap();
-    let command = held_back(folder.path(), &activated());
-    let words: Vec<&str> = command.iter().map(String::as_str).collect();
-    let running =
-        Gatewatch::on(backend, &["restart", "--keep-listening"], port).with(&["--"]).with(&words).spawn();
+    let running = restart_held_back(backend, port, folder.path());
     // given five connections that come after the old owner's end
     until("the command runs", || folder.path().join("ready").exists());
     let late: Vec<TcpStream> =
@@ -357,10 +363,7 @@ scenario!(a_match_that_can_not_have_the_kept_port_does_not_end_the_command, |bac
     let port = unused_port();
     let _old = answering(port);
     let folder = tempfile::tempdir().unwrap();
-    let command = held_back(folder.path(), &activated());
-    let words: Vec<&str> = command.iter().map(String::as_str).collect();
-    let running =
-        Gatewatch::on(backend, &["restart", "--keep-listening"], port).with(&["--"]).with(&words).spawn();
+    let running = restart_held_back(backend, port, folder.path());
     until("the command runs", || folder.path().join("ready").exists());
     // when a supervisor starts the old server again and again meanwhile
     let rival = gateway_command(port, "60000");

@@ -34,18 +34,26 @@ impl Settings {
     /// The ports that have a section in the configuration, and may be cleaned: of what can't be followed, the agent does not
     /// know who holds it.
     pub(super) fn ports(&self) -> Vec<Port> {
-        let ports = self.config.watch.iter().map(|watched| watched.port);
-        ports.filter(|port| self.protocols.contains(&port.protocol)).collect()
+        self.config.watch.iter().map(|watched| watched.port).filter(|&port| self.can_follow(port)).collect()
     }
 
     /// Whether the port has a section in the configuration, and can be followed.
     pub(super) fn is_configured(&self, port: Port) -> bool {
-        self.protocols.contains(&port.protocol) && self.configured.contains(&port)
+        self.can_follow(port) && self.configured.contains(&port)
+    }
+
+    fn can_follow(&self, port: Port) -> bool {
+        self.protocols.contains(&port.protocol)
+    }
+
+    /// Whether the configuration says that what happens to the port is told.
+    fn means(&self, port: Port) -> bool {
+        self.follows_all() || self.configured.contains(&port)
     }
 
     /// Whether the port would be watched if its protocol could be followed here.
     pub(super) fn can_not_be_followed(&self, port: Port) -> bool {
-        !self.protocols.contains(&port.protocol) && (self.follows_all() || self.configured.contains(&port))
+        !self.can_follow(port) && self.means(port)
     }
 
     pub(super) fn follows_all(&self) -> bool {
@@ -54,13 +62,15 @@ impl Settings {
 
     /// Whether what happens to the port is told.
     pub(super) fn follows(&self, port: Port) -> bool {
-        self.protocols.contains(&port.protocol) && (self.follows_all() || self.is_configured(port))
+        self.can_follow(port) && self.means(port)
     }
 
     /// All ports of which what happens is told.
     pub(super) fn followed(&self) -> Vec<Port> {
-        let ports = if self.follows_all() { Port::every().collect() } else { self.ports() };
-        ports.into_iter().filter(|port| self.protocols.contains(&port.protocol)).collect()
+        if self.follows_all() {
+            return self.protocols.iter().copied().flat_map(Port::all).collect();
+        }
+        self.ports()
     }
 
     pub(super) fn described(&self) -> String {

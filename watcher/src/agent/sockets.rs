@@ -32,13 +32,12 @@ pub(super) fn lines(
     exclusions: &Exclusions,
     rules_of: impl Fn(Port) -> Result<Rules, ConfigError>,
 ) -> Result<String, SocketsError> {
-    const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
     let ports: Vec<Port> = Port::every().collect();
     let by_events = || host.by_events(&ports, Interest::Snapshots);
     let by_polling = || -> Box<dyn Observer> { host.by_polling(&ports, POLL_INTERVAL) };
     let mut observer = choose(BackendChoice::Auto, by_events, by_polling)?.observer;
     let rules_of = |port| rules_of(port).map_err(SocketsError::from);
-    let held = Owners::of_all(host, observer.as_mut(), &PROTOCOLS, rules_of, exclusions)?.into_iter();
+    let held = Owners::of_all(host, observer.as_mut(), &Protocol::ALL, rules_of, exclusions)?.into_iter();
     let told = held.map(|owners| Owners { backend: Backend::Agent, ..owners });
     Ok(told.map(|owners| line(&OwnersAnswer::from(&owners))).collect::<Result<_, _>>()?)
 }

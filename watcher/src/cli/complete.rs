@@ -97,7 +97,7 @@ fn with_candidates(arg: Arg) -> Arg {
 fn listeners() -> Vec<(Host, Socket)> {
     let Ok(host) = Host::new(None) else { return Vec::new() };
     let of = |protocol| host.all_listeners(protocol).unwrap_or_default();
-    let sockets = [Protocol::Tcp, Protocol::Udp].into_iter().flat_map(of);
+    let sockets = Protocol::ALL.into_iter().flat_map(of);
     sockets.map(|socket| (host.clone(), socket)).collect()
 }
 

@@ -55,13 +55,8 @@ impl Following<'_, '_> {
         }
         let mut deadline = Instant::now() + self.args.listen_timeout;
         if !self.all(Restart::is_listening) && !argv.is_empty() {
-            // Taken before the start, because the child may already have acted by the time that this process continues.
-            let at = clock::monotonic_ns(Instant::now());
-            // A command that does not use the sockets is ended, with its group.
-            let lead_group = self.args.kill_on_failure || !self.keeper.is_empty();
-            self.started.start(&argv, self.format, lead_group, &self.keeper)?;
-            let pid = self.started.pid();
-            self.each(|restart| restart.command_started(at, pid));
+            let keeper = self.keeper.clone();
+            self.start(&argv, &keeper)?;
         }
         let (mut status, mut settled, mut unseen, mut wants_own) = (None, None, None, None);
         let is_interrupted = loop {
@@ -172,6 +167,18 @@ impl Following<'_, '_> {
             (outcome, _) => outcome,
         };
         self.restarts.iter().map(|(_, restart)| restart.outcome().unwrap_or_else(|| last(restart))).collect()
+    }
+
+    /// Starts the command, which gets these sockets.
+    pub(super) fn start(&mut self, argv: &[String], keeper: &Keeper) -> Result<(), CliError> {
+        // Taken before the start, because the child may already have acted by the time that this process continues.
+        let at = clock::monotonic_ns(Instant::now());
+        // A command that does not use the sockets is ended, with its group.
+        let lead_group = self.args.kill_on_failure || !keeper.is_empty();
+        self.started.start(argv, self.format, lead_group, keeper)?;
+        let pid = self.started.pid();
+        self.each(|restart| restart.command_started(at, pid));
+        Ok(())
     }
 
     pub(super) fn each(&mut self, act: impl Fn(&mut Restart)) {

@@ -7,7 +7,6 @@ use tokio::time::sleep;
 use super::exit::CliError;
 use super::following::Following;
 use crate::model::Outcome;
-use crate::platform::clock;
 use crate::restart::Restart;
 use crate::steps::end::Timeouts;
 use crate::steps::keep::{Keeper, TakenOver};
@@ -85,11 +84,7 @@ impl Following<'_, '_> {
             self.each(Restart::is_not_started_again);
             return Ok(());
         }
-        let at = clock::monotonic_ns(Instant::now());
-        self.started.start(argv, self.format, self.args.kill_on_failure, &Keeper::default())?;
-        let pid = self.started.pid();
-        self.each(|restart| restart.command_started(at, pid));
-        Ok(())
+        self.start(argv, &Keeper::default())
     }
 
     /// Waits until the command's processes have let go of the sockets. Those that have left its process group would hold them

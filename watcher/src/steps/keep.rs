@@ -95,17 +95,7 @@ impl Keeper {
                 continue;
             }
             match system.take_over(descriptor, &holding.socket) {
-                Ok(handle) => taken.push(Kept {
-                    at: Instant::now(),
-                    handle: Some(handle),
-                    socket: holding.socket.clone(),
-                    waiting: 0,
-                    most: 0,
-                    accepts: false,
-                    waits: None,
-                    is_served: false,
-                    may_have_refused: false,
-                }),
+                Ok(handle) => taken.push(Kept::new(holding.socket.clone(), handle)),
                 Err(failure) => {
                     keeping.failure = Some(failure);
                     keeping.kept.clear();
@@ -269,6 +259,21 @@ impl Keeping {
 }
 
 impl Kept {
+    /// A socket that was just taken.
+    fn new(socket: Socket, handle: Box<dyn KeptSocket>) -> Self {
+        Self {
+            socket,
+            at: Instant::now(),
+            handle: Some(handle),
+            waiting: 0,
+            most: 0,
+            accepts: false,
+            waits: None,
+            is_served: false,
+            may_have_refused: false,
+        }
+    }
+
     /// The name by which the command finds it: the port's.
     fn name(&self) -> String {
         match self.socket.protocol {
@@ -352,17 +357,8 @@ mod tests {
     }
 
     fn kept(waiting: u32, used: Use) -> Kept {
-        Kept {
-            socket: Socket::new(Protocol::Tcp, ([127, 0, 0, 1], 80).into(), SocketState::Listen),
-            at: Instant::now(),
-            handle: Some(Box::new(Fake(Mutex::new(waiting), used, true))),
-            waiting: 0,
-            most: 0,
-            accepts: false,
-            waits: None,
-            is_served: false,
-            may_have_refused: false,
-        }
+        let socket = Socket::new(Protocol::Tcp, ([127, 0, 0, 1], 80).into(), SocketState::Listen);
+        Kept::new(socket, Box::new(Fake(Mutex::new(waiting), used, true)))
     }
 
     #[test]

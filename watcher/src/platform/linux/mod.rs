@@ -2,6 +2,7 @@
 //! agent needs ([`agent`]).
 
 mod agent;
+mod fd;
 mod history;
 mod keep;
 mod owner_record;

@@ -11,5 +11,5 @@ pub(super) fn number(protocol: Protocol) -> u8 {
 
 /// `None` for one that has no ports, or none that are followed.
 pub(super) fn from_number(number: u8) -> Option<Protocol> {
-    [Protocol::Tcp, Protocol::Udp].into_iter().find(|&protocol| self::number(protocol) == number)
+    Protocol::ALL.into_iter().find(|&protocol| self::number(protocol) == number)
 }

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::libc;
 
 use crate::model::{Descriptor, Socket};
+use crate::platform::linux::fd::own;
 
 /// A copy of the socket to which the descriptor leads.
 ///
@@ -67,11 +68,4 @@ pub(super) fn numbers(pid: u32, inode: u64, kinds: [&str; 2]) -> io::Result<(Vec
         }
     }
     Ok((held, others))
-}
-
-fn own(fd: libc::c_long) -> io::Result<OwnedFd> {
-    let fd = Errno::result(fd)?;
-    let fd = i32::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just created this descriptor for this process.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

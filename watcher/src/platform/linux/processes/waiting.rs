@@ -99,14 +99,11 @@ impl Call {
 
     fn waits_for(&self, pid: u32, held: &[u32]) -> bool {
         let [first, second] = self.arguments;
-        if is_one(
-            self.number,
-            &[libc::SYS_accept, libc::SYS_accept4, libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_recvmmsg],
-        ) {
+        if ACCEPTS.contains(&self.number) {
             u32::try_from(first).is_ok_and(|number| held.contains(&number))
-        } else if self.number == libc::SYS_ppoll || is_old_poll(self.number) {
+        } else if POLLS.contains(&self.number) {
             polls(&memory(pid, first, second.min(MOST) * 8), held)
-        } else if self.number == libc::SYS_pselect6 || is_old_select(self.number) {
+        } else if SELECTS.contains(&self.number) {
             selects(&memory(pid, second, first.min(MOST).div_ceil(8)), held)
         } else {
             false
@@ -114,30 +111,18 @@ impl Call {
     }
 }
 
-fn is_one(number: libc::c_long, of: &[libc::c_long]) -> bool {
-    of.contains(&number)
-}
-
-/// poll(2) and select(2), which newer architectures don't have.
+/// The calls that wait for what comes on one descriptor.
+const ACCEPTS: [libc::c_long; 5] =
+    [libc::SYS_accept, libc::SYS_accept4, libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_recvmmsg];
+/// Those that wait as poll(2) and as select(2) do. Newer architectures don't have the first of each.
 #[cfg(target_arch = "x86_64")]
-fn is_old_poll(number: libc::c_long) -> bool {
-    number == libc::SYS_poll
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn is_old_poll(_number: libc::c_long) -> bool {
-    false
-}
-
+const POLLS: &[libc::c_long] = &[libc::SYS_poll, libc::SYS_ppoll];
 #[cfg(target_arch = "x86_64")]
-fn is_old_select(number: libc::c_long) -> bool {
-    number == libc::SYS_select
-}
-
+const SELECTS: &[libc::c_long] = &[libc::SYS_select, libc::SYS_pselect6];
 #[cfg(not(target_arch = "x86_64"))]
-fn is_old_select(_number: libc::c_long) -> bool {
-    false
-}
+const POLLS: &[libc::c_long] = &[libc::SYS_ppoll];
+#[cfg(not(target_arch = "x86_64"))]
+const SELECTS: &[libc::c_long] = &[libc::SYS_pselect6];
 
 /// What a process has there; nothing where that can't be read.
 fn memory(pid: u32, from: u64, length: u64) -> Vec<u8> {

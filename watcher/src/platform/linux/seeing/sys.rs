@@ -5,7 +5,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use aya_obj::generated::{
     bpf_attach_type, bpf_attr, bpf_cmd, bpf_func_info, bpf_insn, bpf_link_info, bpf_prog_info, bpf_prog_type,
@@ -14,6 +14,7 @@ use aya_obj::generated::{
 use nix::libc;
 
 use super::callbacks::Types;
+use crate::platform::linux::fd::own;
 
 /// A program to load.
 pub(super) struct Program<'a> {
@@ -272,13 +273,4 @@ fn call(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<libc::c_long> {
     // SAFETY: the attributes have this length, and their pointers were set above, to memory that outlives the call.
     let result = unsafe { libc::syscall(libc::SYS_bpf, command as u32, &raw mut *attr, length) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
-}
-
-fn own(fd: libc::c_long) -> io::Result<OwnedFd> {
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let fd = i32::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just created this descriptor for this process.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
