@@ -229,6 +229,38 @@ pub struct Offsets {
     /// `struct pt_regs`: the register of a system call's first argument, as it was at the call's entry.
     pub regs_first: u32,
     pub regs_second: u32,
+    pub net_hash_mix: u32,
+    /// In `struct net`: `ipv4.tcp_death_row.hashinfo`.
+    pub net_tcp_tables: u32,
+    pub tables_bhash: u32,
+    pub tables_bhash_size: u32,
+    /// `struct inet_bind_hashbucket`, and how long it is.
+    pub chain_first: u32,
+    pub chain_size: u32,
+    /// `struct inet_bind_bucket`.
+    pub bucket_net: u32,
+    pub bucket_port: u32,
+    pub bucket_node: u32,
+}
+
+/// What the program `bucket` is asked: its context.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BucketQuestion {
+    /// A descriptor of gatewatch's own that is a TCP socket, in the network namespace that is meant.
+    pub socket: u64,
+    /// The TCP port.
+    pub port: u64,
+}
+
+/// What it answers.
+pub mod bucket {
+    /// It can't be told.
+    pub const UNKNOWN: u32 = 0;
+    /// No socket at all has the port.
+    pub const NONE: u32 = 1;
+    /// Some socket has it, or had it a moment ago.
+    pub const SOME: u32 = 2;
 }
 
 /// Fields of the plain tracepoints, for kernels without BTF: byte offsets from the `format` files in tracefs.

@@ -9,6 +9,7 @@
 
 // The hooks, one file each. For each of their programs, user space has a row in its `hooks.rs`.
 mod bind;
+mod bucket;
 mod conflict;
 mod holders;
 mod holders_by_file;

@@ -299,9 +299,15 @@ scenario!(a_bound_socket_that_nobody_is_seen_to_hold_is_not_free, needs(Root), |
     let user = Part::other().as_nobody().on_port(unused_port()).with(&["--bound", "--in-flight"]).start();
     let answer = clean(backend, user.port(), &[]);
     assert_eq!((answer.status, answer.outcome().as_str()), (5, "unknown"), "{answer:?}");
-    let wait = ["wait", "free", "--timeout", "200ms"];
-    let answer = Gatewatch::on(backend, &wait, user.port()).run();
-    assert_eq!(answer.outcome(), "timed_out", "{answer:?}");
+    // nor where no plain bind is tried, whether the kernel's table of taken ports is looked into, or the list of bound sockets
+    for without in ["", "bucket"] {
+        let quick = |gatewatch: Gatewatch| gatewatch.env("GATEWATCH_WITHOUT", without).run();
+        let answer = quick(Gatewatch::in_text(backend, &["clean", "--free-timeout", "50ms"], user.port()));
+        assert_eq!(answer.status, 5, "{answer:?}");
+        let wait = ["wait", "free", "--timeout", "200ms"];
+        let answer = quick(Gatewatch::on(backend, &wait, user.port()));
+        assert_eq!(answer.outcome(), "timed_out", "{answer:?}");
+    }
     assert!(user.is_alive());
 });
 

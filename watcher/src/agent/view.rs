@@ -111,6 +111,10 @@ impl Observer for NamespaceObserver {
     fn may_hide_bound(&mut self, port: Port) -> Result<bool, ObserveError> {
         self.agent.look(|watch| watch.observer().may_hide_bound(port))
     }
+
+    fn nobody_has(&mut self, port: Port) -> bool {
+        self.is_own() && self.agent.watch().observer().nobody_has(port)
+    }
 }
 
 /// The observer's event behind a watch's event; `None` if there is none.

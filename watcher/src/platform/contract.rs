@@ -139,6 +139,12 @@ pub(crate) trait Observer: Send {
     /// # Errors
     /// As for [`Observer::snapshot`].
     fn may_hide_bound(&mut self, port: Port) -> Result<bool, ObserveError>;
+
+    /// Whether no socket at all has the port, in our network namespace; false also where that can't be told at once.
+    fn nobody_has(&mut self, port: Port) -> bool {
+        let _ = port;
+        false
+    }
 }
 
 /// How many of a process's other ports are told at most.

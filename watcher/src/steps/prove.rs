@@ -118,6 +118,9 @@ pub(crate) fn look(
             if plain == Some(true) && conclusive {
                 return Ok(free);
             }
+            if plain.is_none() && conclusive && observer.nobody_has(port) {
+                return Ok(free);
+            }
             // Sockets that are bound but do not listen let a server with SO_REUSEADDR bind beside them. One of them
             // may belong to a new owner just before its listen(). One that no descriptor leads to (it is on its way from one
             // process to another, or io_uring has it) is seen only in the kernel's own list.

@@ -114,6 +114,10 @@ impl Observer for Limited {
     fn may_hide_bound(&mut self, port: Port) -> Result<bool, ObserveError> {
         self.inner.may_hide_bound(port)
     }
+
+    fn nobody_has(&mut self, port: Port) -> bool {
+        self.inner.nobody_has(port)
+    }
 }
 
 #[cfg(test)]

@@ -177,11 +177,20 @@ impl<'a> Btf<'a> {
     /// The byte offset of a member in a named struct, or in an anonymous struct or union inside it. A bit field's offset
     /// is that of the byte in which it begins.
     pub(super) fn offset(&self, structure: &'static str, member: &str) -> Result<u32, BtfError> {
-        let (_, at) =
-            self.find(Kind::Struct, structure).ok_or_else(|| BtfError::Missing(structure.to_owned()))?;
+        let at = self.structure(structure)?;
         let bits = self.member_bits(at, member)?;
         let bits = bits.ok_or_else(|| BtfError::Missing(format!("{structure}.{member}")))?;
         Ok(bits / 8)
+    }
+
+    /// How many bytes a named struct has.
+    pub(super) fn size(&self, structure: &'static str) -> Result<u32, BtfError> {
+        word(self.types, self.structure(structure)? + 8)
+    }
+
+    fn structure(&self, name: &'static str) -> Result<usize, BtfError> {
+        let found = self.find(Kind::Struct, name).map(|(_, at)| at);
+        found.ok_or_else(|| BtfError::Missing(name.to_owned()))
     }
 
     /// Where a type begins; `None` for `void` and for ids out of range.

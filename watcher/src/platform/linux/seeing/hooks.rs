@@ -78,6 +78,8 @@ pub(super) enum Part {
     SocketDiag,
     /// The field `family` of the plain tracepoints' records.
     Family,
+    /// The look into the kernel's own table of ports that are taken.
+    Bucket,
 }
 
 /// The plain tracepoints that replace BTF hooks on kernels without BTF, by their path under tracefs's `events`.
@@ -301,6 +303,7 @@ impl Part {
             Self::Conflicts => "conflict",
             Self::SocketDiag => "diag",
             Self::Family => "family",
+            Self::Bucket => "bucket",
         }
     }
 

@@ -18,7 +18,7 @@ use super::btf::BtfError;
 use super::callbacks::Types;
 use super::hooks::{self, HookSpec, Place, Wanted};
 use super::kernel_layout::KernelLayout;
-use super::{kernel_version, sys};
+use super::{bucket, kernel_version, sys};
 use crate::platform::contract::Interest;
 
 /// The kernel program, built by `cargo xtask build-ebpf`.
@@ -35,7 +35,7 @@ const LOG_MAP: &str = "AYA_LOGS";
 
 /// Whether the program may have to be loaded.
 fn may_be_loaded(program: &str, wanted: Wanted) -> bool {
-    hooks::needed_for(wanted).any(|hook| hook.program == program)
+    program == bucket::PROGRAM || hooks::needed_for(wanted).any(|hook| hook.program == program)
 }
 
 /// Why the kernel program could not be loaded.
@@ -185,22 +185,37 @@ impl Loader {
 
     /// Loads a hook's program.
     pub(super) fn load(&self, hook: &HookSpec, layout: Option<&KernelLayout>) -> Result<OwnedFd, LoadError> {
-        let name = hook.program;
-        let missing = || LoadError::Object(format!("it has no program {name}"));
-        let program = self.object.programs.get(name).ok_or_else(missing)?;
-        let function = self.object.functions.get(&program.function_key()).ok_or_else(missing)?;
         let (kind, attach) = match hook.place {
             Place::BtfTracepoint(_) => (kind::BPF_PROG_TYPE_TRACING, Some(attach::BPF_TRACE_RAW_TP)),
             Place::Tracepoint(_) => (kind::BPF_PROG_TYPE_TRACEPOINT, None),
             Place::Cgroup(attach) => (kind::BPF_PROG_TYPE_CGROUP_SOCK, Some(attach)),
             Place::Iterator(_) => (kind::BPF_PROG_TYPE_TRACING, Some(attach::BPF_TRACE_ITER)),
         };
+        let target = layout.map_or(0, |layout| layout.target_id(hook.place));
+        self.load_as(hook.program, kind, attach, target)
+    }
+
+    /// Loads a program that is attached to nothing, but [run](sys::run).
+    pub(super) fn load_to_run(&self, name: &'static str) -> Result<OwnedFd, LoadError> {
+        self.load_as(name, kind::BPF_PROG_TYPE_RAW_TRACEPOINT, None, 0)
+    }
+
+    fn load_as(
+        &self,
+        name: &'static str,
+        kind: kind,
+        attach: Option<attach>,
+        target: u32,
+    ) -> Result<OwnedFd, LoadError> {
+        let missing = || LoadError::Object(format!("it has no program {name}"));
+        let program = self.object.programs.get(name).ok_or_else(missing)?;
+        let function = self.object.functions.get(&program.function_key()).ok_or_else(missing)?;
         let types = Types::of(&function.instructions).map_err(|error| LoadError::Program { name, error })?;
         let request = sys::Program {
             name,
             kind,
             attach,
-            target: layout.map_or(0, |layout| layout.target_id(hook.place)),
+            target,
             license: &self.object.license,
             instructions: &function.instructions,
             types: types.as_ref(),
@@ -231,10 +246,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_program_of_the_object_has_one_row_in_the_table() {
+    fn each_program_of_the_object_is_run_or_has_one_row_in_the_table() {
         let object = Object::parse(OBJECT).unwrap();
         let mut programs: Vec<&str> = object.programs.keys().map(String::as_str).collect();
         let mut rows: Vec<&str> = hooks::HOOKS.iter().map(|hook| hook.program).collect();
+        rows.push(bucket::PROGRAM);
         programs.sort_unstable();
         rows.sort_unstable();
         assert_eq!(programs, rows);

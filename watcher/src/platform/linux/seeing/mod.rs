@@ -3,6 +3,7 @@
 mod address;
 mod attach;
 mod btf;
+mod bucket;
 mod callbacks;
 mod diag;
 #[cfg(any(fuzzing, test))]
@@ -26,6 +27,7 @@ mod tracefs;
 mod udp_release;
 mod unheld;
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -35,6 +37,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use watcher_common::PORT_WORDS;
 
 use self::attach::Hooks;
+use self::bucket::Bucket;
 use self::diag::States;
 use self::holders::Holders;
 use self::hooks::Part;
@@ -83,7 +86,10 @@ impl Scope {
 pub(crate) struct EbpfObserver {
     scope: Scope,
     ports: Ports,
+    loader: Loader,
     hooks: Hooks,
+    /// Loaded when it is first asked for; `None` if this kernel is another than it knows.
+    bucket: OnceCell<Option<Bucket>>,
     /// `None` if the kernel has no iterator for it.
     holders: Option<Holders>,
     /// `None` if the interest is in snapshots alone.
@@ -157,7 +163,8 @@ impl EbpfObserver {
             checks
         });
         let log = if wants_log { hooks.any_program().and_then(KernelLog::new) } else { None };
-        Ok(Self { scope, ports: watched, hooks, holders, stream, going: None, checks, log })
+        let bucket = OnceCell::new();
+        Ok(Self { scope, ports: watched, loader, hooks, bucket, holders, stream, going: None, checks, log })
     }
 
     /// For each hook, whether it is attached, or why not.
@@ -248,6 +255,17 @@ impl Observer for EbpfObserver {
         // The iterator shows sockets that are bound but do not listen; sock_diag lists them since Linux 6.8, and those of
         // UDP always.
         Ok(port.protocol == Protocol::Tcp && self.holders.is_none() && !diag::lists_bound())
+    }
+
+    fn nobody_has(&mut self, port: Port) -> bool {
+        if port.protocol != Protocol::Tcp {
+            return false;
+        }
+        let bucket = self.bucket.get_or_init(|| {
+            let bucket = Bucket::new(&self.loader, self.scope.home());
+            bucket.inspect_err(|error| tracing::debug!(%error, "no quick look for bound sockets")).ok()
+        });
+        bucket.as_ref().is_some_and(|bucket| bucket.is_missing(port.number))
     }
 
     fn follow(&mut self) {

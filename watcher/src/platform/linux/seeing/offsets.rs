@@ -27,6 +27,11 @@ pub(super) const STRUCTS: &[&str] = &[
     "files_struct",
     "fdtable",
     "pt_regs",
+    "netns_ipv4",
+    "inet_timewait_death_row",
+    "inet_hashinfo",
+    "inet_bind_hashbucket",
+    "inet_bind_bucket",
 ];
 
 /// Finds the offsets in BTF.
@@ -78,6 +83,24 @@ pub(super) fn find(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         fdtable_open_fds: btf.offset("fdtable", "open_fds")?,
         regs_first,
         regs_second,
+        ..buckets(btf).unwrap_or_default()
+    })
+}
+
+/// Where the kernel keeps which ports have sockets. Another kernel may keep it elsewhere: then that is not asked.
+fn buckets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
+    let tables = btf.offset("net", "ipv4")? + btf.offset("netns_ipv4", "tcp_death_row")?;
+    Ok(Offsets {
+        net_hash_mix: btf.offset("net", "hash_mix")?,
+        net_tcp_tables: tables + btf.offset("inet_timewait_death_row", "hashinfo")?,
+        tables_bhash: btf.offset("inet_hashinfo", "bhash")?,
+        tables_bhash_size: btf.offset("inet_hashinfo", "bhash_size")?,
+        chain_first: btf.offset("inet_bind_hashbucket", "chain")?,
+        chain_size: btf.size("inet_bind_hashbucket")?,
+        bucket_net: btf.offset("inet_bind_bucket", "ib_net")?,
+        bucket_port: btf.offset("inet_bind_bucket", "port")?,
+        bucket_node: btf.offset("inet_bind_bucket", "node")?,
+        ..Offsets::default()
     })
 }
 

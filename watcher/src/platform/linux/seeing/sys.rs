@@ -148,6 +148,19 @@ pub(super) fn iterate(link: BorrowedFd<'_>) -> io::Result<File> {
     call_fd(bpf_cmd::BPF_ITER_CREATE, &mut attr).map(File::from)
 }
 
+/// `BPF_PROG_TEST_RUN`: runs a program of a raw tracepoint once, here and now, and returns what it answers. Linux 5.10.
+pub(super) fn run<T: Copy>(program: BorrowedFd<'_>, context: &T) -> io::Result<u32> {
+    let mut attr = zeroed::<bpf_attr>();
+    // SAFETY: this is the member of the union that BPF_PROG_TEST_RUN reads.
+    let test = unsafe { &mut attr.test };
+    test.prog_fd = number(program);
+    test.ctx_in = core::ptr::from_ref(context).addr() as u64;
+    test.ctx_size_in = u32::try_from(size_of::<T>()).map_err(io::Error::other)?;
+    call(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr)?;
+    // SAFETY: the kernel has filled it in; any bytes are a number.
+    Ok(unsafe { attr.test.retval })
+}
+
 /// Sets the only value of a one-element array; the compiler's data sections are such arrays.
 pub(super) fn set_data(map: BorrowedFd<'_>, data: &[u8]) -> io::Result<()> {
     let key = 0u32;
