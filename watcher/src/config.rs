@@ -143,11 +143,14 @@ pub(crate) struct HistoryConfig {
     /// How large the file becomes before older records go.
     #[serde(deserialize_with = "size")]
     pub(crate) max_size: u64,
+    /// Where kernel events are kept while no agent runs, in a BPF file system; not at all, if it is not said.
+    pub(crate) pins: Option<PathBuf>,
 }
 
 impl Default for HistoryConfig {
     fn default() -> Self {
-        Self { path: Host::HISTORY.into(), keep: Duration::from_secs(14 * 24 * 3600), max_size: 256 << 20 }
+        let keep = Duration::from_secs(14 * 24 * 3600);
+        Self { path: Host::HISTORY.into(), keep, max_size: 256 << 20, pins: None }
     }
 }
 

@@ -26,7 +26,7 @@ use crate::config::Config;
 use crate::model::{Backend, Port, Protocol, Socket, WatchKind};
 use crate::platform::Host;
 use crate::platform::contract::{
-    AgentObserver, BackendChoice, Chosen, ObserveError, Platform, ServiceState, ServiceSystem as _,
+    AgentObserver, BackendChoice, Chosen, Left, ObserveError, Platform, ServiceState, ServiceSystem as _,
     System as _, choose,
 };
 use crate::steps::observe::MOST_READY;
@@ -56,6 +56,8 @@ pub(super) struct Agent {
     pub(super) history: History,
     /// The history on disk, if one is kept.
     store: OnceLock<Store>,
+    /// What happened before this agent began, until the history has it.
+    left: Mutex<Option<Left>>,
     /// The task that waits for events.
     waiting: Mutex<Waker>,
     /// What the backend can't do here, and why.
@@ -91,7 +93,8 @@ impl Agent {
             why: error.to_string(),
             mend: "mount /proc".to_owned(),
         })?;
-        let (observer, losses, protocols) = observe(&host, &settings, pace)?;
+        let (mut observer, mut losses, protocols) = observe(&host, &settings, pace)?;
+        let left = relieve(&mut *observer, &settings, &mut losses);
         let settings = settings.limited_to(protocols);
         let ports = settings.followed();
         for loss in &losses {
@@ -107,6 +110,7 @@ impl Agent {
             settings: Mutex::new(Arc::new(settings)),
             history: History::new(u64::try_from(run.as_micros()).unwrap_or(0)),
             store: OnceLock::new(),
+            left: Mutex::new(left),
             waiting: Mutex::new(Waker::noop().clone()),
             losses,
             backend,
@@ -338,7 +342,8 @@ impl Agent {
     /// Begins to write the history, if one is to be kept; after that no privilege may be given up.
     pub(super) fn begin_store(&self) {
         if let Some(config) = &self.settings().config.history {
-            self.store.get_or_init(|| Store::begin(config, self.host.clone()));
+            let left = self.left.lock().unwrap_or_else(PoisonError::into_inner).take();
+            self.store.get_or_init(|| Store::begin(config, self.host.clone(), left));
         }
     }
 
@@ -412,6 +417,15 @@ impl Agent {
     pub(super) fn status_line(&self) -> String {
         format!("watching {} by {}", self.settings().described(), self.backend.name())
     }
+}
+
+/// Takes over what the agent before has left in the kernel, if the configuration says so.
+fn relieve(observer: &mut dyn AgentObserver, settings: &Settings, losses: &mut Vec<String>) -> Option<Left> {
+    let pins = settings.config.history.as_ref()?.pins.as_ref()?;
+    observer.relieve(pins).unwrap_or_else(|error| {
+        losses.push(format!("what happens while no agent runs is not kept in {}: {error}", pins.display()));
+        None
+    })
 }
 
 /// An observer, what it can't do, and of which protocols it can follow ports.

@@ -22,8 +22,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::Host;
 pub(crate) use super::choose::{BackendChoice, Chosen, choose};
 use crate::model::{
-    Backend, Descriptor, EndSignal, GapReason, Observation, OpenSocket, Port, Process, Protocol, Record,
-    RecordFault, RecordFile, Socket, Span,
+    Backend, Descriptor, EndSignal, Event, GapReason, Observation, OpenSocket, Port, Process, Protocol,
+    Record, RecordFault, RecordFile, Socket, Span,
 };
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -157,6 +157,25 @@ pub(crate) trait AgentObserver: Observer {
     /// # Errors
     /// When the change can't be made.
     fn set_ports(&mut self, ports: &[Port]) -> Result<(), ObserveError>;
+
+    /// Takes over from the agent before: reads what happened since it ended, if it left something in this folder that went
+    /// on to observe, and leaves the same there for the next.
+    ///
+    /// # Errors
+    /// If nothing can be left there, or what was left can't be read.
+    fn relieve(&mut self, folder: &Path) -> io::Result<Option<Left>> {
+        let _ = folder;
+        Err(io::Error::other("ports are polled here, by the agent itself"))
+    }
+}
+
+/// What happened between two agents.
+#[derive(Debug)]
+pub(crate) struct Left {
+    /// Binds, listens and releases, in the order in which they happened.
+    pub(crate) events: Vec<Event>,
+    /// Whether there was room for all of them.
+    pub(crate) is_whole: bool,
 }
 
 /// Why observing failed.

@@ -1,7 +1,9 @@
 //! The host agent follows every port, and keeps a history on disk.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use gatewatch_tests::{Agent, Answer, Gatewatch, Part, as_user, config, folder, until, unused_port};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -50,6 +52,12 @@ fn named<'a>(lines: &'a [Value], event: &str) -> Vec<&'a Value> {
 
 fn events(lines: &[Value]) -> Vec<&str> {
     lines.iter().filter_map(|line| line["event"].as_str()).collect()
+}
+
+/// The time, as the history writes it.
+fn now() -> String {
+    let date = Command::new("date").args(["--utc", "+%FT%T.%6NZ"]).output().unwrap();
+    String::from_utf8(date.stdout).unwrap().trim().to_owned()
 }
 
 /// Waits until the history has this event of a port.
@@ -213,6 +221,72 @@ scenario!(the_history_outlives_an_agent_that_is_killed, needs(Bpf), || {
     assert_eq!(lines[0]["found"], Value::Null);
 });
 
+scenario!(what_happens_while_no_agent_runs_is_read_by_the_next, needs(Root, Bpf), || {
+    let kept = Kept::new();
+    let pins = Mounted::of("bpf", &kept.folder.path().join("bpf"), None);
+    let folder = pins.0.join("gatewatch");
+    let [port, before] = [(); 2].map(|()| unused_port());
+    let config = kept.config(&[port, before]);
+    let mut agent = Agent::with(&config.replacen("[history]", &format!("[history]\npins = {folder:?}"), 1));
+    let query = format!("port={port}&port={before}");
+    let told = |agent: &Agent, pid: u32, event: &str| {
+        until(event, || named(&agent.history(&query), event).iter().any(|line| line["pid"] == pid));
+        agent.history(&query)
+    };
+    for (signal, gaps) in [(Signal::SIGTERM, 0), (Signal::SIGKILL, 1)] {
+        let old = Part::other().on_port(before).start();
+        told(&agent, old.pid(), "listen");
+        agent.signal(signal);
+        agent.end();
+        // given a server that comes and goes while there is no agent, and one of before that goes
+        let begun = now();
+        let server = Part::other().on_port(port).start();
+        for server in [&server, &old] {
+            server.ask_to_end();
+            until("it has ended", || server.is_gone());
+        }
+        let ended = now();
+        agent.replace();
+        // then the next agent knows when that was, and who
+        told(&agent, server.pid(), "release");
+        let lines = told(&agent, old.pid(), "release");
+        let of_server: Vec<_> = lines.iter().filter(|line| line["pid"] == server.pid()).cloned().collect();
+        assert_eq!(events(&of_server), ["bind", "listen", "release"], "{signal}: {lines:?}");
+        let of_old = lines.iter().filter(|line| line["pid"] == old.pid() && line["event"] == "release");
+        for line in of_server.iter().chain(of_old) {
+            let time = line["time"].as_str().unwrap();
+            assert!(*begun < *time && *time < *ended, "{signal}: {begun} {line} {ended}");
+            assert_eq!(line["found"], Value::Null, "{line}");
+        }
+        // and a gap is told only if the last one did not end in order: its last second may not be written
+        let is_new = |line: &&&Value| line["time"].as_str() > Some(begun.as_str());
+        assert_eq!(named(&lines, "gap").iter().filter(is_new).count(), gaps, "{signal}: {lines:?}");
+    }
+    // and what the agent itself sees is there once
+    let after = Part::other().on_port(port).start();
+    let lines = told(&agent, after.pid(), "listen");
+    let listens = named(&lines, "listen").into_iter().filter(|line| line["pid"] == after.pid());
+    assert_eq!(listens.count(), 1, "{lines:?}");
+});
+
+scenario!(a_folder_of_pins_that_others_can_write_to_is_not_read, needs(Root, Bpf), || {
+    let kept = Kept::new();
+    let pins = Mounted::of("bpf", &kept.folder.path().join("bpf"), None);
+    let [shared, disk] = [pins.0.join("shared"), kept.folder.path().join("disk")];
+    for folder in [&shared, &disk] {
+        fs::create_dir(folder).unwrap();
+    }
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o777)).unwrap();
+    for (folder, why) in [(&shared, "root's alone"), (&disk, "BPF file system")] {
+        let config =
+            kept.config(&[unused_port()]).replacen("[history]", &format!("[history]\npins = {folder:?}"), 1);
+        let agent = Agent::with(&config);
+        let degraded = agent.get("/v1/status").json()["degraded"].to_string();
+        assert!(degraded.contains(why), "{degraded}");
+        assert_eq!(fs::read_dir(folder).unwrap().count(), 0);
+    }
+});
+
 scenario!(an_agent_that_is_told_to_end_has_written_all, needs(Bpf), || {
     const ROUNDS: usize = 300;
     let kept = Kept::new();
@@ -229,20 +303,28 @@ scenario!(an_agent_that_is_told_to_end_has_written_all, needs(Bpf), || {
     assert!(numbers[1..numbers.len() - 1].is_sorted(), "{numbers:?}");
     // and nothing is known of what came later
     assert_eq!(lines.last().unwrap()["gap"]["reason"], "stopped", "{lines:?}");
+    // which the next agent tells as well
+    agent.replace();
+    let lines = wait_for(&agent, port, "gap");
+    assert!(named(&lines, "gap").iter().any(|gap| gap["gap"]["reason"] == "stopped"), "{lines:?}");
 });
 
-/// A small file system. It goes when this is dropped.
-struct SmallDisk(PathBuf);
+/// A file system. It goes when this is dropped.
+struct Mounted(PathBuf);
 
-impl SmallDisk {
-    fn mount(at: &Path) -> Self {
+impl Mounted {
+    fn small_disk(at: &Path) -> Self {
+        Self::of("tmpfs", at, Some("size=2m"))
+    }
+
+    fn of(kind: &str, at: &Path, options: Option<&str>) -> Self {
         fs::create_dir(at).unwrap();
-        mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some("size=2m")).unwrap();
+        mount(Some(kind), at, Some(kind), MsFlags::empty(), options).unwrap();
         Self(at.to_owned())
     }
 }
 
-impl Drop for SmallDisk {
+impl Drop for Mounted {
     fn drop(&mut self) {
         let _ = umount2(&self.0, MntFlags::MNT_DETACH);
     }
@@ -250,7 +332,7 @@ impl Drop for SmallDisk {
 
 scenario!(a_full_disk_costs_the_history_and_nothing_else, needs(Bpf), || {
     let kept = Kept::new();
-    let disk = SmallDisk::mount(kept.path().parent().unwrap());
+    let disk = Mounted::small_disk(kept.path().parent().unwrap());
     let gateway = Part::gateway().on_port(unused_port()).start();
     let port = gateway.port();
     let churned = unused_port();

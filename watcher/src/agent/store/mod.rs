@@ -22,6 +22,7 @@ use self::recording::Recording;
 use crate::config::HistoryConfig;
 use crate::model::{CleanTold, Described, Port, Socket, WatchEvent};
 use crate::platform::Host;
+use crate::platform::contract::Left;
 
 /// So much waits for the thread at most. What comes beyond is counted as lost.
 const QUEUE: usize = 16_384;
@@ -78,11 +79,11 @@ pub(super) struct Store {
 impl Store {
     /// Begins to write. The thread must not exist before the process has given up its privileges, because each thread has
     /// its own.
-    pub(super) fn begin(config: &HistoryConfig, system: Host) -> Self {
+    pub(super) fn begin(config: &HistoryConfig, system: Host, left: Option<Left>) -> Self {
         let (queue, messages) = sync_channel(QUEUE);
         let (end, ended) = channel();
         let shared = Arc::new(Shared::default());
-        let recording = Recording::new(config.clone(), messages, Arc::clone(&shared), system);
+        let recording = Recording::new(config.clone(), messages, Arc::clone(&shared), system, left);
         let run = move || {
             recording.run();
             let _ = end.send(());

@@ -12,12 +12,12 @@ use super::describe::Processes;
 use super::{Message, Shared, Trouble};
 use crate::config::HistoryConfig;
 use crate::model::{
-    Backend, Described, Gap, GapReason, LostIn, OpenSocket, Port, Record, Socket, SocketKey, SocketState,
-    Told, WatchEvent, WatchKind,
+    Backend, Described, EventKind, Gap, GapReason, LostIn, OpenSocket, Port, Record, Socket, SocketKey,
+    SocketState, Told, WatchEvent, WatchKind,
 };
 use crate::platform::Host;
 use crate::platform::clock;
-use crate::platform::contract::{Batch, HistoryError, HistorySystem as _, HistoryWriter};
+use crate::platform::contract::{Batch, HistoryError, HistorySystem as _, HistoryWriter, Left};
 
 /// A record waits for others so long at most, before it is written.
 const DUE: Duration = Duration::from_millis(200);
@@ -58,6 +58,8 @@ pub(super) struct Recording {
     next: u64,
     /// When it was begun: what has happened since is handed over.
     begun: SystemTime,
+    /// What happened before, since the agent before had ended.
+    left: Option<Left>,
     open: HashMap<SocketKey, OpenSocket>,
     alive: Instant,
     trimmed: Instant,
@@ -72,6 +74,7 @@ impl Recording {
         messages: Receiver<Message>,
         shared: Arc<Shared>,
         system: Host,
+        left: Option<Left>,
     ) -> Self {
         Self {
             config,
@@ -85,6 +88,7 @@ impl Recording {
             dropped: None,
             next: 1,
             begun: SystemTime::now(),
+            left,
             open: HashMap::new(),
             alive: Instant::now(),
             trimmed: Instant::now(),
@@ -177,7 +181,10 @@ impl Recording {
         match Host::write_history(&self.config.path, begun) {
             Ok(writer) => {
                 let last = writer.last_run();
-                let gap = last.as_ref().map(|last| Gap {
+                let left = self.left.take().filter(|_| last.as_ref().is_some_and(|last| last.same_boot));
+                let is_known = left.as_ref().is_some_and(|left| left.is_whole)
+                    && last.as_ref().is_some_and(|last| last.orderly);
+                let gap = last.as_ref().filter(|_| !is_known).map(|last| Gap {
                     from: Some(last.alive.min(begun)),
                     until: begun,
                     why: match last {
@@ -186,9 +193,13 @@ impl Recording {
                         _ => GapReason::Killed,
                     },
                 });
+                let alive = last.as_ref().map(|last| last.alive);
                 let same_boot = last.is_none_or(|last| last.same_boot);
                 self.writer = Some(writer);
                 self.go_on(gap, same_boot);
+                if let Some((left, alive)) = left.zip(alive) {
+                    self.left_behind(left, alive);
+                }
             }
             Err(error) => self.failed(&error),
         }
@@ -217,6 +228,43 @@ impl Recording {
         }
         self.shared.wants_sockets.store(true, Ordering::Relaxed);
         self.flush();
+    }
+
+    /// What the kernel has kept since the agent before ended.
+    fn left_behind(&mut self, left: Left, alive: SystemTime) {
+        info!(events = left.events.len(), "read what happened while no agent ran");
+        // What is older, an agent without pins has seen since.
+        for event in left.events.into_iter().filter(|event| event.time >= alive) {
+            let kind = match event.kind {
+                EventKind::Bind => WatchKind::Bind,
+                EventKind::Listen => WatchKind::Listen,
+                EventKind::Release => WatchKind::Release,
+                EventKind::Unlisten | EventKind::Conflict => continue,
+            };
+            let told = WatchEvent {
+                time: event.time,
+                monotonic_ns: Some(event.monotonic_ns),
+                pid: event.pid,
+                uid: event.uid,
+                comm: Some(event.comm),
+                address: Some(event.address),
+                netns: event.netns,
+                cookie: event.cookie,
+                ..WatchEvent::now(
+                    kind,
+                    Port { protocol: event.protocol, number: event.address.port() },
+                    Backend::Ebpf,
+                )
+            };
+            // The kernel also tells of connections that nobody accepted.
+            if told.kind != WatchKind::Release || self.is_open(&told) {
+                self.event(told);
+            }
+        }
+    }
+
+    fn is_open(&self, event: &WatchEvent) -> bool {
+        self.open.contains_key(&SocketKey::new(event.port, event.netns, event.cookie, event.address))
     }
 
     fn failed(&mut self, error: &HistoryError) {

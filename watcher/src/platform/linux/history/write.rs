@@ -79,10 +79,12 @@ impl Writer {
         let text = |key: &str| -> Result<Option<String>, rusqlite::Error> {
             database.query_row("SELECT value FROM meta WHERE key = ?", [key], |row| row.get(0)).optional()
         };
+        // Its value is a number.
+        let ended = database.query_row("SELECT 1 FROM meta WHERE key = 'ended'", [], |_| Ok(()));
+        let orderly = ended.optional()?.is_some();
         let last: Option<i64> =
             database.query_row("SELECT max(time) FROM record", [], |row| row.get(0)).optional()?.flatten();
         let last_run = text("boot")?.map(|last_boot| {
-            let orderly = text("ended").is_ok_and(|ended| ended.is_some());
             let alive = alive.into_iter().chain(last.map(values::time)).max();
             LastRun {
                 alive: alive.unwrap_or_else(SystemTime::now).min(SystemTime::now()),

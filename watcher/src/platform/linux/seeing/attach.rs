@@ -20,7 +20,8 @@ use crate::platform::contract::Hook;
 #[derive(Default)]
 pub(super) struct Hooks {
     states: Vec<Hook>,
-    links: Vec<OwnedFd>,
+    /// With the names of their programs.
+    links: Vec<(&'static str, OwnedFd)>,
     programs: Vec<OwnedFd>,
     /// The links that others can detach.
     detachable: Vec<Detachable>,
@@ -126,13 +127,19 @@ impl Hooks {
                 self.iterator = Some(TaskIterator { program, link });
                 return;
             }
-            Place::BtfTracepoint(_) | Place::Tracepoint(_) => self.links.push(link),
+            Place::BtfTracepoint(_) | Place::Tracepoint(_) => self.links.push((spec.program, link)),
             Place::Cgroup(attach) => {
                 self.detachable.push(Detachable { spec, attach, program, link, failure: None });
                 return;
             }
         }
         self.programs.push(program);
+    }
+
+    /// The links of the event programs, with the names of these.
+    pub(super) fn links(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
+        let detachable = self.detachable.iter().map(|hook| (hook.spec.program, hook.link.as_fd()));
+        self.links.iter().map(|(name, link)| (*name, link.as_fd())).chain(detachable)
     }
 
     /// Whether others can detach one of the hooks.

@@ -17,6 +17,7 @@ mod log;
 mod netns;
 mod offsets;
 mod other_ports;
+mod pins;
 mod proc_net;
 mod refused;
 mod reuse;
@@ -29,10 +30,13 @@ mod unheld;
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use aya::maps::{Array, Map, MapData};
+use nix::time::ClockId;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use watcher_common::PORT_WORDS;
 
@@ -46,13 +50,15 @@ use self::kernel_layout::KernelLayout;
 use self::load::{Globals, LoadError, Loader};
 use self::log::KernelLog;
 pub(super) use self::netns::Netns;
+use self::pins::Maps;
 pub(super) use self::socket_table::LinuxTable;
 use self::stream::Stream;
 use self::udp_release::Going;
 use super::processes::proc;
 use crate::model::{Backend, EventKind, LostIn, Observation, Port, Protocol, Socket, SocketState};
-use crate::platform::contract::{AgentObserver, Hook, Interest, ObserveError, Observer};
+use crate::platform::contract::{AgentObserver, Hook, Interest, Left, ObserveError, Observer};
 use crate::platform::poll::{SocketTable as _, failed};
+use crate::platform::unix;
 
 /// How often to look whether the hooks are still attached.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -94,6 +100,8 @@ pub(crate) struct EbpfObserver {
     holders: Option<Holders>,
     /// `None` if the interest is in snapshots alone.
     stream: Option<Stream>,
+    /// What the stream is read from, to be pinned; only where all network namespaces are seen.
+    maps: Option<Maps>,
     /// A UDP socket that is about to give its port back. What comes after it waits for it.
     going: Option<Going>,
     /// When to look whether the hooks are still attached; `None` if none can be detached by others.
@@ -148,12 +156,15 @@ impl EbpfObserver {
         let mut loader = Loader::new(&globals, wanted)?;
         let mut watched = Ports::new(loader.take_map("PORTS")?)?;
         watched.set(ports)?;
-        let stream = if interest < Interest::Releases {
-            None
-        } else {
-            let stream = Stream::new(loader.take_map("EVENTS")?, loader.take_map("LOST")?);
-            Some(stream.map_err(|error| LoadError::Object(error.to_string()))?)
-        };
+        let (mut stream, mut maps) = (None, None);
+        if interest >= Interest::Releases {
+            let refused = |error: std::io::Error| LoadError::Object(error.to_string());
+            let (events, lost) = (loader.take_map("EVENTS")?, loader.take_map("LOST")?);
+            if scope.only().is_none() {
+                maps = Some(Maps::of(&events, &lost).map_err(refused)?);
+            }
+            stream = Some(Stream::new(events, lost).map_err(refused)?);
+        }
         let mut hooks = Hooks::attach(&loader, layout.as_ref(), wanted)?;
         let holders =
             hooks.take_iterator().map(|iterator| Holders::new(iterator, &mut loader)).transpose()?;
@@ -164,7 +175,19 @@ impl EbpfObserver {
         });
         let log = if wants_log { hooks.any_program().and_then(KernelLog::new) } else { None };
         let bucket = OnceCell::new();
-        Ok(Self { scope, ports: watched, loader, hooks, bucket, holders, stream, going: None, checks, log })
+        Ok(Self {
+            scope,
+            ports: watched,
+            loader,
+            hooks,
+            bucket,
+            holders,
+            stream,
+            maps,
+            going: None,
+            checks,
+            log,
+        })
     }
 
     /// For each hook, whether it is attached, or why not.
@@ -322,6 +345,27 @@ impl Observer for EbpfObserver {
 impl AgentObserver for EbpfObserver {
     fn set_ports(&mut self, ports: &[Port]) -> Result<(), ObserveError> {
         self.ports.set(ports).map_err(|error| unavailable(&error))
+    }
+
+    fn relieve(&mut self, folder: &Path) -> std::io::Result<Option<Left>> {
+        let (Some(maps), Some(stream)) = (&self.maps, &mut self.stream) else {
+            return Err(std::io::Error::other("there are no kernel events to be kept"));
+        };
+        pins::open(folder)?;
+        let now = unix::clock_now(ClockId::CLOCK_MONOTONIC);
+        let left = pins::left(folder, now);
+        pins::clear(folder)?;
+        if matches!(left, Ok(Some(_))) {
+            stream.begin_after(now);
+        }
+        for (name, link) in self.hooks.links() {
+            if !pins::pin(folder, name, link)? {
+                tracing::debug!(name, "can't be pinned");
+            }
+        }
+        pins::pin(folder, pins::EVENTS, maps.events.as_fd())?;
+        pins::pin(folder, pins::LOST, maps.lost.as_fd())?;
+        left
     }
 }
 

@@ -2,10 +2,12 @@
 //!
 //! Every descriptor is owned: dropping it detaches and unloads.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use aya_obj::generated::{
     bpf_attach_type, bpf_attr, bpf_cmd, bpf_func_info, bpf_insn, bpf_link_info, bpf_prog_info, bpf_prog_type,
@@ -146,6 +148,26 @@ pub(super) fn iterate(link: BorrowedFd<'_>) -> io::Result<File> {
     let mut attr = zeroed::<bpf_attr>();
     attr.iter_create.link_fd = number(link);
     call_fd(bpf_cmd::BPF_ITER_CREATE, &mut attr).map(File::from)
+}
+
+/// `BPF_OBJ_PIN`: gives a map or a link a name in a BPF file system, which keeps it.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed::<bpf_attr>();
+    // SAFETY: this is the member of the union that BPF_OBJ_PIN reads.
+    let pin = unsafe { &mut attr.__bindgen_anon_4 };
+    pin.pathname = path.as_ptr().addr() as u64;
+    pin.bpf_fd = number(object);
+    call(bpf_cmd::BPF_OBJ_PIN, &mut attr).map(drop)
+}
+
+/// `BPF_OBJ_GET`: what has this name in a BPF file system.
+pub(super) fn pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = zeroed::<bpf_attr>();
+    // SAFETY: this is the member of the union that BPF_OBJ_GET reads.
+    unsafe { &mut attr.__bindgen_anon_4 }.pathname = path.as_ptr().addr() as u64;
+    call_fd(bpf_cmd::BPF_OBJ_GET, &mut attr)
 }
 
 /// `BPF_PROG_TEST_RUN`: runs a program of a raw tracepoint once, here and now, and returns what it answers. Linux 5.10.
