@@ -9,6 +9,8 @@ mod flood;
 mod gatewatch;
 #[cfg(target_os = "linux")]
 mod journal;
+#[cfg(target_os = "linux")]
+mod nats;
 mod needs;
 mod platform;
 
@@ -20,6 +22,8 @@ pub use flood::Flood;
 pub use gatewatch::{Answer, Backend, Gatewatch, Running, Watch};
 #[cfg(target_os = "linux")]
 pub use journal::{Entry, Journal};
+#[cfg(target_os = "linux")]
+pub use nats::{Message, NatsServer};
 pub use needs::{Needs, have};
 pub use platform::{ASKED, BACKENDS, FORCED, FORWARDER, Life, user};
 #[cfg(target_os = "linux")]
@@ -88,6 +92,11 @@ pub fn servers() -> PathBuf {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| checkout().join("target"), PathBuf::from);
     target.join("servers")
+}
+
+/// The real NATS server.
+pub fn nats_server() -> PathBuf {
+    servers().join("debian/usr/sbin/nats-server")
 }
 
 /// A program of the real Prometheus.

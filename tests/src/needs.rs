@@ -33,6 +33,8 @@ pub enum Needs {
     Servers,
     /// A real Prometheus, which `cargo xtask test` fetches.
     Prometheus,
+    /// Root, a kernel that takes BPF programs, and a real NATS server, which `cargo xtask test` fetches.
+    NatsServer,
     /// A system that names the process of a listener over IPv6.
     Ipv6Owners,
     /// A kernel with multipath TCP, switched on.
@@ -85,6 +87,10 @@ pub fn have(needs: Needs) -> Result<(), String> {
         Needs::Servers => Err("needs the servers that `cargo xtask test` fetches".to_owned()),
         Needs::Prometheus if crate::prometheus("prometheus").exists() => Ok(()),
         Needs::Prometheus => Err("needs the Prometheus that `cargo xtask test` fetches".to_owned()),
+        Needs::NatsServer if !crate::nats_server().exists() => {
+            Err("needs the NATS server that `cargo xtask test` fetches".to_owned())
+        }
+        Needs::NatsServer => have(Needs::Bpf),
         Needs::Node => have_program("node"),
         Needs::Tmux => have_program("tmux"),
         Needs::Strace => have_program("strace"),

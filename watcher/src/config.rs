@@ -1,5 +1,7 @@
 //! The configuration file.
 
+mod nats;
+
 use std::collections::{BTreeMap, HashSet};
 use std::io::{ErrorKind, Read as _};
 use std::net::SocketAddr;
@@ -12,6 +14,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Visitor};
 use strum::VariantNames;
 
+pub(crate) use self::nats::{ExportConfig, NatsConfig, NewStream};
 use crate::duration;
 use crate::model::{EndSignal, Port};
 use crate::platform::Host;
@@ -60,6 +63,9 @@ pub(crate) enum ConfigError {
         /// Its name.
         name: String,
     },
+    /// The events can't be exported so.
+    #[error("[export.nats]: {0}")]
+    Export(String),
     /// The file names an identity that is not defined, or defines one that can't be used.
     #[error("{0}")]
     Identity(String),
@@ -77,6 +83,9 @@ pub(crate) struct Config {
     pub(crate) agent: AgentConfig,
     /// The host agent's history on disk; without the section there is none.
     pub(crate) history: Option<HistoryConfig>,
+    /// Where the history's records are sent, besides.
+    #[serde(default)]
+    pub(crate) export: ExportConfig,
     /// Rule sets that the user defines.
     #[serde(default)]
     identity: BTreeMap<String, RuleSet>,
@@ -328,6 +337,10 @@ impl Config {
             let message = with_suggestion(&error.message().replace('\n', ", "));
             ConfigError::Parse { path: path.to_owned(), line, column, message }
         })?;
+        if config.export.nats.is_some() && config.history.is_none() {
+            let why = "what is sent comes from the history: add a [history], or leave the section out";
+            return Err(ConfigError::Export(why.to_owned()));
+        }
         let mut ports = HashSet::new();
         for watched in &config.watch {
             if !ports.insert(watched.port) {

@@ -10,8 +10,8 @@ use crate::debian::unpack;
 use crate::run::{run, target};
 
 /// Debian's packages: nginx without its modules, runit's supervisor, xinetd, dnsmasq, haproxy and sshd with the libraries that
-/// few machines have, an interpreter of Java's language for the JVM, which comes without a compiler, and Prometheus for the
-/// agent's metrics.
+/// few machines have, an interpreter of Java's language for the JVM, which comes without a compiler, Prometheus for the
+/// agent's metrics, and a NATS server for its export.
 const DEBIAN: &[&str] = &[
     "nginx",
     "runit",
@@ -28,6 +28,7 @@ const DEBIAN: &[&str] = &[
     "libjansson4",
     "libxtables12",
     "prometheus",
+    "nats-server",
     "haproxy",
     "liblua5.3-0",
     "libopentracing-c-wrapper0",

@@ -435,6 +435,7 @@ async fn status(
         follows_all: agent.settings().follows_all(),
         lost: agent.metrics.lost(),
         subscribers: agent.metrics.subscribers(),
+        export: agent.exported(),
         capabilities: Host::privileges().into_iter().map(capability).collect(),
         no_new_privileges: Host::no_new_privileges(),
     }))

@@ -70,6 +70,40 @@ pub(super) struct Now {
     pub(super) degraded: Vec<(&'static str, bool)>,
 }
 
+/// What the export counts.
+#[derive(Debug, Default)]
+pub(super) struct ExportMetrics {
+    /// Events that the server has confirmed.
+    pub(super) sent: Counter,
+    /// Those of them that it had already.
+    pub(super) repeats: Counter,
+    /// Events that were never sent.
+    pub(super) dropped: Counter,
+    /// Events that wait to be sent.
+    pub(super) waiting: Gauge,
+}
+
+impl ExportMetrics {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "export_sent",
+            "Events that the server they are exported to has confirmed, repeats among them",
+            self.sent.clone(),
+        );
+        registry.register(
+            "export_repeats",
+            "Exported events that the server had already, and dropped",
+            self.repeats.clone(),
+        );
+        registry.register(
+            "export_dropped",
+            "Events that were not exported, because too many waited or the server refused them",
+            self.dropped.clone(),
+        );
+        registry.register("export_waiting_events", "Events that wait to be exported", self.waiting.clone());
+    }
+}
+
 /// A network namespace's port.
 type Place = (Option<u32>, Port);
 
@@ -89,6 +123,7 @@ pub(super) struct Metrics {
     clean_times: Histogram,
     restart_times: Histogram,
     delays: Histogram,
+    pub(super) export: ExportMetrics,
     /// Since when ports have nobody, on the monotonic clock.
     freed: Mutex<HashMap<Place, u64>>,
 }
@@ -108,6 +143,7 @@ impl Default for Metrics {
             clean_times: Histogram::new(CLEANS),
             restart_times: Histogram::new(RESTARTS),
             delays: Histogram::new(DELAYS),
+            export: ExportMetrics::default(),
             freed: Mutex::default(),
         }
     }
@@ -256,6 +292,7 @@ impl Metrics {
             "From the kernel's timestamp of an event to the moment that the agent had it",
             self.delays.clone(),
         );
+        self.export.register(registry);
         now.register(registry);
         exposition.text(&all)
     }

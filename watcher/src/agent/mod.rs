@@ -12,6 +12,7 @@ mod cleans;
 pub(crate) mod client;
 mod described;
 mod events;
+mod export;
 mod exposition;
 #[cfg(all(any(fuzzing, test), target_os = "linux"))]
 pub(crate) mod fuzzing;
@@ -120,7 +121,14 @@ pub(crate) async fn run(
     let signals = <Host as Platform>::Signals::new().map_err(AgentError::Signals)?;
     info!(socket = %path.display(), "listening");
     agent.begin_store();
+    agent.begin_export();
     let ended = serve(&agent, listener, signals).await;
+    if let Some(export) = agent.export() {
+        if let Some(store) = agent.store() {
+            store.catch_up().await;
+        }
+        export.end();
+    }
     if let Some(store) = agent.store() {
         store.end();
     }

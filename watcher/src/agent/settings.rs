@@ -5,6 +5,8 @@ use std::collections::HashSet;
 use super::access::Access;
 use crate::config::{Config, ConfigError, Followed, WatchedPort};
 use crate::model::{Port, Protocol};
+use crate::platform::Host;
+use crate::platform::contract::ExportSystem as _;
 
 /// The configuration, with its names looked up.
 #[derive(Debug)]
@@ -20,6 +22,9 @@ impl Settings {
     pub(super) fn new(mut config: Config) -> Result<Self, ConfigError> {
         if config.watch.is_empty() {
             config.watch.push(WatchedPort::by_default(Port::GATEWAY));
+        }
+        if let Some(nats) = &config.export.nats {
+            Host::check_export(nats).map_err(ConfigError::Export)?;
         }
         let access = Access::new(&config)?;
         let configured = config.watch.iter().map(|watched| watched.port).collect();

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::AgentError;
+use super::export::Export;
 use super::history::History;
 use super::limits::{Buckets, CLEANS, ConnectionLimit, Places, READS};
 use super::makers::Known;
@@ -31,7 +32,7 @@ use crate::platform::contract::{
 };
 use crate::steps::observe::MOST_READY;
 use crate::watch::Watch;
-use crate::wire::agent::ConfigurationJson;
+use crate::wire::agent::{ConfigurationJson, ExportJson};
 
 /// After so many events others have their turn: any process can make them without end, in a network namespace of its own.
 const EVENTS_PER_TURN: usize = 256;
@@ -58,6 +59,8 @@ pub(super) struct Agent {
     store: OnceLock<Store>,
     /// What happened before this agent began, until the history has it.
     left: Mutex<Option<Left>>,
+    /// The export, if there is one.
+    export: OnceLock<Export>,
     /// The task that waits for events.
     waiting: Mutex<Waker>,
     /// What the backend can't do here, and why.
@@ -111,6 +114,7 @@ impl Agent {
             history: History::new(u64::try_from(run.as_micros()).unwrap_or(0)),
             store: OnceLock::new(),
             left: Mutex::new(left),
+            export: OnceLock::new(),
             waiting: Mutex::new(Waker::noop().clone()),
             losses,
             backend,
@@ -238,7 +242,7 @@ impl Agent {
             Part::KernelEvents => !self.losses.is_empty() || !self.watch().observer().losses().is_empty(),
             Part::Look => self.is_blind(),
             Part::History => self.store.get().and_then(Store::degraded).is_some(),
-            Part::Configuration | Part::Metrics => self.troubles.of(part).is_some(),
+            Part::Configuration | Part::Metrics | Part::Export => self.troubles.of(part).is_some(),
         };
         Part::VARIANTS.iter().map(|&part| (part.name(), is_degraded(part))).collect()
     }
@@ -347,6 +351,18 @@ impl Agent {
         }
     }
 
+    /// Begins to export, if that is wanted; the history must have been begun.
+    pub(super) fn begin_export(self: &Arc<Self>) {
+        if let Some(config) = &self.settings().config.export.nats {
+            self.export.get_or_init(|| Export::begin(self, config));
+        }
+    }
+
+    /// The export, if there is one.
+    pub(super) fn export(&self) -> Option<&Export> {
+        self.export.get()
+    }
+
     /// The history on disk, if one is kept.
     pub(super) fn store(&self) -> Option<&Store> {
         self.store.get()
@@ -366,6 +382,21 @@ impl Agent {
         let sockets = held.flat_map(|port| watch.sockets(port)).cloned().collect();
         let are_all = settings.follows_all() && settings.protocols == Protocol::ALL;
         store.sockets(sockets, (!are_all).then(|| settings.followed()));
+    }
+
+    /// What the export has come to, if there is one.
+    pub(super) fn exported(&self) -> Option<ExportJson> {
+        let Export { config, .. } = self.export()?;
+        let counted = &self.metrics.export;
+        Some(ExportJson {
+            url: config.url.clone(),
+            subject: config.subject.to_string(),
+            works: self.troubles.of(Part::Export).is_none(),
+            sent: counted.sent.get(),
+            repeats: counted.repeats.get(),
+            dropped: counted.dropped.get(),
+            waiting: counted.waiting.get(),
+        })
     }
 
     /// The configuration that is in force.
@@ -401,6 +432,9 @@ impl Agent {
                     (Some(config), Some(store)) => store.limit(config),
                     (None, None) => {}
                     _ => warn!("whether a history is kept takes effect at the agent's next start"),
+                }
+                if settings.config.export.nats.as_ref() != self.export.get().map(|export| &export.config) {
+                    warn!("what the configuration says of the export takes effect at the agent's next start");
                 }
                 *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
                 self.makers.forget();

@@ -19,6 +19,8 @@ pub(super) enum Part {
     Configuration,
     /// The metrics over TCP.
     Metrics,
+    /// The export of what happened to a server elsewhere.
+    Export,
 }
 
 impl Part {

@@ -34,6 +34,29 @@ pub(crate) enum Told {
 }
 
 impl Told {
+    /// The name of a clean's line.
+    pub(crate) const CLEAN: &str = "clean";
+    /// The name of a gap's line.
+    pub(crate) const GAP: &str = "gap";
+
+    /// The name of its line, in JSON and in subjects.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Event(event) => event.kind.name(),
+            Self::Clean(_) => Self::CLEAN,
+            Self::Gap(_) => Self::GAP,
+        }
+    }
+
+    /// Its port; a gap has none.
+    pub(crate) fn port(&self) -> Option<Port> {
+        match self {
+            Self::Event(event) => Some(event.port),
+            Self::Clean(clean) => Some(clean.port),
+            Self::Gap(_) => None,
+        }
+    }
+
     /// Its moment on the wall clock; of a gap, the end.
     pub(crate) fn time(&self) -> SystemTime {
         match self {

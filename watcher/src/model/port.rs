@@ -21,6 +21,11 @@ pub enum Protocol {
 impl Protocol {
     /// All of them.
     pub(crate) const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
+
+    /// The name in JSON and in subjects.
+    pub(crate) fn name(self) -> &'static str {
+        self.into()
+    }
 }
 
 /// A port: the same number is a different port in each protocol.

@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Host;
 pub(crate) use super::choose::{BackendChoice, Chosen, choose};
+use crate::config::NatsConfig;
 use crate::model::{
     Backend, Descriptor, EndSignal, Event, GapReason, Observation, OpenSocket, Port, Process, Protocol,
     Record, RecordFault, RecordFile, Socket, Span,
@@ -966,11 +967,38 @@ pub(crate) trait HistoryWriter: Send {
     /// [`HistoryError`].
     fn trim(&mut self, keep: Duration, max_size: u64) -> Result<bool, HistoryError>;
 
+    /// Notes how far the records were exported.
+    ///
+    /// # Errors
+    /// [`HistoryError`].
+    fn note_exported(&mut self, exported: Exported) -> Result<(), HistoryError>;
+
     /// Notes that the agent runs.
     fn note_alive(&mut self);
 
     /// Notes that the agent ends because it was told to.
     fn note_end(&mut self);
+}
+
+/// How far the records were exported.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Exported {
+    /// All up to this number were sent, or were dropped.
+    pub(crate) through: u64,
+    /// Of the records up to this number, those that are missing were missing before the export was begun.
+    pub(crate) origin: u64,
+}
+
+/// The numbers of the history's records.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux has a history"))]
+pub(crate) struct Numbers {
+    /// The newest record's, whether or not that was deleted since; 0 if there was none.
+    pub(crate) last: u64,
+    /// Of the records up to this number, those of sockets that are open alone are there: the others were deleted.
+    pub(crate) trimmed: u64,
+    /// How far they were exported; `None` if the export was never begun.
+    pub(crate) exported: Option<Exported>,
 }
 
 /// How far the history reaches.
@@ -1017,6 +1045,78 @@ pub(crate) trait HistoryReader: Send {
     /// # Errors
     /// [`HistoryError`].
     fn page(&mut self, span: &Span, after: u64, most: usize) -> Result<Vec<Record>, HistoryError>;
+
+    /// The numbers of its records.
+    ///
+    /// # Errors
+    /// [`HistoryError`].
+    fn numbers(&mut self) -> Result<Numbers, HistoryError>;
+
+    /// The next records after this number, whatever they concern, at most so many.
+    ///
+    /// # Errors
+    /// [`HistoryError`].
+    fn after(&mut self, number: u64, most: usize) -> Result<Vec<Record>, HistoryError>;
+}
+
+// ---------------------------------------------------------------------------------------------------------------
+// The export
+
+/// The way of the history's records to a server elsewhere.
+pub(crate) trait ExportSystem {
+    /// A connection to the server.
+    type Exporter: Exporter;
+
+    /// This host's name.
+    fn host_name() -> String;
+
+    /// Whether records can be exported so, as far as that can be told without a server.
+    ///
+    /// # Errors
+    /// Why not, as a sentence.
+    fn check_export(config: &NatsConfig) -> Result<(), String>;
+
+    /// Connects to the server.
+    ///
+    /// # Errors
+    /// Why that can't be done, as a sentence.
+    fn connect_export(config: &NatsConfig) -> impl Future<Output = Result<Self::Exporter, String>>;
+}
+
+/// A record on its way.
+#[derive(Debug)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux exports"))]
+pub(crate) struct Outgoing {
+    /// Its number.
+    pub(crate) number: u64,
+    /// What the server files it under.
+    pub(crate) subject: String,
+    /// By what the server knows a repeat.
+    pub(crate) id: String,
+    /// The record itself.
+    pub(crate) payload: String,
+}
+
+/// What became of records that were to be exported.
+#[derive(Debug, Default)]
+pub(crate) struct Delivery {
+    /// So many, from the first on, are done with.
+    pub(crate) done: usize,
+    /// So many of these the server had already.
+    pub(crate) repeats: u64,
+    /// So many of these the server refuses, and always will.
+    pub(crate) refused: u64,
+    /// Why the others are not done with, if there are any.
+    pub(crate) failure: Option<String>,
+}
+
+/// A connection to the server that takes the records.
+pub(crate) trait Exporter {
+    /// Sends the records in order, and waits until the server has confirmed that it keeps them.
+    fn deliver(&self, records: &[Outgoing]) -> impl Future<Output = Delivery>;
+
+    /// Ready once the connection is lost, with why.
+    fn lost(&self) -> impl Future<Output = String>;
 }
 
 /// A part of the log that may be one of several.

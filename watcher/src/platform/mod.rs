@@ -21,6 +21,8 @@ mod unix;
 mod windows;
 #[cfg(not(unix))]
 mod without_agent;
+#[cfg(not(all(target_os = "linux", feature = "nats")))]
+mod without_export;
 #[cfg(not(target_os = "linux"))]
 mod without_kernel_events;
 

@@ -44,6 +44,26 @@ impl WatchedPortJson {
     }
 }
 
+/// The export of what happens. Why it does not work is among what is `degraded`.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = ExportReport)]
+pub(crate) struct ExportJson {
+    /// The servers.
+    pub(crate) url: Vec<String>,
+    /// What the events are filed under.
+    pub(crate) subject: String,
+    /// Whether it works: whether the last attempt did not fail.
+    pub(crate) works: bool,
+    /// How many events the server has confirmed since the agent's start, repeats among them.
+    pub(crate) sent: u64,
+    /// How many of them it had already.
+    pub(crate) repeats: u64,
+    /// How many events were not sent, because too many waited or the server refused them.
+    pub(crate) dropped: u64,
+    /// How many events wait.
+    pub(crate) waiting: i64,
+}
+
 /// The agent's status.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = StatusReport)]
@@ -73,6 +93,9 @@ pub(crate) struct StatusAnswer {
     pub(crate) lost: u64,
     /// How many clients read the event stream.
     pub(crate) subscribers: i64,
+    /// The export of what happens to a server elsewhere; absent if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) export: Option<ExportJson>,
     /// The capabilities that the agent has.
     pub(crate) capabilities: Vec<CapabilityJson>,
     /// Whether `no_new_privs` is set, so that no program that the agent runs can gain privileges.

@@ -112,12 +112,12 @@ impl From<&Record> for HistoryLine {
                     netns: clean.netns,
                     ..empty(STAND_IN, clean.port)
                 };
-                let line = WatchLine::from(&event).named(CLEAN);
+                let line = WatchLine::from(&event).named(Told::CLEAN);
                 (line, Some(CleanJson::from(&**clean)), None)
             }
             Told::Gap(gap) => {
                 let event = WatchEvent { time: gap.until, ..empty(STAND_IN, Port::tcp(0)) };
-                let line = WatchLine::from(&event).named(GAP);
+                let line = WatchLine::from(&event).named(Told::GAP);
                 let from = gap.from.map(|from| timestamp(from, 6));
                 (line, None, Some(GapJson { from, reason: gap.why.name().to_owned() }))
             }
@@ -127,8 +127,6 @@ impl From<&Record> for HistoryLine {
     }
 }
 
-const CLEAN: &str = "clean";
-const GAP: &str = "gap";
 /// What a line that is no event's is made from.
 const STAND_IN: WatchKind = WatchKind::Free;
 
@@ -139,8 +137,8 @@ impl TryFrom<HistoryLine> for Record {
         let HistoryLine { line, number, found, process, clean, gap } = line;
         let stand_in = |line: WatchLine| WatchEvent::try_from(line.named(STAND_IN.name()));
         let told = match (line.name(), clean, gap) {
-            (CLEAN, Some(clean), _) => Told::Clean(Box::new(clean.told(stand_in(line)?)?)),
-            (GAP, _, Some(gap)) => {
+            (Told::CLEAN, Some(clean), _) => Told::Clean(Box::new(clean.told(stand_in(line)?)?)),
+            (Told::GAP, _, Some(gap)) => {
                 let from = gap.from.map(|from| read_timestamp("from", &from)).transpose()?;
                 let why = gap.reason.parse().map_err(|_| unreadable("reason", &gap.reason))?;
                 Told::Gap(Gap { from, until: stand_in(line)?.time, why })

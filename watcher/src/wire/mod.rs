@@ -8,6 +8,7 @@ pub(crate) mod agent;
 pub(crate) mod answers;
 pub(crate) mod doctor;
 pub(crate) mod event;
+pub(crate) mod export;
 #[cfg(all(any(fuzzing, test), target_os = "linux"))]
 pub(crate) mod fuzzing;
 pub(crate) mod history;

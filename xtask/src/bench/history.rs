@@ -54,7 +54,7 @@ fn made() -> u32 {
 }
 
 /// An agent that has seen it all, and what that cost.
-fn measure(what: &str, config: &str) -> Result<Agent> {
+pub(super) fn measure(what: &str, config: &str) -> Result<Agent> {
     let agent = Agent::with(&format!("[agent]\nwatch = \"all\"\n{config}"));
     let before = cpu(&agent)?;
     let begun = Instant::now();
@@ -73,7 +73,7 @@ fn measure(what: &str, config: &str) -> Result<Agent> {
 }
 
 /// What an agent has used of the processors.
-fn cpu(agent: &Agent) -> Result<Duration> {
+pub(super) fn cpu(agent: &Agent) -> Result<Duration> {
     let text = fs::read_to_string(format!("/proc/{}/stat", agent.pid()))?;
     let (_, after) = text.rsplit_once(')').context("no name")?;
     let ticks: u64 =

@@ -3,6 +3,7 @@
 
 mod agent;
 mod clean;
+mod export;
 mod history;
 mod load;
 mod owners;
@@ -34,6 +35,8 @@ pub(crate) enum Part {
     Agent,
     /// The host agent that follows every port and writes a history: its CPU time and the size of a record
     History,
+    /// The same with an export to a NATS server: its CPU time, the length of a message, and how fast it catches up
+    Export,
 }
 
 /// Runs the parts; all of them if none is named.
@@ -61,6 +64,9 @@ pub(crate) fn run_parts(parts: &[Part]) -> Result<()> {
     }
     if wanted(Part::History) {
         history::run()?;
+    }
+    if wanted(Part::Export) {
+        export::run()?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod costs;
 mod events;
+mod export;
 mod false_agents;
 mod history;
 mod hostile_clients;

@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
@@ -22,7 +22,7 @@ use self::recording::Recording;
 use crate::config::HistoryConfig;
 use crate::model::{CleanTold, Described, Port, Socket, WatchEvent};
 use crate::platform::Host;
-use crate::platform::contract::Left;
+use crate::platform::contract::{Exported, Left};
 
 /// So much waits for the thread at most. What comes beyond is counted as lost.
 const QUEUE: usize = 16_384;
@@ -51,6 +51,10 @@ struct Shared {
     /// Whether the thread wants to be told which sockets hold a port.
     wants_sockets: AtomicBool,
     trouble: Mutex<Option<Trouble>>,
+    /// The number of the newest record that is on disk.
+    written: watch::Sender<u64>,
+    /// How far the records were exported, once that is known.
+    exported: Mutex<Option<Exported>>,
 }
 
 /// Why the history is not written at this moment.
@@ -64,6 +68,10 @@ pub(super) struct Trouble {
 impl Shared {
     fn trouble(&self) -> MutexGuard<'_, Option<Trouble>> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn exported(&self) -> MutexGuard<'_, Option<Exported>> {
+        self.exported.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -156,6 +164,16 @@ impl Store {
         if self.try_send(Message::Flush(tell)) {
             let _ = timeout(CAUGHT_UP, told).await;
         }
+    }
+
+    /// Tells the number of the newest record that is on disk, whenever there is a newer one.
+    pub(super) fn written(&self) -> watch::Receiver<u64> {
+        self.shared.written.subscribe()
+    }
+
+    /// Notes how far the records were exported: on disk within seconds, and at the end.
+    pub(super) fn note_exported(&self, exported: Exported) {
+        *self.shared.exported() = Some(exported);
     }
 
     /// Writes what is left, and ends.

@@ -17,7 +17,7 @@ use crate::model::{
 };
 use crate::platform::Host;
 use crate::platform::clock;
-use crate::platform::contract::{Batch, HistoryError, HistorySystem as _, HistoryWriter, Left};
+use crate::platform::contract::{Batch, Exported, HistoryError, HistorySystem as _, HistoryWriter, Left};
 
 /// A record waits for others so long at most, before it is written.
 const DUE: Duration = Duration::from_millis(200);
@@ -61,6 +61,8 @@ pub(super) struct Recording {
     /// What happened before, since the agent before had ended.
     left: Option<Left>,
     open: HashMap<SocketKey, OpenSocket>,
+    /// How far the records were exported, as it is on disk.
+    exported: Option<Exported>,
     alive: Instant,
     trimmed: Instant,
     since_trim: usize,
@@ -90,6 +92,7 @@ impl Recording {
             begun: SystemTime::now(),
             left,
             open: HashMap::new(),
+            exported: None,
             alive: Instant::now(),
             trimmed: Instant::now(),
             since_trim: 0,
@@ -109,6 +112,7 @@ impl Recording {
             self.do_what_is_due();
         }
         self.flush();
+        self.note_exported();
         if let Some(writer) = &mut self.writer
             && self.batch.records.is_empty()
         {
@@ -138,6 +142,7 @@ impl Recording {
         }
         if self.alive + ALIVE <= now {
             self.alive = now;
+            self.note_exported();
             if let Some(writer) = &mut self.writer
                 && self.again.is_none()
             {
@@ -333,7 +338,21 @@ impl Recording {
         }
     }
 
+    /// Notes how far the records were exported. Where that fails, it is tried again within seconds; the next agent would send
+    /// the last ones again.
+    fn note_exported(&mut self) {
+        let exported = *self.shared.exported();
+        let Some(writer) = self.writer.as_mut().filter(|_| self.again.is_none()) else { return };
+        if let Some(now) = exported.filter(|_| exported != self.exported)
+            && writer.note_exported(now).is_ok()
+        {
+            self.exported = exported;
+        }
+    }
+
     fn well(&mut self) {
+        let written = self.writer.as_ref().map_or(0, |writer| writer.next_number() - 1);
+        self.shared.written.send_if_modified(|last| std::mem::replace(last, written) != written);
         self.again = None;
         if self.shared.trouble().take().is_some() {
             info!("the history is written again");

@@ -72,6 +72,16 @@ pub(in crate::cli) fn agent(health: &Health, status: Option<&StatusAnswer>) -> S
         "      has {}",
         if capabilities.is_empty() { "no capabilities".to_owned() } else { capabilities.join(" ") }
     );
+    if let Some(export) = &status.export {
+        let _ = writeln!(
+            out,
+            "      exports to {}: {} events sent, {} waiting, {} dropped",
+            export.url.join(", "),
+            export.sent,
+            export.waiting,
+            export.dropped
+        );
+    }
     for trouble in &status.degraded {
         let _ = writeln!(out, "      {} {trouble}", style::paint(Colour::Odd, "degraded:"));
     }

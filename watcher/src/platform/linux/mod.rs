@@ -5,6 +5,8 @@ mod agent;
 mod fd;
 mod history;
 mod keep;
+#[cfg(feature = "nats")]
+mod nats;
 mod owner_record;
 mod processes;
 mod protocol;

@@ -13,7 +13,7 @@ use super::{beside, connect, is_known};
 use crate::model::{
     CleanTold, Gap, LostIn, NamedProcess, OwnerTold, Record, Span, Told, WatchEvent, WatchKind,
 };
-use crate::platform::contract::{HistoryError, HistoryReader, Reach};
+use crate::platform::contract::{Exported, HistoryError, HistoryReader, Numbers, Reach};
 use crate::platform::linux::protocol;
 
 /// How long a writer that is about to begin or to end is waited for.
@@ -328,5 +328,25 @@ impl HistoryReader for Reader {
         records.dedup_by_key(|record| record.number);
         records.truncate(most);
         Ok(records)
+    }
+
+    fn numbers(&mut self) -> Result<Numbers, HistoryError> {
+        // One transaction, so that nothing comes or goes in between.
+        let transaction = self.database.unchecked_transaction()?;
+        let newest: Option<i64> =
+            transaction.query_row("SELECT max(number) FROM record", [], |row| row.get(0))?;
+        let meta = |key: &str| values::meta(&transaction, key);
+        let trimmed = meta(values::TRIMMED)?.unwrap_or(0);
+        let exported = match meta(values::EXPORTED)? {
+            Some(through) => Some(Exported { through, origin: meta(values::EXPORT_ORIGIN)?.unwrap_or(0) }),
+            None => None,
+        };
+        let last = newest.map_or(0, i64::cast_unsigned).max(trimmed);
+        Ok(Numbers { last, trimmed, exported })
+    }
+
+    fn after(&mut self, number: u64, most: usize) -> Result<Vec<Record>, HistoryError> {
+        let values = vec![number.cast_signed().into(), i64::try_from(most).unwrap_or(i64::MAX).into()];
+        self.records("r.number > ?", "ORDER BY r.number LIMIT ?", values, "record r")
     }
 }

@@ -6,7 +6,7 @@ use crate::model::{
     Action, Backend, CleanTold, Described, Gap, GapReason, LostIn, Outcome, OwnerTold, Port, Record, Span,
     Told, WatchEvent, WatchKind,
 };
-use crate::platform::contract::Batch;
+use crate::platform::contract::{Batch, Exported};
 
 const PORT: Port = Port::tcp(80);
 
@@ -153,4 +153,28 @@ fn what_events_have_in_common_is_written_once() {
         let count = database.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0));
         assert_eq!(count, Ok(1), "{table}");
     }
+}
+
+#[test]
+fn no_number_is_given_twice_also_where_all_was_deleted() {
+    let records = vec![(event(1, 0, WatchKind::Listen), None), (event(2, 1, WatchKind::Free), None)];
+    let (_folder, path, mut writer) = written(records, &[]);
+    assert!(writer.trim(Duration::from_secs(1), u64::MAX).unwrap());
+    drop(writer);
+    assert_eq!(write::Writer::open(&path, at(2)).unwrap().next_number(), 3);
+    let numbers = read::Reader::open(&path).unwrap().numbers().unwrap();
+    assert_eq!((numbers.last, numbers.trimmed, numbers.exported), (2, 2, None));
+}
+
+#[test]
+fn how_far_the_records_were_exported_is_kept_with_them() {
+    let records = (1..=3).map(|number| (event(number, number, WatchKind::Free), None)).collect();
+    let (_folder, path, mut writer) = written(records, &[]);
+    let exported = Exported { through: 1, origin: 0 };
+    writer.note_exported(exported).unwrap();
+    drop(writer);
+    let mut reader = read::Reader::open(&path).unwrap();
+    assert_eq!(reader.numbers().unwrap().exported, Some(exported));
+    assert_eq!(numbers(&reader.after(1, 10).unwrap()), [2, 3]);
+    assert_eq!(numbers(&reader.after(0, 2).unwrap()), [1, 2]);
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::{Duration, SystemTime};
 
-use rusqlite::Row;
+use rusqlite::{Connection, OptionalExtension as _, Row};
 use strum::FromRepr;
 
 use crate::model::{Backend, Described, Port};
@@ -23,6 +23,24 @@ pub(super) enum Kind {
     Clean = 8,
     DryRun = 9,
     Gap = 10,
+}
+
+/// The keys of numbers in the table `meta`: up to which record the deletion has come, how far the records were exported, and
+/// up to which one those that are missing were missing before that began.
+pub(super) const TRIMMED: &str = "trimmed";
+pub(super) const EXPORTED: &str = "exported";
+pub(super) const EXPORT_ORIGIN: &str = "export_origin";
+
+pub(super) fn meta(database: &Connection, key: &str) -> rusqlite::Result<Option<u64>> {
+    let sql = "SELECT value FROM meta WHERE key = ?";
+    let number: Option<i64> = database.prepare_cached(sql)?.query_row([key], |row| row.get(0)).optional()?;
+    Ok(number.map(i64::cast_unsigned))
+}
+
+pub(super) fn set_meta(database: &Connection, key: &str, number: u64) -> rusqlite::Result<()> {
+    let sql = "REPLACE INTO meta VALUES (?, ?)";
+    database.prepare_cached(sql)?.execute((key, number.cast_signed()))?;
+    Ok(())
 }
 
 /// Microseconds since the epoch; before it, less than zero.

@@ -15,7 +15,7 @@ use super::{APPLICATION, SCHEMA, VERSION, beside, boot, connect, is_known, prepa
 use crate::model::{
     CleanTold, Described, Gap, NamedProcess, OpenSocket, Record, SocketKey, Told, WatchEvent, WatchKind,
 };
-use crate::platform::contract::{Batch, HistoryError, HistoryWriter, LastRun};
+use crate::platform::contract::{Batch, Exported, HistoryError, HistoryWriter, LastRun};
 use crate::platform::linux::protocol;
 
 /// So many records are deleted at once, because other work waits meanwhile.
@@ -94,7 +94,9 @@ impl Writer {
         });
         let newest: Option<i64> =
             database.query_row("SELECT max(number) FROM record", [], |row| row.get(0))?;
-        let next = newest.and_then(|newest| u64::try_from(newest).ok()).map_or(1, |newest| newest + 1);
+        // No number is given twice, also where every record was deleted.
+        let trimmed = values::meta(&database, values::TRIMMED)?;
+        let next = newest.map(i64::cast_unsigned).max(trimmed).map_or(1, |newest| newest + 1);
         database.execute("DELETE FROM meta WHERE key = 'ended'", [])?;
         database.execute("REPLACE INTO meta VALUES ('boot', ?)", [boot()])?;
         database.execute("INSERT OR IGNORE INTO meta VALUES ('since', ?)", [values::micros(begun)])?;
@@ -237,10 +239,19 @@ impl HistoryWriter for Writer {
             "UPDATE meta SET value = max(value, ?1) WHERE key = 'since'",
             [time.saturating_add(1)],
         )?;
+        let trimmed = values::meta(&transaction, values::TRIMMED)?.max(Some(number.cast_unsigned()));
+        values::set_meta(&transaction, values::TRIMMED, trimmed.unwrap_or(0))?;
         transaction.commit()?;
         self.known = Known::default();
         self.database.execute_batch("PRAGMA incremental_vacuum(2000)")?;
         Ok(true)
+    }
+
+    fn note_exported(&mut self, exported: Exported) -> Result<(), HistoryError> {
+        let transaction = self.database.transaction()?;
+        values::set_meta(&transaction, values::EXPORTED, exported.through)?;
+        values::set_meta(&transaction, values::EXPORT_ORIGIN, exported.origin)?;
+        Ok(transaction.commit()?)
     }
 
     fn note_alive(&mut self) {
