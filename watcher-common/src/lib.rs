@@ -120,6 +120,10 @@ pub struct Event {
     pub protocol: u16,
 }
 
+/// The version of [`Event`]'s layout: another one when a field of it changes. An agent reads the ring that the agent before
+/// has left, which may have been of another version.
+pub const EVENT_LAYOUT: u32 = 1;
+
 /// One descriptor, in a process, of a socket on a watched port: what the kernel has there, as it is.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

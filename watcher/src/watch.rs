@@ -11,6 +11,7 @@ use tokio::time::{Sleep, sleep_until};
 use crate::model::{
     Event, EventKind, LostIn, NamedProcess, Observation, Port, Socket, WatchEvent, WatchKind,
 };
+use crate::platform::clock;
 use crate::platform::contract::{AgentObserver, ObserveError, Observer, System};
 use crate::steps::observe::MOST_READY;
 use crate::steps::observe::table::{Change, Table};
@@ -33,6 +34,7 @@ pub(crate) struct Watch<O: ?Sized = dyn Observer> {
     names: HashMap<u32, Option<String>>,
     /// And the names beside those of threads that acted: one process can act thousands of times.
     beside: HashMap<(u32, String), Option<String>>,
+    look_begun: Instant,
     last_look: Instant,
     /// Events that were lost since.
     lost: Option<Losses>,
@@ -76,6 +78,7 @@ impl<O: Observer + ?Sized> Watch<O> {
             pending,
             names: HashMap::new(),
             beside: HashMap::new(),
+            look_begun: Instant::now(),
             last_look: Instant::now(),
             lost: None,
         };
@@ -123,6 +126,12 @@ impl<O: Observer + ?Sized> Watch<O> {
     fn forget_names(&mut self) {
         self.names.clear();
         self.beside.clear();
+    }
+
+    /// What happened before this moment of the monotonic clock, in nanoseconds, the last whole look has seen. It is not told
+    /// again.
+    pub(crate) fn known_since(&self) -> u64 {
+        clock::monotonic_ns(self.look_begun)
     }
 
     /// How many events are ready without a read.
@@ -236,7 +245,7 @@ impl<O: Observer + ?Sized> Watch<O> {
     fn reload(&mut self) -> Result<(), ObserveError> {
         let since = Instant::now();
         let sockets = self.observer.look(&self.ports)?;
-        self.last_look = Instant::now();
+        (self.look_begun, self.last_look) = (since, Instant::now());
         self.table.load(&self.ports, sockets, since);
         let held = self.all_held(&self.ports);
         self.pending.extend(held);

@@ -23,11 +23,11 @@ use super::reserve::Reserve;
 use super::settings::Settings;
 use super::store::Store;
 use super::troubles::{Part, Troubles};
-use crate::config::Config;
+use crate::config::{Config, HistoryConfig};
 use crate::model::{Backend, Port, Protocol, Socket, WatchKind};
 use crate::platform::Host;
 use crate::platform::contract::{
-    AgentObserver, BackendChoice, Chosen, Left, ObserveError, Platform, ServiceState, ServiceSystem as _,
+    AgentObserver, BackendChoice, Chosen, ObserveError, Platform, Relieved, ServiceState, ServiceSystem as _,
     System as _, choose,
 };
 use crate::steps::observe::MOST_READY;
@@ -57,8 +57,6 @@ pub(super) struct Agent {
     pub(super) history: History,
     /// The history on disk, if one is kept.
     store: OnceLock<Store>,
-    /// What happened before this agent began, until the history has it.
-    left: Mutex<Option<Left>>,
     /// The export, if there is one.
     export: OnceLock<Export>,
     /// The task that waits for events.
@@ -96,8 +94,7 @@ impl Agent {
             why: error.to_string(),
             mend: "mount /proc".to_owned(),
         })?;
-        let (mut observer, mut losses, protocols) = observe(&host, &settings, pace)?;
-        let left = relieve(&mut *observer, &settings, &mut losses);
+        let (observer, losses, protocols) = observe(&host, &settings, pace)?;
         let settings = settings.limited_to(protocols);
         let ports = settings.followed();
         for loss in &losses {
@@ -113,7 +110,6 @@ impl Agent {
             settings: Mutex::new(Arc::new(settings)),
             history: History::new(u64::try_from(run.as_micros()).unwrap_or(0)),
             store: OnceLock::new(),
-            left: Mutex::new(left),
             export: OnceLock::new(),
             waiting: Mutex::new(Waker::noop().clone()),
             losses,
@@ -346,8 +342,8 @@ impl Agent {
     /// Begins to write the history, if one is to be kept; after that no privilege may be given up.
     pub(super) fn begin_store(&self) {
         if let Some(config) = &self.settings().config.history {
-            let left = self.left.lock().unwrap_or_else(PoisonError::into_inner).take();
-            self.store.get_or_init(|| Store::begin(config, self.host.clone(), left));
+            let relieved = self.relieve(config);
+            self.store.get_or_init(|| Store::begin(config, self.host.clone(), relieved));
         }
     }
 
@@ -361,6 +357,29 @@ impl Agent {
     /// The export, if there is one.
     pub(super) fn export(&self) -> Option<&Export> {
         self.export.get()
+    }
+
+    /// Takes over what the agent before has left in the kernel, if the configuration says so.
+    fn relieve(&self, config: &HistoryConfig) -> Option<Relieved> {
+        let pins = config.pins.as_ref()?;
+        let mut watch = self.watch();
+        let until = watch.known_since();
+        match watch.observer().relieve(pins, until) {
+            Ok(mut relieved) => {
+                // The one before may have followed other ports.
+                if let Some(left) = &mut relieved.left {
+                    let settings = self.settings();
+                    left.events.retain(|event| settings.follows(event.port()));
+                }
+                Some(relieved)
+            }
+            Err(error) => {
+                let pins = pins.display();
+                let trouble = format!("what happens while no agent runs is not kept in {pins}: {error}");
+                self.troubles.note(Part::History, Some(trouble));
+                None
+            }
+        }
     }
 
     /// The history on disk, if one is kept.
@@ -451,15 +470,6 @@ impl Agent {
     pub(super) fn status_line(&self) -> String {
         format!("watching {} by {}", self.settings().described(), self.backend.name())
     }
-}
-
-/// Takes over what the agent before has left in the kernel, if the configuration says so.
-fn relieve(observer: &mut dyn AgentObserver, settings: &Settings, losses: &mut Vec<String>) -> Option<Left> {
-    let pins = settings.config.history.as_ref()?.pins.as_ref()?;
-    observer.relieve(pins).unwrap_or_else(|error| {
-        losses.push(format!("what happens while no agent runs is not kept in {}: {error}", pins.display()));
-        None
-    })
 }
 
 /// An observer, what it can't do, and of which protocols it can follow ports.

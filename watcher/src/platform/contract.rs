@@ -159,20 +159,33 @@ pub(crate) trait AgentObserver: Observer {
     /// When the change can't be made.
     fn set_ports(&mut self, ports: &[Port]) -> Result<(), ObserveError>;
 
-    /// Takes over from the agent before: reads what happened since it ended, if it left something in this folder that went
-    /// on to observe, and leaves the same there for the next.
+    /// Takes over from the agent before: reads what happened before this moment of the monotonic clock, if that agent left
+    /// something in this folder that went on to observe, and leaves the same there for the next.
     ///
     /// # Errors
-    /// If nothing can be left there, or what was left can't be read.
-    fn relieve(&mut self, folder: &Path) -> io::Result<Option<Left>> {
-        let _ = folder;
+    /// If nothing can be left there.
+    fn relieve(&mut self, folder: &Path, until_ns: u64) -> io::Result<Relieved> {
+        let _ = (folder, until_ns);
         Err(io::Error::other("ports are polled here, by the agent itself"))
     }
 }
 
+/// What an agent has taken over.
+#[derive(Debug)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux lets kernel programs go on"))]
+pub(crate) struct Relieved {
+    /// The number of its own ring of events, which is left for the next. No other map has it until the next boot.
+    pub(crate) ring: u32,
+    /// What was left for it.
+    pub(crate) left: Option<Left>,
+}
+
 /// What happened between two agents.
 #[derive(Debug)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux lets kernel programs go on"))]
 pub(crate) struct Left {
+    /// The number of the ring that it was in.
+    pub(crate) ring: u32,
     /// Binds, listens and releases, in the order in which they happened.
     pub(crate) events: Vec<Event>,
     /// Whether there was room for all of them.
@@ -928,6 +941,8 @@ pub(crate) struct LastRun {
     pub(crate) orderly: bool,
     /// Whether the host has not been started anew since.
     pub(crate) same_boot: bool,
+    /// The number of the ring that it left its events in.
+    pub(crate) ring: Option<u32>,
 }
 
 /// Records to be written together, and what follows from them.
@@ -978,6 +993,9 @@ pub(crate) trait HistoryWriter: Send {
 
     /// Notes that the agent ends because it was told to.
     fn note_end(&mut self);
+
+    /// Notes in which ring the agent leaves its events, for the next.
+    fn note_ring(&mut self, ring: Option<u32>);
 }
 
 /// How far the records were exported.

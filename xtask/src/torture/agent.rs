@@ -152,7 +152,8 @@ fn judge(
             ["the agent refuses", "says nothing"].iter().any(|why| answer.err.contains(why))
         }
         Trouble::Suspended => answer.err.contains("says nothing"),
-        _ => false,
+        Trouble::Killed | Trouble::Ended => answer.err.contains("went away before it had answered"),
+        Trouble::Reloaded | Trouble::HooksDetached => false,
     };
     let fine = (answer.status, outcome.as_str()) == wanted
         || asked == Asked::Clean && was_left && (answer.status, outcome.as_str()) == (0, "free");

@@ -1,9 +1,13 @@
 //! The host agent follows every port, and keeps a history on disk.
 
+use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::{DirEntryExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use gatewatch_tests::{Agent, Answer, Gatewatch, Part, as_user, config, folder, until, unused_port};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -269,6 +273,75 @@ scenario!(what_happens_while_no_agent_runs_is_read_by_the_next, needs(Root, Bpf)
     assert_eq!(listens.count(), 1, "{lines:?}");
 });
 
+scenario!(between_two_agents_nothing_is_lost_and_nothing_told_twice, needs(Root, Bpf), || {
+    let kept = Kept::new();
+    let pins = Mounted::of("bpf", &kept.folder.path().join("bpf"), None);
+    let folder = pins.0.join("gatewatch");
+    let port = unused_port();
+    let config = kept.config(&[port]).replacen("[history]", &format!("[history]\npins = {folder:?}"), 1);
+    let mut agent = Agent::with(&config);
+    // given a server that listens and ends again and again, also while one agent ends and the next begins
+    let is_over = AtomicBool::new(false);
+    let made = std::thread::scope(|scope| {
+        let server = scope.spawn(|| {
+            let mut made = 0;
+            while !is_over.load(Ordering::Relaxed) {
+                drop(TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap());
+                made += 1;
+                // So that the ring has room for a second of it.
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            made
+        });
+        for _ in 0..3 {
+            wait_for(&agent, port, "release");
+            agent.signal(Signal::SIGTERM);
+            assert_eq!(agent.end(), Some(0));
+            agent.replace();
+        }
+        is_over.store(true, Ordering::Relaxed);
+        server.join().unwrap()
+    });
+    until("all is written", || named(&agent.history(&format!("port={port}")), "release").len() >= made);
+    let lines = agent.history(&format!("port={port}"));
+    for event in ["bind", "listen", "release"] {
+        assert_eq!(named(&lines, event).len(), made, "{event}");
+    }
+    assert!(
+        named(&lines, "gap").iter().all(|gap| gap["gap"]["reason"] == "not_kept"),
+        "{:?}",
+        named(&lines, "gap")
+    );
+});
+
+scenario!(the_pins_of_others_are_left_alone, needs(Root, Bpf), || {
+    let kept = Kept::new();
+    let pins = Mounted::of("bpf", &kept.folder.path().join("bpf"), None);
+    let folder = pins.0.join("gatewatch");
+    let config =
+        |port| kept.config(&[port]).replacen("[history]", &format!("[history]\npins = {folder:?}"), 1);
+    let agent = Agent::with(&config(unused_port()));
+    let names = || -> BTreeSet<_> {
+        fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+    };
+    let inodes =
+        || -> BTreeSet<_> { fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().ino()).collect() };
+    let before = inodes();
+    assert!(names().iter().all(|name| name.to_string_lossy().starts_with("gatewatch_")), "{:?}", names());
+    // given a second agent, which would take those of the first away
+    let second = Agent::with(&config(unused_port()));
+    let degraded = second.get("/v1/status").json()["degraded"].to_string();
+    assert!(degraded.contains("another agent keeps its events there"), "{degraded}");
+    assert_eq!(inodes(), before);
+    drop((second, agent));
+    // given a name of another program's
+    let others = folder.join("others");
+    fs::hard_link(folder.join("gatewatch_lost"), &others).or_else(|_| fs::create_dir(&others)).unwrap();
+    let _next = Agent::with(&config(unused_port()));
+    assert!(others.exists());
+    assert_ne!(inodes(), before);
+});
+
 scenario!(a_folder_of_pins_that_others_can_write_to_is_not_read, needs(Root, Bpf), || {
     let kept = Kept::new();
     let pins = Mounted::of("bpf", &kept.folder.path().join("bpf"), None);
@@ -277,6 +350,7 @@ scenario!(a_folder_of_pins_that_others_can_write_to_is_not_read, needs(Root, Bpf
         fs::create_dir(folder).unwrap();
     }
     fs::set_permissions(&shared, fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(&disk, fs::Permissions::from_mode(0o700)).unwrap();
     for (folder, why) in [(&shared, "root's alone"), (&disk, "BPF file system")] {
         let config =
             kept.config(&[unused_port()]).replacen("[history]", &format!("[history]\npins = {folder:?}"), 1);

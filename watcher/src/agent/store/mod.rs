@@ -22,7 +22,7 @@ use self::recording::Recording;
 use crate::config::HistoryConfig;
 use crate::model::{CleanTold, Described, Port, Socket, WatchEvent};
 use crate::platform::Host;
-use crate::platform::contract::{Exported, Left};
+use crate::platform::contract::{Exported, Relieved};
 
 /// So much waits for the thread at most. What comes beyond is counted as lost.
 const QUEUE: usize = 16_384;
@@ -78,6 +78,7 @@ impl Shared {
 /// The history on disk, as the agent has it.
 pub(super) struct Store {
     pub(super) path: PathBuf,
+    pins: Option<PathBuf>,
     /// `None` once the agent ends: what is in it is still written.
     queue: Mutex<Option<SyncSender<Message>>>,
     shared: Arc<Shared>,
@@ -87,11 +88,11 @@ pub(super) struct Store {
 impl Store {
     /// Begins to write. The thread must not exist before the process has given up its privileges, because each thread has
     /// its own.
-    pub(super) fn begin(config: &HistoryConfig, system: Host, left: Option<Left>) -> Self {
+    pub(super) fn begin(config: &HistoryConfig, system: Host, relieved: Option<Relieved>) -> Self {
         let (queue, messages) = sync_channel(QUEUE);
         let (end, ended) = channel();
         let shared = Arc::new(Shared::default());
-        let recording = Recording::new(config.clone(), messages, Arc::clone(&shared), system, left);
+        let recording = Recording::new(config.clone(), messages, Arc::clone(&shared), system, relieved);
         let run = move || {
             recording.run();
             let _ = end.send(());
@@ -100,7 +101,8 @@ impl Store {
             let why = format!("no thread can be started: {error}");
             *shared.trouble() = Some(Trouble { since: SystemTime::now(), why });
         }
-        Self { path: config.path.clone(), queue: Mutex::new(Some(queue)), shared, ended: Mutex::new(ended) }
+        let (path, pins) = (config.path.clone(), config.pins.clone());
+        Self { path, pins, queue: Mutex::new(Some(queue)), shared, ended: Mutex::new(ended) }
     }
 
     pub(super) fn event(&self, event: &WatchEvent) {
@@ -140,6 +142,9 @@ impl Store {
 
     /// Keeps as long and as much as this says, from now on.
     pub(super) fn limit(&self, config: &HistoryConfig) {
+        if config.pins != self.pins {
+            warn!("where events are kept between two agents takes effect at the agent's next start");
+        }
         if config.path != self.path {
             warn!("the history goes on where it is: another path takes effect at the agent's next start");
         }

@@ -17,7 +17,9 @@ use crate::model::{
 };
 use crate::platform::Host;
 use crate::platform::clock;
-use crate::platform::contract::{Batch, Exported, HistoryError, HistorySystem as _, HistoryWriter, Left};
+use crate::platform::contract::{
+    Batch, Exported, HistoryError, HistorySystem as _, HistoryWriter, LastRun, Left, Relieved,
+};
 
 /// A record waits for others so long at most, before it is written.
 const DUE: Duration = Duration::from_millis(200);
@@ -37,6 +39,8 @@ const TRIMS_IN_A_ROW: usize = 4;
 /// If the wall clock jumps further than this, nothing is called old until it has been steady for an hour.
 const JUMP: Duration = Duration::from_secs(60);
 const STEADY: Duration = Duration::from_secs(3600);
+/// How finely a process's start is known.
+const TICK: Duration = Duration::from_millis(20);
 /// How many open sockets are remembered at most: any user can open thousands, in a network namespace of its own.
 const OPEN: usize = 65_536;
 
@@ -58,8 +62,10 @@ pub(super) struct Recording {
     next: u64,
     /// When it was begun: what has happened since is handed over.
     begun: SystemTime,
-    /// What happened before, since the agent before had ended.
-    left: Option<Left>,
+    /// What the agent before has left: what happened since it had ended.
+    relieved: Option<Relieved>,
+    /// Whether an event is read that was left.
+    is_left: bool,
     open: HashMap<SocketKey, OpenSocket>,
     /// How far the records were exported, as it is on disk.
     exported: Option<Exported>,
@@ -76,7 +82,7 @@ impl Recording {
         messages: Receiver<Message>,
         shared: Arc<Shared>,
         system: Host,
-        left: Option<Left>,
+        relieved: Option<Relieved>,
     ) -> Self {
         Self {
             config,
@@ -90,7 +96,8 @@ impl Recording {
             dropped: None,
             next: 1,
             begun: SystemTime::now(),
-            left,
+            relieved,
+            is_left: false,
             open: HashMap::new(),
             exported: None,
             alive: Instant::now(),
@@ -184,9 +191,9 @@ impl Recording {
     /// Opens it. All that happened since this moment is still to be written.
     fn open(&mut self, begun: SystemTime) {
         match Host::write_history(&self.config.path, begun) {
-            Ok(writer) => {
+            Ok(mut writer) => {
                 let last = writer.last_run();
-                let left = self.left.take().filter(|_| last.as_ref().is_some_and(|last| last.same_boot));
+                let left = self.left_by(last.as_ref());
                 let is_known = left.as_ref().is_some_and(|left| left.is_whole)
                     && last.as_ref().is_some_and(|last| last.orderly);
                 let gap = last.as_ref().filter(|_| !is_known).map(|last| Gap {
@@ -198,12 +205,12 @@ impl Recording {
                         _ => GapReason::Killed,
                     },
                 });
-                let alive = last.as_ref().map(|last| last.alive);
                 let same_boot = last.is_none_or(|last| last.same_boot);
+                writer.note_ring(self.relieved.as_ref().map(|relieved| relieved.ring));
                 self.writer = Some(writer);
                 self.go_on(gap, same_boot);
-                if let Some((left, alive)) = left.zip(alive) {
-                    self.left_behind(left, alive);
+                if let Some(left) = left.filter(|_| self.writer.is_some()) {
+                    self.left_behind(left);
                 }
             }
             Err(error) => self.failed(&error),
@@ -235,11 +242,17 @@ impl Recording {
         self.flush();
     }
 
+    /// What the last agent has left. What is in the ring of another one, an agent after that has seen.
+    fn left_by(&mut self, last: Option<&LastRun>) -> Option<Left> {
+        let left = self.relieved.as_mut()?.left.take()?;
+        last.is_some_and(|last| last.same_boot && last.ring == Some(left.ring)).then_some(left)
+    }
+
     /// What the kernel has kept since the agent before ended.
-    fn left_behind(&mut self, left: Left, alive: SystemTime) {
+    fn left_behind(&mut self, left: Left) {
         info!(events = left.events.len(), "read what happened while no agent ran");
-        // What is older, an agent without pins has seen since.
-        for event in left.events.into_iter().filter(|event| event.time >= alive) {
+        self.is_left = true;
+        for event in left.events {
             let kind = match event.kind {
                 EventKind::Bind => WatchKind::Bind,
                 EventKind::Listen => WatchKind::Listen,
@@ -266,6 +279,14 @@ impl Recording {
                 self.event(told);
             }
         }
+        self.is_left = false;
+    }
+
+    /// What can be read of the process that an event names. If the event was left, another process may have its pid since.
+    fn describe(&mut self, event: &WatchEvent) -> Described {
+        let described = self.processes.of(event.pid, event.uid, event.comm.as_deref());
+        let is_another = described.start_time.is_some_and(|start| start > event.time + TICK);
+        if self.is_left && is_another { Described::default() } else { described }
     }
 
     fn is_open(&self, event: &WatchEvent) -> bool {
@@ -381,7 +402,7 @@ impl Recording {
             WatchKind::Bind | WatchKind::Listen => self.begun(event),
             WatchKind::Release => self.ended(event),
             WatchKind::Conflict { .. } => {
-                let process = self.processes.of(event.pid, event.uid, event.comm.as_deref());
+                let process = self.describe(&event);
                 self.push(Told::Event(event), process, false, None);
             }
             WatchKind::Free => {
@@ -410,15 +431,11 @@ impl Recording {
                 self.batch.opened.push(opened);
             }
             let is_same = (open.pid, &open.comm, open.uid) == (event.pid, &event.comm, event.uid);
-            let process = if is_same {
-                open.process.clone()
-            } else {
-                self.processes.of(event.pid, event.uid, event.comm.as_deref())
-            };
+            let process = if is_same { open.process.clone() } else { self.describe(&event) };
             self.push(Told::Event(event), process, false, None);
             return;
         }
-        let process = self.processes.of(event.pid, event.uid, event.comm.as_deref());
+        let process = self.describe(&event);
         let socket = OpenSocket {
             key,
             began: 0,
@@ -447,7 +464,7 @@ impl Recording {
         let holder = open.filter(|open| event.pid.is_none() || open.pid == event.pid);
         let process = match holder {
             Some(open) => open.process,
-            None => self.processes.of(event.pid, event.uid, event.comm.as_deref()),
+            None => self.describe(&event),
         };
         self.push(Told::Event(event), process, false, began);
     }

@@ -82,6 +82,9 @@ impl Writer {
         // Its value is a number.
         let ended = database.query_row("SELECT 1 FROM meta WHERE key = 'ended'", [], |_| Ok(()));
         let orderly = ended.optional()?.is_some();
+        let ring: Option<u32> = database
+            .query_row("SELECT value FROM meta WHERE key = 'ring'", [], |row| row.get(0))
+            .optional()?;
         let last: Option<i64> =
             database.query_row("SELECT max(time) FROM record", [], |row| row.get(0)).optional()?.flatten();
         let last_run = text("boot")?.map(|last_boot| {
@@ -90,6 +93,7 @@ impl Writer {
                 alive: alive.unwrap_or_else(SystemTime::now).min(SystemTime::now()),
                 orderly,
                 same_boot: boot().is_some_and(|boot| boot == last_boot),
+                ring,
             }
         });
         let newest: Option<i64> =
@@ -257,6 +261,16 @@ impl HistoryWriter for Writer {
     fn note_alive(&mut self) {
         // If that fails, the gap after the agent's end is told as longer than it was.
         let _ = self.lock.set_modified(SystemTime::now());
+    }
+
+    fn note_ring(&mut self, ring: Option<u32>) {
+        let noted = match ring {
+            Some(ring) => self.database.execute("REPLACE INTO meta VALUES ('ring', ?)", [ring]),
+            None => self.database.execute("DELETE FROM meta WHERE key = 'ring'", []),
+        };
+        if let Err(error) = noted {
+            warn!(%error, "where the agent leaves its events can't be noted in its history");
+        }
     }
 
     fn note_end(&mut self) {

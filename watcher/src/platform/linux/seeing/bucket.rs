@@ -13,6 +13,7 @@ use super::hooks::Part;
 use super::load::{LoadError, Loader};
 use super::netns::Netns;
 use super::sys;
+use crate::platform::linux::prepare_bind;
 
 /// The program's name in the object.
 pub(super) const PROGRAM: &str = "bucket";
@@ -26,20 +27,25 @@ pub(super) struct Bucket {
 
 impl Bucket {
     /// Loads the program, and tries it: the port of a socket of our own must be found. Where the kernel keeps its sockets
-    /// in another way than the program knows, it is not.
+    /// in another way than the program knows, it is not. `is_known` says whether its type information has that place.
     ///
     /// # Errors
     /// If the program can't be loaded, or does not find that port.
-    pub(super) fn new(loader: &Loader, netns: &Netns) -> Result<Self, LoadError> {
+    pub(super) fn new(loader: &Loader, netns: &Netns, is_known: bool) -> Result<Self, LoadError> {
         let failed = |error| LoadError::Program { name: PROGRAM, error };
         if Part::Bucket.is_switched_off() {
             return Err(failed(io::Error::other("switched off by GATEWATCH_WITHOUT")));
+        }
+        if !is_known {
+            return Err(failed(io::Error::other("where this kernel keeps its sockets is not known")));
         }
         let program = loader.load_to_run(PROGRAM)?;
         let open = || socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
         let (socket, own) = netns
             .run(|| -> io::Result<_> {
                 let own = open()?;
+                // Nobody is told of it, and it works where the loopback interface is down.
+                prepare_bind(&own);
                 // So that it keeps no server from a port that the kernel chooses for it, as far as that is possible.
                 setsockopt(&own, sockopt::ReuseAddr, &true)?;
                 bind(own.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0))?;
@@ -57,7 +63,8 @@ impl Bucket {
 
     /// Whether no socket has the port. False if one has it, or that can't be told.
     pub(super) fn is_missing(&self, port: u16) -> bool {
-        self.ask(port).is_ok_and(|answer| answer == bucket::NONE)
+        // No lock is held: a bucket that is given back and used again in that very moment can hide those behind it, once.
+        (0..2).all(|_| self.ask(port).is_ok_and(|answer| answer == bucket::NONE))
     }
 
     fn ask(&self, port: u16) -> io::Result<u32> {

@@ -30,13 +30,11 @@ mod unheld;
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use aya::maps::{Array, Map, MapData};
-use nix::time::ClockId;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use watcher_common::PORT_WORDS;
 
@@ -50,15 +48,14 @@ use self::kernel_layout::KernelLayout;
 use self::load::{Globals, LoadError, Loader};
 use self::log::KernelLog;
 pub(super) use self::netns::Netns;
-use self::pins::Maps;
+use self::pins::{Maps, Pins};
 pub(super) use self::socket_table::LinuxTable;
 use self::stream::Stream;
 use self::udp_release::Going;
 use super::processes::proc;
 use crate::model::{Backend, EventKind, LostIn, Observation, Port, Protocol, Socket, SocketState};
-use crate::platform::contract::{AgentObserver, Hook, Interest, Left, ObserveError, Observer};
+use crate::platform::contract::{AgentObserver, Hook, Interest, ObserveError, Observer, Relieved};
 use crate::platform::poll::{SocketTable as _, failed};
-use crate::platform::unix;
 
 /// How often to look whether the hooks are still attached.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -96,12 +93,16 @@ pub(crate) struct EbpfObserver {
     hooks: Hooks,
     /// Loaded when it is first asked for; `None` if this kernel is another than it knows.
     bucket: OnceCell<Option<Bucket>>,
+    /// Whether the kernel's type information has what that takes.
+    knows_buckets: bool,
     /// `None` if the kernel has no iterator for it.
     holders: Option<Holders>,
     /// `None` if the interest is in snapshots alone.
     stream: Option<Stream>,
     /// What the stream is read from, to be pinned; only where all network namespaces are seen.
     maps: Option<Maps>,
+    /// Where it is pinned.
+    pins: Option<Pins>,
     /// A UDP socket that is about to give its port back. What comes after it waits for it.
     going: Option<Going>,
     /// When to look whether the hooks are still attached; `None` if none can be detached by others.
@@ -174,16 +175,17 @@ impl EbpfObserver {
             checks
         });
         let log = if wants_log { hooks.any_program().and_then(KernelLog::new) } else { None };
-        let bucket = OnceCell::new();
         Ok(Self {
             scope,
             ports: watched,
             loader,
             hooks,
-            bucket,
+            bucket: OnceCell::new(),
+            knows_buckets: layout.is_some_and(|layout| layout.offsets.chain_size != 0),
             holders,
             stream,
             maps,
+            pins: None,
             going: None,
             checks,
             log,
@@ -285,7 +287,7 @@ impl Observer for EbpfObserver {
             return false;
         }
         let bucket = self.bucket.get_or_init(|| {
-            let bucket = Bucket::new(&self.loader, self.scope.home());
+            let bucket = Bucket::new(&self.loader, self.scope.home(), self.knows_buckets);
             bucket.inspect_err(|error| tracing::debug!(%error, "no quick look for bound sockets")).ok()
         });
         bucket.as_ref().is_some_and(|bucket| bucket.is_missing(port.number))
@@ -351,25 +353,21 @@ impl AgentObserver for EbpfObserver {
         self.ports.set(ports).map_err(|error| unavailable(&error))
     }
 
-    fn relieve(&mut self, folder: &Path) -> std::io::Result<Option<Left>> {
-        let (Some(maps), Some(stream)) = (&self.maps, &mut self.stream) else {
+    fn relieve(&mut self, folder: &Path, until_ns: u64) -> std::io::Result<Relieved> {
+        let Some(maps) = &self.maps else {
             return Err(std::io::Error::other("there are no kernel events to be kept"));
         };
-        pins::open(folder)?;
-        let now = unix::clock_now(ClockId::CLOCK_MONOTONIC);
-        let left = pins::left(folder, now);
-        pins::clear(folder)?;
-        if matches!(left, Ok(Some(_))) {
-            stream.begin_after(now);
-        }
-        for (name, link) in self.hooks.links() {
-            if !pins::pin(folder, name, link)? {
-                tracing::debug!(name, "can't be pinned");
-            }
-        }
-        pins::pin(folder, pins::EVENTS, maps.events.as_fd())?;
-        pins::pin(folder, pins::LOST, maps.lost.as_fd())?;
-        left
+        let pins = Pins::open(folder)?;
+        let left = pins.left(until_ns);
+        let ring = pins.replace(self.hooks.links(), maps)?;
+        self.pins = Some(pins);
+        Ok(Relieved {
+            ring,
+            left: left
+                .inspect_err(|error| tracing::warn!(%error, "what was left can't be read"))
+                .ok()
+                .flatten(),
+        })
     }
 }
 

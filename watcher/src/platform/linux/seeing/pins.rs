@@ -2,19 +2,19 @@
 //! system, where the next agent finds what happened meanwhile.
 //!
 //! The next agent attaches programs of its own first, because those of before may be of another version. Both see what
-//! happens from then on, so the ring of before is read up to that moment, and ours from it on.
+//! happens from then on, so the ring of before counts up to the first look of the next.
 //!
 //! Links to perf events can't be pinned, so `conflict` events are not kept.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya::maps::{Array, Map, MapData, RingBuf};
-use nix::sys::statfs::{FsType, statfs};
-use watcher_common::{LOST_COUNTS, Record};
+use nix::sys::statfs::{FsType, fstatfs};
+use watcher_common::{EVENT_LAYOUT, LOST_COUNTS, Record};
 
 use super::stream::decode;
 use super::sys;
@@ -22,79 +22,143 @@ use crate::platform::contract::Left;
 
 /// The magic number of the BPF file system (`BPF_FS_MAGIC`, linux/magic.h).
 const BPF_FS: FsType = FsType(0xcafe_4a11);
-/// The names of the ring, and of the counts of what found no room in it.
-pub(super) const EVENTS: &str = "events";
-pub(super) const LOST: &str = "lost";
+/// What our names begin with: other programs have theirs beside them.
+const OURS: &str = "gatewatch_";
+/// The names of the ring, before its layout's version, and of the counts of what found no room in it.
+const EVENTS: &str = "events";
+const LOST: &str = "lost";
+/// The programs whose links can't be pinned, and can be done without.
+const NOT_KEPT: [&str; 2] = ["bind_exit", "listen_exit"];
+/// The programs whose links others can detach.
+const DETACHABLE: [&str; 3] = ["bind4", "bind6", "udp_release"];
 
-/// Makes the folder if it is missing. It must be root's alone: whoever can write there could have another ring read.
-pub(super) fn open(folder: &Path) -> io::Result<()> {
-    match DirBuilder::new().mode(0o700).create(folder) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    if statfs(folder)?.filesystem_type() != BPF_FS {
-        return Err(io::Error::other("it is not in a BPF file system (mount -t bpf)"));
-    }
-    let about = fs::symlink_metadata(folder)?;
-    if !about.is_dir() || about.uid() != 0 || about.mode() & 0o077 != 0 {
-        return Err(io::Error::other("it is not a folder of root's alone (mode 700)"));
-    }
-    Ok(())
+/// The folder, which no other agent uses while this is kept.
+pub(super) struct Pins {
+    folder: PathBuf,
+    /// Locked.
+    _open: File,
 }
 
-/// What the ring of before has, up to a moment of the kernel's monotonic clock; `None` if there is no such ring.
-pub(super) fn left(folder: &Path, until_ns: u64) -> io::Result<Option<Left>> {
-    let Some(events) = map(&folder.join(EVENTS))? else { return Ok(None) };
-    let Some(lost) = map(&folder.join(LOST))? else { return Ok(None) };
-    let mut ring = RingBuf::try_from(Map::RingBuf(events)).map_err(io::Error::other)?;
-    let lost: Array<MapData, u64> = Array::try_from(Map::Array(lost)).map_err(io::Error::other)?;
-    let mut left = Left { events: Vec::new(), is_whole: true };
-    while let Some(record) = ring.next() {
-        let event = watcher_common::Event::read(&record).and_then(|event| decode(&event));
-        // What came later, our own ring has as well.
-        left.events.extend(event.filter(|event| event.monotonic_ns <= until_ns));
+impl Pins {
+    /// Makes the folder if it is missing.
+    ///
+    /// # Errors
+    /// Unless it is root's alone, in a BPF file system, and of no other agent that runs: whoever can write there could
+    /// have another ring read.
+    pub(super) fn open(folder: &Path) -> io::Result<Self> {
+        match DirBuilder::new().mode(0o700).create(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let about = fs::symlink_metadata(folder)?;
+        if !about.is_dir() || about.uid() != 0 || about.mode() & 0o077 != 0 {
+            return Err(io::Error::other("it is not a folder of root's alone (mode 700)"));
+        }
+        let open = File::open(folder)?;
+        let opened = open.metadata()?;
+        if fstatfs(&open)?.filesystem_type() != BPF_FS {
+            return Err(io::Error::other("it is not in a BPF file system (mount -t bpf)"));
+        }
+        if (opened.dev(), opened.ino()) != (about.dev(), about.ino()) {
+            return Err(io::Error::other("it is another folder than a moment before"));
+        }
+        open.try_lock().map_err(|_| io::Error::other("another agent keeps its events there"))?;
+        Ok(Self { folder: folder.to_owned(), _open: open })
     }
-    // The agent before may have told of those, and may not.
-    for at in 0..LOST_COUNTS {
-        left.is_whole &= lost.get(&at, 0).map_err(io::Error::other)? == 0;
+
+    /// What the ring of before has, up to a moment of the monotonic clock; `None` if there is no such ring.
+    pub(super) fn left(&self, until_ns: u64) -> io::Result<Option<Left>> {
+        let events = format!("{EVENTS}_{EVENT_LAYOUT}");
+        let (Some(events), Some(lost)) = (self.map(&events)?, self.map(LOST)?) else { return Ok(None) };
+        let ring = events.info().map_err(io::Error::other)?.id();
+        let mut records = RingBuf::try_from(Map::RingBuf(events)).map_err(io::Error::other)?;
+        let lost: Array<MapData, u64> = Array::try_from(Map::Array(lost)).map_err(io::Error::other)?;
+        let mut left = Left { ring, events: Vec::new(), is_whole: true };
+        while let Some(record) = records.next() {
+            match watcher_common::Event::read(&record).and_then(|event| decode(&event)) {
+                // What came later, the agent itself sees.
+                Some(event) => left.events.extend(Some(event).filter(|event| event.monotonic_ns < until_ns)),
+                None => left.is_whole = false,
+            }
+        }
+        // The agent before may have told of those, and may not.
+        for at in 0..LOST_COUNTS {
+            left.is_whole &= lost.get(&at, 0).map_err(io::Error::other)? == 0;
+        }
+        for name in DETACHABLE {
+            let link = sys::pinned(&self.path(name));
+            left.is_whole &= link.and_then(|link| sys::is_attached_to_cgroup(link.as_fd())).unwrap_or(false);
+        }
+        Ok(Some(left))
     }
-    Ok(Some(left))
+
+    fn map(&self, name: &str) -> io::Result<Option<MapData>> {
+        match sys::pinned(&self.path(name)) {
+            Ok(fd) => MapData::from_fd(fd).map(Some).map_err(io::Error::other),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Pins our links and maps in place of those of before, and returns the ring's number.
+    ///
+    /// # Errors
+    /// If one of them can't be pinned; then nothing is.
+    pub(super) fn replace<'a>(
+        &self,
+        links: impl Iterator<Item = (&'static str, BorrowedFd<'a>)>,
+        maps: &Maps,
+    ) -> io::Result<u32> {
+        self.clear()?;
+        let pinned = self.pin_all(links, maps);
+        if pinned.is_err() {
+            self.clear()?;
+        }
+        pinned
+    }
+
+    fn pin_all<'a>(
+        &self,
+        links: impl Iterator<Item = (&'static str, BorrowedFd<'a>)>,
+        maps: &Maps,
+    ) -> io::Result<u32> {
+        for (name, link) in links.filter(|(name, _)| !NOT_KEPT.contains(name)) {
+            sys::pin(link, &self.path(name)).map_err(|error| {
+                io::Error::other(format!("the hook {name} can't be kept on this kernel: {error}"))
+            })?;
+        }
+        sys::pin(maps.events.as_fd(), &self.path(&format!("{EVENTS}_{EVENT_LAYOUT}")))?;
+        sys::pin(maps.lost.as_fd(), &self.path(LOST))?;
+        Ok(maps.ring)
+    }
+
+    /// Removes what is pinned there under our names. Links end with that, unless a process has them open.
+    fn clear(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            if entry.file_name().as_encoded_bytes().starts_with(OURS.as_bytes()) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("{OURS}{name}"))
+    }
 }
 
-fn map(path: &Path) -> io::Result<Option<MapData>> {
-    match sys::pinned(path) {
-        Ok(fd) => MapData::from_fd(fd).map(Some).map_err(io::Error::other),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Removes what is pinned there. Links end with that, unless a process has them open.
-pub(super) fn clear(folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        fs::remove_file(entry?.path())?;
-    }
-    Ok(())
-}
-
-/// Pins a map or a link. False if it is of a kind that can't be.
-pub(super) fn pin(folder: &Path, name: &str, fd: BorrowedFd<'_>) -> io::Result<bool> {
-    match sys::pin(fd, &folder.join(name)) {
-        Ok(()) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// Copies of the descriptors of the ring and the counts, to pin them by.
+/// Copies of the descriptors of the ring and the counts, to pin them by, and the ring's number.
 pub(super) struct Maps {
-    pub(super) events: OwnedFd,
-    pub(super) lost: OwnedFd,
+    events: OwnedFd,
+    lost: OwnedFd,
+    ring: u32,
 }
 
 impl Maps {
     pub(super) fn of(events: &MapData, lost: &MapData) -> io::Result<Self> {
         let copy = |map: &MapData| map.fd().as_fd().try_clone_to_owned();
-        Ok(Self { events: copy(events)?, lost: copy(lost)? })
+        let ring = events.info().map_err(io::Error::other)?.id();
+        Ok(Self { events: copy(events)?, lost: copy(lost)?, ring })
     }
 }

@@ -22,8 +22,6 @@ pub(super) struct Stream {
     lost: Array<MapData, u64>,
     /// How many were lost when it was last read, here and elsewhere: lines of a watch, and others.
     lost_before: [[u64; 2]; 2],
-    /// What happened up to this moment of the monotonic clock is left out.
-    begins_after: u64,
 }
 
 const _: () = assert!(LOST_COUNTS == 4);
@@ -34,20 +32,13 @@ impl Stream {
         let lost = Array::try_from(Map::Array(lost)).map_err(io::Error::other)?;
         // SAFETY: the ring owns its descriptor, and always returns the same one.
         let ring = unsafe { AsyncFd::register(ring) }?;
-        Ok(Self { ring, lost, lost_before: [[0; 2]; 2], begins_after: 0 })
-    }
-
-    /// Leaves out what happened up to this moment of the monotonic clock.
-    pub(super) fn begin_after(&mut self, monotonic_ns: u64) {
-        self.begins_after = monotonic_ns;
+        Ok(Self { ring, lost, lost_before: [[0; 2]; 2] })
     }
 
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Observation>> {
         loop {
             while let Some(record) = self.ring.get_mut().next() {
-                if let Some(event) = watcher_common::Event::read(&record).and_then(|event| decode(&event))
-                    && event.monotonic_ns > self.begins_after
-                {
+                if let Some(event) = watcher_common::Event::read(&record).and_then(|event| decode(&event)) {
                     return Poll::Ready(Ok(Observation::Event(event)));
                 }
             }
