@@ -1,7 +1,7 @@
 //! The other systems: macOS is checked by the compiler, Windows is built and linked, and run under Wine; and Linux's
 //! static programs ([`musl`]).
 //!
-//! Debian's compiler does all of it, because the standard library's sources come with it. Downloads stay below the
+//! Debian's compiler does all but the latter, because the standard library's sources come with it. Downloads stay below the
 //! target folder, except mingw-w64 and Wine, which are installed.
 
 use std::fs;
@@ -31,56 +31,37 @@ pub(crate) enum Part {
     Windows,
 }
 
-/// Checks macOS, builds Windows and runs what was built; or what is asked for. Linux's static programs take a quarter of an
-/// hour, so they are built on request only.
+/// Checks macOS, builds Windows and runs what was built; or what is asked for. Linux's static programs are built on request
+/// only, because that takes many minutes.
 ///
 /// # Errors
 /// When one of these fails.
 pub(crate) fn check(parts: &[Part]) -> Result<()> {
     let wanted = |part| parts.contains(&part) || (parts.is_empty() && part != Part::Static);
     ensure!(std::env::consts::ARCH == "x86_64", "cross-check needs an x86-64 host");
-    debian::install(NEEDED)?;
-    debian::unpack_compiler(&debian_root())?;
-    debian::unpack(&["rust-web-src", "libclang1-14"], &debian_root())?;
-    let rustc = debian::rustc_wrapper(&debian_root())?;
     if wanted(Part::Static) {
-        debian::install(musl::NEEDED)?;
-        musl::check(&rustc)?;
+        musl::check()?;
     }
     if wanted(Part::Macos) {
         println!("macOS: checking");
-        macos(&rustc)?;
+        macos(&compiler()?)?;
     }
     if wanted(Part::Windows) {
         debian::install(NEEDED_FOR_WINDOWS)?;
         println!("Windows: building");
-        let programs = windows(&rustc)?;
+        let programs = windows(&compiler()?)?;
         println!("Windows: running under Wine");
         wine::test(&programs)?;
     }
     Ok(())
 }
 
-/// The static program for this host, built.
-///
-/// # Errors
-/// When it can't be built.
-pub(crate) fn static_program() -> Result<PathBuf> {
-    debian::unpack_compiler(&debian_root())?;
-    debian::unpack(&["rust-web-src"], &debian_root())?;
-    musl::build_for_host(&debian::rustc_wrapper(&debian_root())?)
-}
-
-/// The static programs for arm64: gatewatch, the actor and the scenarios.
-///
-/// # Errors
-/// When they can't be built.
-pub(crate) fn arm64_programs() -> Result<Vec<PathBuf>> {
+/// Debian's compiler, with its library's sources and what bindgen needs.
+fn compiler() -> Result<PathBuf> {
     debian::install(NEEDED)?;
-    debian::install(musl::NEEDED)?;
     debian::unpack_compiler(&debian_root())?;
-    debian::unpack(&["rust-web-src"], &debian_root())?;
-    musl::build_for_arm64(&debian::rustc_wrapper(&debian_root())?)
+    debian::unpack(&["rust-web-src", "libclang1-14"], &debian_root())?;
+    debian::rustc_wrapper(&debian_root())
 }
 
 fn folder() -> PathBuf {

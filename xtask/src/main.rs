@@ -51,7 +51,11 @@ enum Task {
         record: bool,
     },
     /// Install what the tests need, and run them all
-    Test,
+    Test {
+        /// Instead run every scenario with the static programs, as they are released
+        #[arg(long = "static")]
+        is_static: bool,
+    },
     /// Try the packaged units under a real systemd, on one of Debian's kernels, in a virtual machine
     VmTest {
         /// The kernel's version in one of Debian's suites: 5.10, 6.1, 6.12 or later
@@ -144,7 +148,7 @@ fn main() -> anyhow::Result<()> {
         Task::BuildEbpf => ebpf::build(),
         Task::CheckEbpf => ebpf::check(),
         Task::Verifier { record } => verifier::verifier(record),
-        Task::Test => test::run_all(),
+        Task::Test { is_static } => test::run_all(is_static),
         Task::VmTest { kernel, arch, suite, scenarios, record } => {
             let what =
                 if scenarios.is_empty() { vm::What::System(suite) } else { vm::What::Scenarios(scenarios) };

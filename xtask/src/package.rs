@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::run::{build_release, cargo, output, root, run, succeeds, target};
-use crate::{cross, debian};
+use crate::{debian, musl};
 
 /// What to make.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -31,9 +31,9 @@ pub(crate) enum Kind {
 pub(crate) struct Options {
     /// Only these [default: all]
     kinds: Vec<Kind>,
-    /// Of the static program, which runs with any C library; building it takes a quarter of an hour
-    #[arg(long = "static")]
-    is_static: bool,
+    /// Of the program with this host's C library, instead of the static one, which runs with any: built sooner
+    #[arg(long)]
+    dynamic: bool,
 }
 
 const NEEDED_FOR_DEB: &[(&str, &str)] = &[("dpkg-shlibdeps", "dpkg-dev")];
@@ -76,8 +76,11 @@ pub(crate) fn package(options: &Options) -> Result<()> {
     let folder = target().join("package/gatewatch");
     let _ = fs::remove_dir_all(&folder);
     fs::create_dir_all(&folder)?;
-    let program =
-        if options.is_static { cross::static_program()? } else { build_release()?.join("gatewatch") };
+    let program = if options.dynamic {
+        build_release()?.join("gatewatch")
+    } else {
+        musl::gatewatch(std::env::consts::ARCH)?
+    };
     let wanted = |kind| options.kinds.is_empty() || options.kinds.contains(&kind);
     let tree = tree(&program, &folder)?;
     let version = version()?;

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::debian::install;
 use crate::run::{cargo, output, run, target};
-use crate::servers;
+use crate::{musl, servers};
 
 /// Programs that scenarios run, and the Debian package of each.
 const NEEDED: &[(&str, &str)] = &[
@@ -24,14 +24,17 @@ const NEEDED: &[(&str, &str)] = &[
     ("fish", "fish"),
 ];
 
-/// Runs every test of the workspace.
+/// Runs every test of the workspace, or every scenario with static programs.
 ///
 /// # Errors
 /// When one fails, or what it needs can't be installed.
-pub(crate) fn run_all() -> Result<()> {
+pub(crate) fn run_all(of_static: bool) -> Result<()> {
     install_missing()?;
     if !nix::unistd::geteuid().is_root() {
         println!("not root: scenarios that need kernel events or other users are skipped, and say so");
+    }
+    if of_static {
+        return musl::run_all_scenarios();
     }
     run(cargo().args(["test", "--workspace", "--locked"]))?;
     if nix::unistd::geteuid().is_root() { run_with_less() } else { Ok(()) }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use super::{Arch, What};
 use crate::run::{build_release, output, root, run};
 use crate::test::scenarios;
-use crate::{cross, package};
+use crate::{musl, package};
 
 /// The packages in a guest with a real system.
 const SYSTEM: &str = "usr-is-merged,systemd,systemd-sysv,dbus,kmod,iproute2,procps,mount,passwd,python3";
@@ -132,7 +132,10 @@ pub(super) fn payload(folder: &Path, arch: Arch, what: &What) -> Result<PathBuf>
             programs
         }
         // Static, because the host has no C library of that architecture.
-        Arch::Arm64 => cross::arm64_programs()?,
+        Arch::Arm64 => {
+            let musl::Programs { gatewatch, actor, scenarios } = musl::programs("aarch64")?;
+            vec![gatewatch, actor, scenarios]
+        }
     };
     for program in &programs {
         let name = program.file_name().context("a program has a name")?.to_string_lossy().into_owned();

@@ -132,6 +132,8 @@ scenario!(the_history_tells_who_had_a_port, needs(Bpf), || {
     let agent = Agent::with(&kept.config(&[port]));
     let owner = Part::other().on_port(port).start();
     assert!(Part::named("late-comer").on_port(port).try_to_start().is_none());
+    // An owner that ends before the agent has looked at it can't be described.
+    wait_for(&agent, port, "conflict");
     owner.ask_to_end();
     let lines = wait_for(&agent, port, "free");
     let told: Vec<&str> = events(&lines).into_iter().filter(|&event| event != "gap").collect();

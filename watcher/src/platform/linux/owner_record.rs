@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
 use nix::libc;
+use nix::sys::stat::Mode;
 use nix::unistd::{Uid, User};
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
@@ -152,7 +153,8 @@ fn log_of(path: &Path) -> PathBuf {
 /// Finds a file without opening it for reading, because even to open a device can have an effect, and judges it.
 fn find(candidate: &RecordFile, path: &Path) -> Result<File, RecordFault> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let place = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    // Not by `OpenOptions`: with musl it takes O_PATH for an access mode, and leaves it out.
+    let place = File::from(nix::fcntl::open(path, flags, Mode::empty()).map_err(io::Error::from)?);
     let metadata = place.metadata()?;
     if metadata.is_symlink() {
         return Err(RecordFault::Link);
