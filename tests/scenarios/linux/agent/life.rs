@@ -142,6 +142,18 @@ scenario!(it_takes_the_service_managers_socket, needs(Bpf), || {
     managed.notice("STOPPING=1");
 });
 
+scenario!(a_service_manager_that_reads_nothing_does_not_hold_it_up, needs(Bpf), || {
+    let mut managed = Managed::start(&config(&[(unused_port(), "")]));
+    managed.notice("WATCHDOG=1");
+    managed.stop_reading();
+    // given a reload, of which it tells as well
+    managed.signal(Signal::SIGHUP);
+    until("it has reloaded", || managed.log().contains("configuration reloaded"));
+    assert_eq!(managed.get("/healthz").status, 200);
+    // then it also ends in order
+    managed.replace();
+});
+
 scenario!(an_ordinary_users_own_agent_serves_that_user, needs(Root), || {
     let gateway = Part::gateway().on_port(unused_port()).as_nobody().start();
     let roots = Part::gateway().on_port(unused_port()).start();
