@@ -628,7 +628,7 @@ impl Managed {
                 break error;
             }
         };
-        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(error.kind(), ErrorKind::WouldBlock);
     }
 
     /// Waits for a notice that contains this.
