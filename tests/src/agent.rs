@@ -125,6 +125,25 @@ impl Agent {
         agent
     }
 
+    /// Like [`Self::with`], as root with these capabilities and no others, as a container is started.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    pub fn with_capabilities(capabilities: &[String], config: &str) -> Self {
+        let folder = folder();
+        fs::write(folder.path().join("config.toml"), config).unwrap();
+        let plain = command(folder.path());
+        let bounding: String =
+            capabilities.iter().map(|capability| format!(",+{}", capability.to_lowercase())).collect();
+        let mut outer = Command::new("setpriv");
+        outer.arg(format!("--bounding-set=-all{bounding}")).args(["--inh-caps=-all", "--no-new-privs", "--"]);
+        outer.arg(plain.get_program()).args(plain.get_args()).stdin(Stdio::null()).stdout(Stdio::null());
+        outer.stderr(fs::File::options().append(true).open(folder.path().join("log")).unwrap());
+        let agent = Self { child: outer.spawn().unwrap(), folder };
+        agent.wait_until_ready();
+        agent
+    }
+
     /// Waits until it answers.
     ///
     /// # Panics

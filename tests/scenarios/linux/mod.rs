@@ -6,6 +6,8 @@ mod ancestors;
 mod clean;
 mod commands;
 mod completions;
+mod containers;
+mod daemon_set;
 mod ebpf_only;
 mod exclusion;
 mod field;

@@ -385,6 +385,14 @@ impl Gatewatch {
         self.through(&["nsenter", "--pid", "--mount", "--target", &pid.to_string(), "--"])
     }
 
+    /// Like [`Self::inside`], with other mounts, where the runtimes of containers keep nothing.
+    pub fn inside_with_other_files(self, pid: u32) -> Self {
+        let script = "mount -t tmpfs none /run; mount -t tmpfs none /var/lib; exec \"$0\" \"$@\"";
+        let target = pid.to_string();
+        let outer = ["nsenter", "--pid", "--mount", "--target", &target, "--", "unshare", "--mount"];
+        self.through(&[&outer[..], &["sh", "-ec", script]].concat())
+    }
+
     /// Within the pid namespace of a process, but with the /proc of this one; `outer` are more arguments for nsenter.
     pub fn inside_with_foreign_proc(self, pid: u32, outer: &[&str]) -> Self {
         let target = pid.to_string();

@@ -21,6 +21,6 @@ pub(crate) use self::outcome::Step;
 pub use self::outcome::{Action, EndSignal, Outcome, ProofKind, Reason};
 pub(crate) use self::owner_record::{RECORD_LIMIT, RecordFault, RecordFile};
 pub use self::port::{Port, PortError, Protocol};
-pub use self::process::{Exclusion, Parent, Process, ProcessState, StartTime, Verdict};
+pub use self::process::{Exclusion, Naming, Parent, Pod, PodName, Process, ProcessState, StartTime, Verdict};
 pub(crate) use self::socket::SocketId;
 pub use self::socket::{Descriptor, Fd, Socket, SocketState};

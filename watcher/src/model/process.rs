@@ -76,6 +76,11 @@ pub struct Process {
     pub unit: Option<String>,
     /// The container that it runs in, by its id.
     pub container: Option<String>,
+    /// The Kubernetes pod that it belongs to.
+    pub pod: Option<Pod>,
+    /// What the container's runtime calls it; `None` outside of a container, and where that was not asked. It is for people
+    /// alone: whoever made the container chose it.
+    pub naming: Option<Naming>,
 }
 
 impl Process {
@@ -84,6 +89,38 @@ impl Process {
     pub fn age(&self) -> Duration {
         SystemTime::now().duration_since(self.start_time.wall).unwrap_or_default()
     }
+}
+
+/// A pod of Kubernetes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Pod {
+    /// Its uid, which no other pod ever has; `None` if neither its control group nor the runtime tells it.
+    pub uid: Option<String>,
+    /// Its name and its namespace; `None` if the container's runtime does not tell them.
+    pub name: Option<PodName>,
+}
+
+/// What a pod is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodName {
+    /// The Kubernetes namespace that it is in.
+    pub namespace: String,
+    /// Its name, which is its own within the namespace.
+    pub name: String,
+}
+
+/// What is known of a container's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Naming {
+    /// Its runtime's state was read.
+    Known {
+        /// The runtime: `containerd`, `cri-o`, `docker` or `podman`.
+        runtime: String,
+        /// The container's name; `None` for one that has none, as the one that keeps a pod's namespaces.
+        name: Option<String>,
+    },
+    /// It can't be read, for this reason.
+    Unknown(String),
 }
 
 /// A process's parent, by name.

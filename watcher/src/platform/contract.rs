@@ -263,6 +263,12 @@ pub(crate) trait System: Send + Sync {
         None
     }
 
+    /// Adds what the runtime of its container calls the container and its pod, or why that can't be read: for people, so
+    /// nothing may be decided by it. It reads files, but none that a user other than root can choose.
+    fn name_container(&self, process: &mut Process) {
+        let _ = process;
+    }
+
     /// The short name of a process, and its user if known: all that an event tells. `None` if it can't be read.
     fn name(&self, pid: u32) -> Option<(String, Option<u32>)> {
         self.process(pid).ok().map(|process| (process.comm, process.uid))

@@ -194,6 +194,8 @@ impl ProcessInfo {
             root: None,
             unit: None,
             container: None,
+            pod: None,
+            naming: None,
         }
     }
 }

@@ -29,6 +29,8 @@ pub(crate) fn process(argv: &[&str]) -> Process {
         root: None,
         unit: None,
         container: None,
+        pod: None,
+        naming: None,
         argv_cut: false,
     }
 }

@@ -313,8 +313,10 @@ pub(crate) fn owners(
                 continue;
             }
             match system.process(pid) {
-                Ok(process) => {
+                Ok(mut process) => {
                     let judgement = rules.judge(&process);
+                    // After the verdict, which no name of a container's may change.
+                    system.name_container(&mut process);
                     owners.push(Owner {
                         age: SystemTime::now().duration_since(process.start_time.wall).ok(),
                         pid: Some(process.pid),

@@ -11,8 +11,8 @@ use super::WireError;
 use super::values::{cookie, is_tcp, micros, millis, read_address, read_cookie, read_timestamp, timestamp};
 use crate::clean::{Cleaned, EndedBefore, LeftOut};
 use crate::model::{
-    Action, Backend, Exclusion, Outcome, Parent, Port, Process, ProcessState, ProofKind, Protocol, Reason,
-    Socket, SocketState, StartTime, Verdict,
+    Action, Backend, Exclusion, Naming, Outcome, Parent, Pod, PodName, Port, Process, ProcessState,
+    ProofKind, Protocol, Reason, Socket, SocketState, StartTime, Verdict,
 };
 use crate::platform::clock;
 use crate::steps::elsewhere::GatewayElsewhere;
@@ -132,6 +132,18 @@ struct OwnerJson {
     unit: Option<String>,
     /// The container that it runs in, by its id.
     container: Option<String>,
+    /// The container's name; null where it has none, or it can't be read.
+    #[serde(default)]
+    container_name: Option<String>,
+    /// The container's runtime, as it is known with the name: containerd, cri-o, docker or podman.
+    #[serde(default)]
+    container_runtime: Option<String>,
+    /// Why the names of the container and its pod can't be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    container_unnamed: Option<String>,
+    /// The pod of Kubernetes that it belongs to.
+    #[serde(default)]
+    pod: Option<PodJson>,
     /// The addresses that it listens on.
     listeners: Vec<String>,
     /// The verdict.
@@ -160,6 +172,18 @@ struct OwnerJson {
     /// The other ports that it listens on in its network namespace, the lowest 16 in order; null where that can't be told.
     #[serde(default)]
     other_ports: Option<Vec<u16>>,
+}
+
+/// A pod of Kubernetes.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[schema(as = PodReport)]
+struct PodJson {
+    /// Its name; null where it can't be read.
+    name: Option<String>,
+    /// The Kubernetes namespace that it is in; null where it can't be read.
+    namespace: Option<String>,
+    /// Its uid; null where neither its control group nor the runtime tells it.
+    uid: Option<String>,
 }
 
 /// An owner's parent.
@@ -411,6 +435,12 @@ impl From<&Owner> for OwnerJson {
     fn from(owner: &Owner) -> Self {
         let process = owner.process.as_ref();
         let lossy = |path: &Path| path.to_string_lossy().into_owned();
+        let (container_runtime, container_name, container_unnamed) =
+            match process.and_then(|process| process.naming.clone()) {
+                Some(Naming::Known { runtime, name }) => (Some(runtime), name, None),
+                Some(Naming::Unknown(why)) => (None, None, Some(why)),
+                None => (None, None, None),
+            };
         Self {
             pid: owner.pid,
             start_time: process.map(|process| timestamp(process.start_time.wall, 3)),
@@ -421,6 +451,10 @@ impl From<&Owner> for OwnerJson {
             exe: process.and_then(|process| process.exe.as_deref()).map(lossy),
             unit: process.and_then(|process| process.unit.clone()),
             container: process.and_then(|process| process.container.clone()),
+            container_name,
+            container_runtime,
+            container_unnamed,
+            pod: process.and_then(|process| process.pod.as_ref()).map(PodJson::from),
             listeners: owner.listeners().iter().map(SocketAddr::to_string).collect(),
             identity: owner.verdict,
             relation: owner.exclusion,
@@ -465,6 +499,12 @@ impl TryFrom<OwnerJson> for Owner {
             root: None,
             unit: json.unit,
             container: json.container,
+            pod: json.pod.map(Pod::from),
+            naming: match (json.container_runtime, json.container_unnamed) {
+                (Some(runtime), _) => Some(Naming::Known { runtime, name: json.container_name }),
+                (None, Some(why)) => Some(Naming::Unknown(why)),
+                (None, None) => None,
+            },
         });
         let holding = |socket| Ok(Holding { socket: Socket::try_from(socket)?, descriptor: None });
         Ok(Self {
@@ -480,6 +520,20 @@ impl TryFrom<OwnerJson> for Owner {
             spared_for: None,
             inherits: false,
         })
+    }
+}
+
+impl From<&Pod> for PodJson {
+    fn from(pod: &Pod) -> Self {
+        let (name, namespace) = pod.name.clone().map(|pod| (pod.name, pod.namespace)).unzip();
+        Self { name, namespace, uid: pod.uid.clone() }
+    }
+}
+
+impl From<PodJson> for Pod {
+    fn from(json: PodJson) -> Self {
+        let name = json.name.zip(json.namespace).map(|(name, namespace)| PodName { namespace, name });
+        Self { uid: json.uid, name }
     }
 }
 

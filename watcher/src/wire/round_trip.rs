@@ -13,8 +13,8 @@ use super::answers::{CleanAnswer, OwnersAnswer, WaitAnswer};
 use super::event::WatchLine;
 use crate::clean::{Cleaned, EndedBefore, LeftOut};
 use crate::model::{
-    Action, Backend, Exclusion, NamedProcess, Outcome, Port, Process, ProcessState, ProofKind, Protocol,
-    Reason, Socket, SocketState, StartTime, Verdict, WatchEvent, WatchKind,
+    Action, Backend, Exclusion, NamedProcess, Naming, Outcome, Pod, PodName, Port, Process, ProcessState,
+    ProofKind, Protocol, Reason, Socket, SocketState, StartTime, Verdict, WatchEvent, WatchKind,
 };
 use crate::platform::clock;
 use crate::steps::elsewhere::GatewayElsewhere;
@@ -58,6 +58,19 @@ fn socket() -> impl Strategy<Value = Socket> {
 }
 
 prop_compose! {
+    fn pod()(uid in of("[0-9a-f-]{36}"), name in of(("[a-z-]{1,9}", "[a-z0-9-]{1,9}"))) -> Pod {
+        Pod { uid, name: name.map(|(namespace, name)| PodName { namespace, name }) }
+    }
+}
+
+fn naming() -> impl Strategy<Value = Naming> {
+    prop_oneof![
+        ("[a-z-]{1,9}", of(".{1,9}")).prop_map(|(runtime, name)| Naming::Known { runtime, name }),
+        ".{0,20}".prop_map(Naming::Unknown),
+    ]
+}
+
+prop_compose! {
     fn process()(
         pid in 1u32..,
         wall in wall(),
@@ -68,13 +81,15 @@ prop_compose! {
         exe in of("/[a-z/]{0,20}"),
         unit in of("[a-z]{1,9}\\.service"),
         container in of("[0-9a-f]{64}"),
+        pod in of(pod()),
+        naming in of(naming()),
     ) -> Process {
         let start_time = StartTime { raw: 1, wall };
         Process {
             pid, start_time, parent: None, session: None, uid, effective_uid: None, user: None,
             state: ProcessState::Running, comm, argv, argv_cut, exe: exe.map(Into::into),
             exe_owner: None, cwd: None, root: None, unit,
-            container,
+            container, pod, naming,
         }
     }
 }

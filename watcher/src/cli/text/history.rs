@@ -65,7 +65,7 @@ impl Lines {
         let named = |what: &str, text: &Option<String>| {
             text.as_deref().map(|text| format!("{what} {}", style::printable(text)))
         };
-        let container = process.container.as_deref().map(|id| id.get(..12).unwrap_or(id).to_owned());
+        let container = process.container.as_deref().map(style::container_id);
         let started = process.start_time.map(|time| format!("started {}", self.clock.moment(time)));
         let known = [
             started,

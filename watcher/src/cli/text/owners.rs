@@ -68,8 +68,8 @@ pub(in crate::cli) fn describe(owner: &Owner) -> String {
     if let Some(unit) = process.and_then(|process| process.unit.as_deref()) {
         line("unit", &style::printable(unit));
     }
-    if let Some(container) = process.and_then(|process| process.container.as_deref()) {
-        line("container", &style::printable(container.get(..12).unwrap_or(container)));
+    if let Some(container) = process.and_then(style::container) {
+        line("container", &container);
     }
     let colour = match owner.verdict {
         Verdict::Match => Colour::Good,
@@ -83,13 +83,14 @@ pub(in crate::cli) fn describe(owner: &Owner) -> String {
     out
 }
 
-/// Where a process comes from: its directory, its start, its unit.
+/// Where a process comes from: its directory, its start, its unit, its container.
 pub(super) fn origin(owner: &Owner) -> Option<String> {
     let process = owner.process.as_ref()?;
     let cwd = process.cwd.as_deref().map(|cwd| format!("in {}", style::printable(&cwd.to_string_lossy())));
     let started = started(owner).map(|started| format!("started {started}"));
     let unit = process.unit.as_deref().map(|unit| format!("unit {}", style::printable(unit)));
-    let known: Vec<String> = [cwd, started, unit].into_iter().flatten().collect();
+    let container = style::container(process).map(|container| format!("in container {container}"));
+    let known: Vec<String> = [cwd, started, unit, container].into_iter().flatten().collect();
     (!known.is_empty()).then(|| known.join("; "))
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anstyle::{AnsiColor, Effects, Style};
 use regex::Regex;
 
-use crate::model::{Port, Process, Protocol};
+use crate::model::{Naming, PodName, Port, Process, Protocol};
 use crate::platform::contract::MOST_OTHER_PORTS;
 use crate::steps::owner::Owner;
 
@@ -85,13 +85,46 @@ pub(in crate::cli) fn user(owner: &Owner) -> String {
     name.or_else(|| owner.uid.map(|uid| uid.to_string())).unwrap_or_default()
 }
 
-/// The unit or the container.
+/// The pod, the container or the unit.
 pub(in crate::cli) fn place(process: &Process) -> String {
-    match (&process.container, &process.unit) {
-        (Some(container), _) => printable(container.get(..12).unwrap_or(container)),
-        (None, Some(unit)) => printable(unit),
-        (None, None) => String::new(),
+    let pod = process.pod.as_ref().and_then(|pod| pod.name.as_ref());
+    match (pod, &process.naming, &process.container, &process.unit) {
+        (Some(pod), ..) => pod_name(pod),
+        (_, Some(Naming::Known { name: Some(name), .. }), ..) => printable(name),
+        (_, _, Some(container), _) => container_id(container),
+        (_, _, None, Some(unit)) => printable(unit),
+        (_, _, None, None) => String::new(),
     }
+}
+
+/// A container's id, as short as the runtimes show it.
+pub(in crate::cli) fn container_id(id: &str) -> String {
+    printable(id.get(..12).unwrap_or(id))
+}
+
+fn pod_name(pod: &PodName) -> String {
+    printable(&format!("{}/{}", pod.namespace, pod.name))
+}
+
+/// A container and its pod, by name where that is known, and if not, why not.
+pub(in crate::cli) fn container(process: &Process) -> Option<String> {
+    let id = container_id(process.container.as_deref()?);
+    let pod = process.pod.as_ref().map(|pod| match (&pod.name, &pod.uid) {
+        (Some(name), _) => format!("pod {}", pod_name(name)),
+        (None, uid) => format!("the pod with uid {}", printable(uid.as_deref().unwrap_or("unknown"))),
+    });
+    let of_pod = pod.as_ref().map(|pod| format!(" of {pod}")).unwrap_or_default();
+    Some(match &process.naming {
+        Some(Naming::Known { runtime, name: Some(name) }) => {
+            format!("{}{of_pod} ({}, {id})", printable(name), printable(runtime))
+        }
+        // It has no name where it keeps the namespaces of a pod.
+        Some(Naming::Known { runtime, name: None }) => {
+            format!("{id}{of_pod} ({}, which gives it no name)", printable(runtime))
+        }
+        Some(Naming::Unknown(why)) => format!("{id}{of_pod} (its name can't be read: {})", printable(why)),
+        None => format!("{id}{of_pod}"),
+    })
 }
 
 /// What it listens on besides; `None` if that is nothing, or not known.
@@ -155,6 +188,45 @@ pub(in crate::cli) fn printable(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Pod;
+    use crate::steps::fake::process;
+
+    #[test]
+    fn a_container_is_told_by_name_or_with_the_reason_why_not() {
+        let id = "0123456789abcdef".repeat(4);
+        let inside = |pod, naming| Process { container: Some(id.clone()), pod, naming, ..process(&["web"]) };
+        let uid = || Some("0f2e4a1c-1111-2222-3333-444455556666".to_owned());
+        let pod_name = PodName { namespace: "shop".to_owned(), name: "cart-7d9".to_owned() };
+        let known = |name: Option<&str>, runtime: &str| {
+            Some(Naming::Known { runtime: runtime.to_owned(), name: name.map(str::to_owned) })
+        };
+        let named = Some(Pod { uid: uid(), name: Some(pod_name) });
+        for (process, told, short) in [
+            (
+                inside(named.clone(), known(Some("web"), "containerd")),
+                "web of pod shop/cart-7d9 (containerd, 0123456789ab)",
+                "shop/cart-7d9",
+            ),
+            (
+                inside(named, known(None, "containerd")),
+                "0123456789ab of pod shop/cart-7d9 (containerd, which gives it no name)",
+                "shop/cart-7d9",
+            ),
+            (inside(None, known(Some("web"), "podman")), "web (podman, 0123456789ab)", "web"),
+            (
+                inside(Some(Pod { uid: uid(), name: None }), Some(Naming::Unknown("no\nreason".to_owned()))),
+                "0123456789ab of the pod with uid 0f2e4a1c-1111-2222-3333-444455556666 (its name can't be read: \
+                 no\u{fffd}reason)",
+                "0123456789ab",
+            ),
+            (inside(None, None), "0123456789ab", "0123456789ab"),
+        ] {
+            assert_eq!(container(&process).as_deref(), Some(told));
+            assert_eq!(place(&process), short);
+        }
+        let outside = Process { unit: Some("a.service".to_owned()), ..process(&["web"]) };
+        assert_eq!((container(&outside), place(&outside)), (None, "a.service".to_owned()));
+    }
 
     #[test]
     fn what_changes_how_the_rest_is_shown_is_replaced() {

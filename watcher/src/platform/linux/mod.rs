@@ -2,8 +2,10 @@
 //! agent needs ([`agent`]).
 
 mod agent;
+mod containers;
 mod fd;
 mod history;
+mod host;
 mod keep;
 #[cfg(feature = "nats")]
 mod nats;
@@ -58,6 +60,10 @@ impl System for Linux {
 
     fn name_beside_thread(&self, pid: u32, comm: &str, ago: Duration) -> Option<String> {
         if foreign::why().is_some() { None } else { proc::name_beside_thread(pid, comm, ago) }
+    }
+
+    fn name_container(&self, process: &mut Process) {
+        containers::name(process);
     }
 
     fn name(&self, pid: u32) -> Option<(String, Option<u32>)> {

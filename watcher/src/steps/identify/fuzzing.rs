@@ -65,6 +65,8 @@ fn judge(bytes: &[u8], folder: &Path) {
         root: Some(folder.join("root")),
         unit: None,
         container: None,
+        pod: None,
+        naming: None,
     };
     let judgement = gateway::judge(&process);
     assert_eq!(judgement, gateway::judge(&process));

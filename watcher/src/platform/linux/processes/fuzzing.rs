@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{cgroup, foreign, kin, pidfd, proc, state, status, time};
+use super::cgroup::{self, Place};
+use super::{foreign, kin, pidfd, proc, state, status, time};
 use crate::model::ProcessState;
 use crate::platform::contract::SignalError;
 
@@ -48,9 +49,11 @@ fn command_line(bytes: &[u8]) {
 }
 
 fn groups(text: &str) {
-    let (unit, container) = cgroup::place(text);
+    let Place { unit, container, pod } = cgroup::place(text);
     assert!(unit.is_none_or(|unit| unit.ends_with(".service") && !unit.contains(['/', '\n'])));
     assert!(container.is_none_or(|id| id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit())));
+    let digits = |uid: &str| uid.bytes().filter(u8::is_ascii_hexdigit).count();
+    assert!(pod.is_none_or(|uid| digits(&uid) == 32 && uid.len() - digits(&uid) <= 4));
     // No group's path leads out of the mount: the folder beside it has what would say that a group is frozen.
     assert!(!cgroup::is_frozen_under(Path::new("/nonexistent/gatewatch/cgroup"), text));
 }

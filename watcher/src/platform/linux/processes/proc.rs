@@ -14,7 +14,7 @@ use procfs::FromRead as _;
 use procfs::process::Stat;
 
 use super::{cgroup, file, foreign, kin, state, status, time, user};
-use crate::model::{Descriptor, Fd, Parent, Process, Socket};
+use crate::model::{Descriptor, Fd, Parent, Pod, Process, Socket};
 use crate::platform::contract::ProcessError;
 use crate::platform::patience;
 
@@ -57,7 +57,7 @@ pub(in crate::platform::linux) fn read(pid: u32) -> Result<Process, ProcessError
     let link = |name: &str| fs::read_link(living.join(name));
     let exe = link("exe");
     let cgroup = file::text(&living.join("cgroup")).unwrap_or_default();
-    let (unit, container) = cgroup::place(&cgroup);
+    let cgroup::Place { unit, container, pod } = cgroup::place(&cgroup);
     let (uid, effective_uid) = status::users(&file::text(&living.join("status")).unwrap_or_default());
     // The arguments lie in the process's memory, which can be a file that is never read to its end, and so can its
     // executable.
@@ -96,6 +96,8 @@ pub(in crate::platform::linux) fn read(pid: u32) -> Result<Process, ProcessError
         root: Some(living.join("root")),
         unit,
         container,
+        pod: pod.map(|uid| Pod { uid: Some(uid), name: None }),
+        naming: None,
     })
 }
 

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aya_obj::generated::bpf_attach_type;
 use tracing::{debug, warn};
@@ -15,6 +15,7 @@ use super::refused;
 use super::sys;
 use super::tracefs::Tracefs;
 use crate::platform::contract::Hook;
+use crate::platform::linux::host;
 
 /// The attached hooks. Dropping them detaches all.
 #[derive(Default)]
@@ -217,12 +218,17 @@ fn link(place: Place, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     }
 }
 
-/// The root of the cgroup2 hierarchy, at which hooks see every process.
+/// The root of the cgroup2 hierarchy, at which hooks see every process. A container may show its own group there
+/// (cgroup_namespaces(7)), with the files that only the root has not; then the root is the one that the host shows, or
+/// that group if the host can't be seen.
 fn root_cgroup() -> io::Result<File> {
-    let path = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
-        .into_iter()
-        .map(Path::new)
-        .find(|path| path.join("cgroup.controllers").is_file())
+    let places = [Path::new("/"), host::root()].into_iter().flat_map(|root| {
+        ["sys/fs/cgroup", "sys/fs/cgroup/unified"].into_iter().map(move |place| root.join(place))
+    });
+    let mounts: Vec<PathBuf> = places.filter(|path| path.join("cgroup.controllers").is_file()).collect();
+    let root = mounts.iter().find(|path| !path.join("cgroup.type").exists());
+    let path = root
+        .or(mounts.first())
         .ok_or_else(|| io::Error::other("no cgroup2 file system is mounted under /sys/fs/cgroup"))?;
     File::open(path)
 }
