@@ -14,7 +14,9 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Visitor};
 use strum::VariantNames;
 
-pub(crate) use self::nats::{ExportConfig, NatsConfig, NewStream};
+#[cfg(all(target_os = "linux", feature = "nats"))]
+pub(crate) use self::nats::NewStream;
+pub(crate) use self::nats::{ExportConfig, NatsConfig};
 use crate::duration;
 use crate::model::{EndSignal, Port};
 use crate::platform::Host;

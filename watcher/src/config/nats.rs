@@ -204,6 +204,7 @@ impl Subject {
     }
 
     /// What takes all subjects that this makes.
+    #[cfg(any(test, all(target_os = "linux", feature = "nats")))]
     pub(crate) fn wildcard(&self) -> String {
         let tokens = self.0.iter().map(|token| match token {
             Token::Word(word) => word.as_str(),
