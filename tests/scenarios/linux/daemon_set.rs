@@ -55,7 +55,7 @@ impl Granted {
     }
 
     fn these(capabilities: &[String]) -> Self {
-        Self(Agent::with_capabilities(capabilities, &format!("[agent]\nwatch = \"all\"\n{}", config(&[]))))
+        Self(Agent::with_capabilities(capabilities, &config(&[(unused_port(), "")])))
     }
 
     fn status(&self) -> Value {
@@ -87,7 +87,7 @@ impl Granted {
     }
 
     fn watch(&self, port: u16) {
-        self.0.reconfigure(&format!("[agent]\nwatch = \"all\"\n{}", config(&[(port, "")])));
+        self.0.reconfigure(&config(&[(port, "")]));
         gatewatch_tests::until("the port may be cleaned", || {
             self.status()["ports"].as_array().is_some_and(|ports| ports.contains(&port.into()))
         });
