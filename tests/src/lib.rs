@@ -30,7 +30,7 @@ pub use platform::{ASKED, BACKENDS, FORCED, FORWARDER, Life, user};
 pub use platform::{Frozen, Unit, below_setuid_hop, detach_cgroup_hooks, send};
 
 use std::env::consts::EXE_SUFFIX;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
@@ -168,6 +168,15 @@ pub fn program(name: &str) -> PathBuf {
 /// Removes what [`programs`] made.
 pub fn clean_up() {
     let _ = std::fs::remove_dir_all(public());
+}
+
+/// Listens on a port again, and lets it go. Whoever reads the descriptors of processes at that moment holds the listener of
+/// before a little longer than its owner, and the bind fails until then.
+///
+/// # Panics
+/// When it never succeeds.
+pub fn come_and_go(port: u16) {
+    until("the port can be bound", || TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok());
 }
 
 /// A port that nobody holds and that no other scenario of this run gets.

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use gatewatch_tests::{Agent, Gatewatch, Message, NatsServer, Part, config, folder, until, unused_port};
+use gatewatch_tests::{
+    Agent, Gatewatch, Message, NatsServer, Part, come_and_go, config, folder, until, unused_port,
+};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -43,7 +44,7 @@ impl Exporting {
     /// Lets so many servers come and go on the port. Each is seen to bind, to listen, to let go, and to leave nobody.
     fn happen(&self, times: usize) {
         for _ in 0..times {
-            drop(TcpListener::bind((Ipv4Addr::LOCALHOST, self.port)).unwrap());
+            come_and_go(self.port);
         }
     }
 }

@@ -2,14 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::{DirEntryExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use gatewatch_tests::{Agent, Answer, Gatewatch, Part, as_user, config, folder, until, unused_port};
+use gatewatch_tests::{
+    Agent, Answer, Gatewatch, Part, as_user, come_and_go, config, folder, until, unused_port,
+};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -288,7 +289,7 @@ scenario!(between_two_agents_nothing_is_lost_and_nothing_told_twice, needs(Root,
         let server = scope.spawn(|| {
             let mut made = 0;
             while !is_over.load(Ordering::Relaxed) {
-                drop(TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap());
+                come_and_go(port);
                 made += 1;
                 // So that the ring has room for a second of it.
                 std::thread::sleep(Duration::from_millis(2));
