@@ -4,12 +4,12 @@
 //! chains by the port's number. sock_diag walks all 65,536 of them to list the sockets that are bound and do not listen;
 //! here it is the one chain in which the port's bucket would be.
 
-use aya_ebpf::helpers::bpf_get_current_task;
 use watcher_common::{BucketQuestion, bucket as answer};
 
 use crate::descriptors::Descriptors;
 use crate::globals::{OFFSETS, constant};
 use crate::memory::read;
+use crate::sock::Sock;
 
 /// The longest chain that is walked. Most have no bucket at all.
 const LONGEST: u32 = 8;
@@ -19,7 +19,10 @@ const LONGEST: u32 = 8;
 pub extern "C" fn bucket(question: *const BucketQuestion) -> u32 {
     // SAFETY: the verifier knows the context.
     let (socket, port) = unsafe { ((*question).socket as u32, (*question).port as u16) };
-    let Some(net) = network_of(socket) else { return answer::UNKNOWN };
+    let net = Sock::of_file(Descriptors::own_file(socket)).net();
+    if net.is_null() {
+        return answer::UNKNOWN;
+    }
     let tables = read::<u64>(net, constant(&OFFSETS.net_tcp_tables)) as *const u8;
     let chains = read::<u64>(tables, constant(&OFFSETS.tables_bhash)) as *const u8;
     let mask = read::<u32>(tables, constant(&OFFSETS.tables_bhash_size)).wrapping_sub(1);
@@ -49,16 +52,4 @@ pub extern "C" fn bucket(question: *const BucketQuestion) -> u32 {
         walked += 1;
     }
     answer::UNKNOWN
-}
-
-/// The network namespace of gatewatch's own socket with this descriptor.
-#[inline(always)]
-fn network_of(socket: u32) -> Option<*const u8> {
-    // SAFETY: the helper takes nothing and always returns the current task: gatewatch, which asks.
-    let task = unsafe { bpf_get_current_task() } as *const u8;
-    let file = Descriptors::of(Descriptors::owner(task)).file(socket);
-    let socket = read::<u64>(file, constant(&OFFSETS.file_private_data)) as *const u8;
-    let sock = read::<u64>(socket, constant(&OFFSETS.socket_sk)) as *const u8;
-    let net = read::<u64>(sock, constant(&OFFSETS.sock_net)) as *const u8;
-    (!net.is_null()).then_some(net)
 }

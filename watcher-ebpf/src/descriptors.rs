@@ -1,5 +1,7 @@
 //! A task's table of descriptors (the kernel's `struct fdtable`).
 
+use aya_ebpf::helpers::bpf_get_current_task;
+
 use crate::globals::{OFFSETS, constant};
 use crate::memory::read;
 
@@ -30,6 +32,14 @@ impl Descriptors {
             open: read::<u64>(table, constant(&OFFSETS.fdtable_open_fds)) as *const u8,
             size: read(table, constant(&OFFSETS.fdtable_max_fds)),
         }
+    }
+
+    /// The file of a descriptor of the current process: gatewatch, where its own programs are run or read.
+    #[inline(always)]
+    pub fn own_file(fd: u32) -> *const u8 {
+        // SAFETY: the helper takes nothing and always returns the current task.
+        let task = unsafe { bpf_get_current_task() } as *const u8;
+        Self::of(Self::owner(task)).file(fd)
     }
 
     /// How many descriptors there is room for.

@@ -4,7 +4,6 @@
 //! ways through everything that follows.
 
 use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
-use aya_ebpf::helpers::bpf_get_current_task;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, RingBuf};
 use watcher_common::{
@@ -35,10 +34,7 @@ pub const AGAIN: i32 = 1;
 pub fn begun() -> Option<&'static mut Progress> {
     let progress = progress()?;
     if progress.sockets == 0 {
-        // SAFETY: the helper takes nothing and always returns the current task: the reader, gatewatch.
-        let task = unsafe { bpf_get_current_task() } as *const u8;
-        let file = Descriptors::of(Descriptors::owner(task)).file(progress.socket);
-        progress.sockets = read(file, constant(&OFFSETS.file_op));
+        progress.sockets = read(Descriptors::own_file(progress.socket), constant(&OFFSETS.file_op));
     }
     Some(progress)
 }
@@ -56,9 +52,7 @@ pub fn socket_behind(file: *const u8, sockets: u64, any_port: u32) -> Option<Soc
     if read::<u64>(file, constant(&OFFSETS.file_op)) != sockets {
         return None;
     }
-    let socket: u64 = read(file, constant(&OFFSETS.file_private_data));
-    let sock: u64 = read(socket as *const u8, constant(&OFFSETS.socket_sk));
-    let sock = Sock::new(sock as *const u8);
+    let sock = Sock::of_file(file);
     // First what most sockets differ in. Whether the port is watched of this protocol, user space sees.
     if u64::from(any_port) | watched_by_any(sock.port()) == 0 {
         return None;

@@ -7,9 +7,11 @@
 // For the one atomic addition that the kernel program needs; its compiler is not the stable one anyway.
 #![feature(asm_experimental_arch)]
 
+// What user space runs.
+mod bucket;
+
 // The hooks, one file each. For each of their programs, user space has a row in its `hooks.rs`.
 mod bind;
-mod bucket;
 mod conflict;
 mod holders;
 mod holders_by_file;

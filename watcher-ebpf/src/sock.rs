@@ -20,6 +20,14 @@ impl Sock {
         Self(sock)
     }
 
+    /// The one behind a socket's file.
+    #[inline(always)]
+    pub fn of_file(file: *const u8) -> Self {
+        let socket: u64 = read(file, constant(&OFFSETS.file_private_data));
+        let sock: u64 = read(socket as *const u8, constant(&OFFSETS.socket_sk));
+        Self(sock as *const u8)
+    }
+
     #[inline(always)]
     pub fn as_ptr(self) -> *mut c_void {
         self.0.cast_mut().cast()
@@ -89,8 +97,13 @@ impl Sock {
         if constant(&SETTINGS.has_offsets) == 0 {
             return 0;
         }
-        let net: u64 = read(self.0, constant(&OFFSETS.sock_net));
-        read(net as *const u8, constant(&OFFSETS.net_inum))
+        read(self.net(), constant(&OFFSETS.net_inum))
+    }
+
+    /// The kernel's `struct net` of that namespace.
+    #[inline(always)]
+    pub fn net(self) -> *const u8 {
+        read::<u64>(self.0, constant(&OFFSETS.sock_net)) as *const u8
     }
 
     /// For a multipath socket, the TCP socket in it that holds the port.
