@@ -300,18 +300,7 @@ impl<O: Observer + ?Sized> Watch<O> {
             EventKind::Release => WatchKind::Release,
             EventKind::Unlisten => return,
         };
-        let mut told = WatchEvent {
-            time: event.time,
-            monotonic_ns: Some(event.monotonic_ns),
-            pid: event.pid,
-            uid: event.uid,
-            comm: Some(event.comm.clone()).filter(|comm| !comm.is_empty()),
-            address: Some(event.address),
-            netns: event.netns,
-            cookie: event.cookie,
-            delay: event.delay,
-            ..self.now(kind, port)
-        };
+        let mut told = WatchEvent::of(event, kind, self.observer.backend());
         if let Some((pid, comm)) = owner {
             (told.pid, told.comm) = (Some(pid), comm);
         } else if let (Some(pid), Some(thread)) = (told.pid, &told.comm)

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::run::{output, root, run, succeeds, target};
@@ -29,11 +29,7 @@ const PACKAGES: &[&str] = &["buildah", "libassuan0", "libgpgme11", "libsubid4"];
 /// When the program is not static, or Buildah is unavailable or refuses.
 pub(crate) fn image(options: &Options) -> Result<()> {
     let program = options.program.clone().map_or_else(|| musl::gatewatch(ARCH), Ok)?;
-    ensure!(
-        !needs_libraries(&program)?,
-        "{} needs libraries, and the image has none: build it with `cargo xtask cross-check static`",
-        program.display()
-    );
+    musl::assert_static(&program).context("the image has no libraries")?;
     let folder = target().join("image");
     let context = folder.join("context");
     fs::create_dir_all(&context)?;
@@ -51,12 +47,6 @@ pub(crate) fn image(options: &Options) -> Result<()> {
     run(buildah(&folder)?.args(["push", "--quiet", &name, &to]))?;
     println!("{}, {} KiB: {name}, {id}", archive.display(), fs::metadata(&archive)?.len() / 1024);
     Ok(())
-}
-
-/// Whether a program is linked with libraries. Of one without any, ldd says so, and of some kinds by a failure.
-fn needs_libraries(program: &Path) -> Result<bool> {
-    let said = Command::new("ldd").arg(program).output()?;
-    Ok(said.status.success() && String::from_utf8_lossy(&said.stdout).contains("=>"))
 }
 
 /// The installed Buildah, or Debian's, unpacked below the target folder; with all that it stores in `folder`.

@@ -18,7 +18,8 @@ use crate::toolchain::debian_root;
 use crate::{debian, pypi};
 
 /// Programs that a build runs, and their packages.
-const NEEDED: &[(&str, &str)] = &[("pip3", "python3-pip"), ("readelf", "binutils")];
+const NEEDED: &[(&str, &str)] = &[("pip3", "python3-pip")];
+const NEEDED_TO_JUDGE: &[(&str, &str)] = &[("readelf", "binutils")];
 const NEEDED_TO_EMULATE: &[(&str, &str)] = &[("qemu-aarch64-static", "qemu-user-static")];
 /// Both are pinned, because they follow neither Rust's releases nor each other's.
 const ZIG: &str = "ziglang==0.17.1";
@@ -128,7 +129,11 @@ fn build_library(build: &mut Command) -> Result<()> {
 }
 
 /// A static program names neither an interpreter nor a library.
-fn assert_static(program: &Path) -> Result<()> {
+///
+/// # Errors
+/// When the program does.
+pub(crate) fn assert_static(program: &Path) -> Result<()> {
+    debian::install(NEEDED_TO_JUDGE)?;
     let headers = output(Command::new("readelf").args(["--wide", "--segments", "--dynamic"]).arg(program))?;
     let asks = headers.lines().find(|line| line.contains("INTERP") || line.contains("(NEEDED)"));
     ensure!(asks.is_none(), "{} is not static: {}", program.display(), asks.unwrap_or_default().trim());

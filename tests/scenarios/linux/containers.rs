@@ -30,15 +30,11 @@ impl Runtime {
         let group = format!("/gatewatch-tests-{port}");
         let root = folder.path().join("root");
         root_with_actor(&root);
-        let bin = |name: &str| servers().join("debian/usr").join(name).to_str().unwrap().to_owned();
-        let path = std::env::var("PATH").unwrap();
         let begin = "exec > \"$FOLDER/log\" 2>&1; mount -t tmpfs -o mode=755 none /run; mount -t tmpfs -o mode=755 none /var/lib;";
         let mut outer = Command::new("unshare");
         outer.args(["--pid", "--mount", "--fork", "--mount-proc", "--kill-child", "sh", "-ec"]);
         outer.arg(format!("{begin} {script}")).stdin(Stdio::null());
-        outer
-            .env("PATH", format!("{}:{}:{path}", bin("bin"), bin("sbin")))
-            .env("LD_LIBRARY_PATH", libraries());
+        find_runtimes(&mut outer);
         outer.env("ROOT", &root).env("FOLDER", folder.path()).env("GROUP", &group).env("ID", id());
         outer.env("ACTOR", format!("/actor --on 127.0.0.1:{port}"));
         let runtime = Self { outer: outer.spawn().unwrap(), folder, group, port };
@@ -93,11 +89,7 @@ impl Runtime {
     fn run(&self, script: &str) {
         let mut inside = Command::new("nsenter");
         inside.args(["--pid", "--mount", "--target", &self.init().unwrap().to_string(), "sh", "-ec", script]);
-        let bin = |name: &str| servers().join("debian/usr").join(name).to_str().unwrap().to_owned();
-        let path = std::env::var("PATH").unwrap();
-        inside
-            .env("PATH", format!("{}:{}:{path}", bin("bin"), bin("sbin")))
-            .env("LD_LIBRARY_PATH", libraries());
+        find_runtimes(&mut inside);
         let output = inside.env("FOLDER", self.folder.path()).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
@@ -112,6 +104,13 @@ impl Drop for Runtime {
                       [ -z \"$(find /sys/fs/cgroup -type d -path \"*$0*\" -print -quit)\" ] && exit; sleep 0.05; done";
         let _ = Command::new("sh").args(["-c", script, &self.group]).status();
     }
+}
+
+/// Lets a command find the runtimes and their libraries.
+fn find_runtimes(command: &mut Command) {
+    let bin = |name: &str| servers().join("debian/usr").join(name).to_str().unwrap().to_owned();
+    let path = std::env::var("PATH").unwrap();
+    command.env("PATH", format!("{}:{}:{path}", bin("bin"), bin("sbin"))).env("LD_LIBRARY_PATH", libraries());
 }
 
 /// An id as runtimes make them.

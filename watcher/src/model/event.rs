@@ -174,6 +174,25 @@ pub struct WatchEvent {
 }
 
 impl WatchEvent {
+    /// What an observer's event tells, as this kind.
+    pub(crate) fn of(event: &Event, kind: WatchKind, backend: Backend) -> Self {
+        Self {
+            kind,
+            port: event.port(),
+            time: event.time,
+            monotonic_ns: Some(event.monotonic_ns),
+            pid: event.pid,
+            uid: event.uid,
+            comm: Some(event.comm.clone()).filter(|comm| !comm.is_empty()),
+            thread: None,
+            address: Some(event.address),
+            netns: event.netns,
+            cookie: event.cookie,
+            backend,
+            delay: event.delay,
+        }
+    }
+
     /// An event stamped now, with all other fields empty.
     #[must_use]
     pub(crate) fn now(kind: WatchKind, port: Port, backend: Backend) -> Self {

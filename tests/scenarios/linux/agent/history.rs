@@ -32,6 +32,11 @@ impl Kept {
         self.folder.path().join("kept").join("history.sqlite")
     }
 
+    /// Like [`Self::config`], with a folder where events are kept between two agents.
+    fn config_with_pins(&self, folder: &Path, ports: &[u16]) -> String {
+        self.config(ports).replacen("[history]", &format!("[history]\npins = {folder:?}"), 1)
+    }
+
     fn config(&self, ports: &[u16]) -> String {
         let watched: Vec<(u16, &str)> = ports.iter().map(|&port| (port, "")).collect();
         format!("[history]\npath = {:?}\n{}", self.path(), config(&watched))
@@ -233,8 +238,7 @@ scenario!(what_happens_while_no_agent_runs_is_read_by_the_next, needs(Root, Bpf)
     let pins = Mounted::of("bpf", &kept.folder.path().join("bpf"), None);
     let folder = pins.0.join("gatewatch");
     let [port, before] = [(); 2].map(|()| unused_port());
-    let config = kept.config(&[port, before]);
-    let mut agent = Agent::with(&config.replacen("[history]", &format!("[history]\npins = {folder:?}"), 1));
+    let mut agent = Agent::with(&kept.config_with_pins(&folder, &[port, before]));
     let query = format!("port={port}&port={before}");
     let told = |agent: &Agent, pid: u32, event: &str| {
         until(event, || named(&agent.history(&query), event).iter().any(|line| line["pid"] == pid));
@@ -281,7 +285,7 @@ scenario!(between_two_agents_nothing_is_lost_and_nothing_told_twice, needs(Root,
     let pins = Mounted::of("bpf", &kept.folder.path().join("bpf"), None);
     let folder = pins.0.join("gatewatch");
     let port = unused_port();
-    let config = kept.config(&[port]).replacen("[history]", &format!("[history]\npins = {folder:?}"), 1);
+    let config = kept.config_with_pins(&folder, &[port]);
     let mut agent = Agent::with(&config);
     // given a server that listens and ends again and again, also while one agent ends and the next begins
     let is_over = AtomicBool::new(false);
@@ -321,8 +325,7 @@ scenario!(the_pins_of_others_are_left_alone, needs(Root, Bpf), || {
     let kept = Kept::new();
     let pins = Mounted::of("bpf", &kept.folder.path().join("bpf"), None);
     let folder = pins.0.join("gatewatch");
-    let config =
-        |port| kept.config(&[port]).replacen("[history]", &format!("[history]\npins = {folder:?}"), 1);
+    let config = |port| kept.config_with_pins(&folder, &[port]);
     let agent = Agent::with(&config(unused_port()));
     let names = || -> BTreeSet<_> {
         fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect()
@@ -355,8 +358,7 @@ scenario!(a_folder_of_pins_that_others_can_write_to_is_not_read, needs(Root, Bpf
     fs::set_permissions(&shared, fs::Permissions::from_mode(0o777)).unwrap();
     fs::set_permissions(&disk, fs::Permissions::from_mode(0o700)).unwrap();
     for (folder, why) in [(&shared, "root's alone"), (&disk, "BPF file system")] {
-        let config =
-            kept.config(&[unused_port()]).replacen("[history]", &format!("[history]\npins = {folder:?}"), 1);
+        let config = kept.config_with_pins(folder, &[unused_port()]);
         let agent = Agent::with(&config);
         let degraded = agent.get("/v1/status").json()["degraded"].to_string();
         assert!(degraded.contains(why), "{degraded}");

@@ -259,21 +259,8 @@ impl Recording {
                 EventKind::Release => WatchKind::Release,
                 EventKind::Unlisten | EventKind::Conflict => continue,
             };
-            let told = WatchEvent {
-                time: event.time,
-                monotonic_ns: Some(event.monotonic_ns),
-                pid: event.pid,
-                uid: event.uid,
-                comm: Some(event.comm),
-                address: Some(event.address),
-                netns: event.netns,
-                cookie: event.cookie,
-                ..WatchEvent::now(
-                    kind,
-                    Port { protocol: event.protocol, number: event.address.port() },
-                    Backend::Ebpf,
-                )
-            };
+            // Since when it was ready to be read says nothing about how long the kernel took.
+            let told = WatchEvent { delay: None, ..WatchEvent::of(&event, kind, Backend::Ebpf) };
             // The kernel also tells of connections that nobody accepted.
             if told.kind != WatchKind::Release || self.is_open(&told) {
                 self.event(told);

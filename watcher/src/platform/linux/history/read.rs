@@ -254,11 +254,10 @@ impl HistoryReader for Reader {
             .database
             .query_row("SELECT value FROM meta WHERE key = 'since'", [], |row| row.get(0))
             .optional()?;
-        let orderly = self.database.query_row("SELECT 1 FROM meta WHERE key = 'ended'", [], |_| Ok(()));
         Ok(Reach {
             since: since.map_or_else(SystemTime::now, values::time),
             alive: self.alive,
-            orderly: orderly.optional()?.is_some(),
+            orderly: values::meta(&self.database, values::ENDED)?.is_some(),
         })
     }
 

@@ -25,11 +25,14 @@ pub(super) enum Kind {
     Gap = 10,
 }
 
-/// The keys of numbers in the table `meta`: up to which record the deletion has come, how far the records were exported, and
-/// up to which one those that are missing were missing before that began.
+/// The keys of numbers in the table `meta`: up to which record the deletion has come, how far the records were exported, up to
+/// which one those that are missing were missing before that began, whether the last agent ended in order, and in which ring
+/// it left its events.
 pub(super) const TRIMMED: &str = "trimmed";
 pub(super) const EXPORTED: &str = "exported";
 pub(super) const EXPORT_ORIGIN: &str = "export_origin";
+pub(super) const ENDED: &str = "ended";
+pub(super) const RING: &str = "ring";
 
 pub(super) fn meta(database: &Connection, key: &str) -> rusqlite::Result<Option<u64>> {
     let sql = "SELECT value FROM meta WHERE key = ?";
@@ -40,6 +43,11 @@ pub(super) fn meta(database: &Connection, key: &str) -> rusqlite::Result<Option<
 pub(super) fn set_meta(database: &Connection, key: &str, number: u64) -> rusqlite::Result<()> {
     let sql = "REPLACE INTO meta VALUES (?, ?)";
     database.prepare_cached(sql)?.execute((key, number.cast_signed()))?;
+    Ok(())
+}
+
+pub(super) fn remove_meta(database: &Connection, key: &str) -> rusqlite::Result<()> {
+    database.prepare_cached("DELETE FROM meta WHERE key = ?")?.execute([key])?;
     Ok(())
 }
 

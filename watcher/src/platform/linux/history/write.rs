@@ -79,12 +79,8 @@ impl Writer {
         let text = |key: &str| -> Result<Option<String>, rusqlite::Error> {
             database.query_row("SELECT value FROM meta WHERE key = ?", [key], |row| row.get(0)).optional()
         };
-        // Its value is a number.
-        let ended = database.query_row("SELECT 1 FROM meta WHERE key = 'ended'", [], |_| Ok(()));
-        let orderly = ended.optional()?.is_some();
-        let ring: Option<u32> = database
-            .query_row("SELECT value FROM meta WHERE key = 'ring'", [], |row| row.get(0))
-            .optional()?;
+        let orderly = values::meta(&database, values::ENDED)?.is_some();
+        let ring = values::meta(&database, values::RING)?;
         let last: Option<i64> =
             database.query_row("SELECT max(time) FROM record", [], |row| row.get(0)).optional()?.flatten();
         let last_run = text("boot")?.map(|last_boot| {
@@ -93,7 +89,7 @@ impl Writer {
                 alive: alive.unwrap_or_else(SystemTime::now).min(SystemTime::now()),
                 orderly,
                 same_boot: boot().is_some_and(|boot| boot == last_boot),
-                ring,
+                ring: ring.and_then(|ring| ring.try_into().ok()),
             }
         });
         let newest: Option<i64> =
@@ -101,7 +97,7 @@ impl Writer {
         // No number is given twice, also where every record was deleted.
         let trimmed = values::meta(&database, values::TRIMMED)?;
         let next = newest.map(i64::cast_unsigned).max(trimmed).map_or(1, |newest| newest + 1);
-        database.execute("DELETE FROM meta WHERE key = 'ended'", [])?;
+        values::remove_meta(&database, values::ENDED)?;
         database.execute("REPLACE INTO meta VALUES ('boot', ?)", [boot()])?;
         database.execute("INSERT OR IGNORE INTO meta VALUES ('since', ?)", [values::micros(begun)])?;
         let mut writer = Self { database, lock, last_run, next, known: Known::default() };
@@ -265,8 +261,8 @@ impl HistoryWriter for Writer {
 
     fn note_ring(&mut self, ring: Option<u32>) {
         let noted = match ring {
-            Some(ring) => self.database.execute("REPLACE INTO meta VALUES ('ring', ?)", [ring]),
-            None => self.database.execute("DELETE FROM meta WHERE key = 'ring'", []),
+            Some(ring) => values::set_meta(&self.database, values::RING, ring.into()),
+            None => values::remove_meta(&self.database, values::RING),
         };
         if let Err(error) = noted {
             warn!(%error, "where the agent leaves its events can't be noted in its history");
@@ -275,8 +271,7 @@ impl HistoryWriter for Writer {
 
     fn note_end(&mut self) {
         self.note_alive();
-        let ended = self.database.execute("REPLACE INTO meta VALUES ('ended', 1)", []);
-        if let Err(error) = ended {
+        if let Err(error) = values::set_meta(&self.database, values::ENDED, 1) {
             warn!(%error, "the agent's end can't be noted in its history");
         }
     }

@@ -21,8 +21,7 @@ use crate::platform::linux::host;
 #[derive(Default)]
 pub(super) struct Hooks {
     states: Vec<Hook>,
-    /// With the names of their programs.
-    links: Vec<(&'static str, OwnedFd)>,
+    links: Vec<(&'static HookSpec, OwnedFd)>,
     programs: Vec<OwnedFd>,
     /// The links that others can detach.
     detachable: Vec<Detachable>,
@@ -128,7 +127,7 @@ impl Hooks {
                 self.iterator = Some(TaskIterator { program, link });
                 return;
             }
-            Place::BtfTracepoint(_) | Place::Tracepoint(_) => self.links.push((spec.program, link)),
+            Place::BtfTracepoint(_) | Place::Tracepoint(_) => self.links.push((spec, link)),
             Place::Cgroup(attach) => {
                 self.detachable.push(Detachable { spec, attach, program, link, failure: None });
                 return;
@@ -137,10 +136,10 @@ impl Hooks {
         self.programs.push(program);
     }
 
-    /// The links of the event programs, with the names of these.
-    pub(super) fn links(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
-        let detachable = self.detachable.iter().map(|hook| (hook.spec.program, hook.link.as_fd()));
-        self.links.iter().map(|(name, link)| (*name, link.as_fd())).chain(detachable)
+    /// The links of the event programs, with their hooks.
+    pub(super) fn links(&self) -> impl Iterator<Item = (&'static HookSpec, BorrowedFd<'_>)> {
+        let detachable = self.detachable.iter().map(|hook| (hook.spec, hook.link.as_fd()));
+        self.links.iter().map(|(spec, link)| (*spec, link.as_fd())).chain(detachable)
     }
 
     /// Whether others can detach one of the hooks.

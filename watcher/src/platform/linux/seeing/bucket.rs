@@ -27,17 +27,14 @@ pub(super) struct Bucket {
 
 impl Bucket {
     /// Loads the program, and tries it: the port of a socket of our own must be found. Where the kernel keeps its sockets
-    /// in another way than the program knows, it is not. `is_known` says whether its type information has that place.
+    /// in another way than the program knows, it is not.
     ///
     /// # Errors
     /// If the program can't be loaded, or does not find that port.
-    pub(super) fn new(loader: &Loader, netns: &Netns, is_known: bool) -> Result<Self, LoadError> {
+    pub(super) fn new(loader: &Loader, netns: &Netns) -> Result<Self, LoadError> {
         let failed = |error| LoadError::Program { name: PROGRAM, error };
         if Part::Bucket.is_switched_off() {
             return Err(failed(io::Error::other("switched off by GATEWATCH_WITHOUT")));
-        }
-        if !is_known {
-            return Err(failed(io::Error::other("where this kernel keeps its sockets is not known")));
         }
         let program = loader.load_to_run(PROGRAM)?;
         let open = || socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);

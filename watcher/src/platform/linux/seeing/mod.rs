@@ -93,8 +93,6 @@ pub(crate) struct EbpfObserver {
     hooks: Hooks,
     /// Loaded when it is first asked for; `None` if this kernel is another than it knows.
     bucket: OnceCell<Option<Bucket>>,
-    /// Whether the kernel's type information has what that takes.
-    knows_buckets: bool,
     /// `None` if the kernel has no iterator for it.
     holders: Option<Holders>,
     /// `None` if the interest is in snapshots alone.
@@ -175,13 +173,13 @@ impl EbpfObserver {
             checks
         });
         let log = if wants_log { hooks.any_program().and_then(KernelLog::new) } else { None };
+        let knows_buckets = layout.is_some_and(|layout| layout.offsets.chain_size != 0);
         Ok(Self {
             scope,
             ports: watched,
             loader,
             hooks,
-            bucket: OnceCell::new(),
-            knows_buckets: layout.is_some_and(|layout| layout.offsets.chain_size != 0),
+            bucket: if knows_buckets { OnceCell::new() } else { OnceCell::from(None) },
             holders,
             stream,
             maps,
@@ -287,7 +285,7 @@ impl Observer for EbpfObserver {
             return false;
         }
         let bucket = self.bucket.get_or_init(|| {
-            let bucket = Bucket::new(&self.loader, self.scope.home(), self.knows_buckets);
+            let bucket = Bucket::new(&self.loader, self.scope.home());
             bucket.inspect_err(|error| tracing::debug!(%error, "no quick look for bound sockets")).ok()
         });
         bucket.as_ref().is_some_and(|bucket| bucket.is_missing(port.number))

@@ -16,6 +16,7 @@ use aya::maps::{Array, Map, MapData, RingBuf};
 use nix::sys::statfs::{FsType, fstatfs};
 use watcher_common::{EVENT_LAYOUT, LOST_COUNTS, Record};
 
+use super::hooks::{HOOKS, HookSpec, Part, Place, Role};
 use super::stream::decode;
 use super::sys;
 use crate::platform::contract::Left;
@@ -24,13 +25,8 @@ use crate::platform::contract::Left;
 const BPF_FS: FsType = FsType(0xcafe_4a11);
 /// What our names begin with: other programs have theirs beside them.
 const OURS: &str = "gatewatch_";
-/// The names of the ring, before its layout's version, and of the counts of what found no room in it.
-const EVENTS: &str = "events";
+/// The name of the counts of what found no room in the ring.
 const LOST: &str = "lost";
-/// The programs whose links can't be pinned, and can be done without.
-const NOT_KEPT: [&str; 2] = ["bind_exit", "listen_exit"];
-/// The programs whose links others can detach.
-const DETACHABLE: [&str; 3] = ["bind4", "bind6", "udp_release"];
 
 /// The folder, which no other agent uses while this is kept.
 pub(super) struct Pins {
@@ -68,16 +64,16 @@ impl Pins {
 
     /// What the ring of before has, up to a moment of the monotonic clock; `None` if there is no such ring.
     pub(super) fn left(&self, until_ns: u64) -> io::Result<Option<Left>> {
-        let events = format!("{EVENTS}_{EVENT_LAYOUT}");
-        let (Some(events), Some(lost)) = (self.map(&events)?, self.map(LOST)?) else { return Ok(None) };
+        let (Some(events), Some(lost)) = (self.map(&events())?, self.map(LOST)?) else { return Ok(None) };
         let ring = events.info().map_err(io::Error::other)?.id();
         let mut records = RingBuf::try_from(Map::RingBuf(events)).map_err(io::Error::other)?;
         let lost: Array<MapData, u64> = Array::try_from(Map::Array(lost)).map_err(io::Error::other)?;
         let mut left = Left { ring, events: Vec::new(), is_whole: true };
         while let Some(record) = records.next() {
             match watcher_common::Event::read(&record).and_then(|event| decode(&event)) {
+                Some(event) if event.monotonic_ns < until_ns => left.events.push(event),
                 // What came later, the agent itself sees.
-                Some(event) => left.events.extend(Some(event).filter(|event| event.monotonic_ns < until_ns)),
+                Some(_) => {}
                 None => left.is_whole = false,
             }
         }
@@ -85,8 +81,9 @@ impl Pins {
         for at in 0..LOST_COUNTS {
             left.is_whole &= lost.get(&at, 0).map_err(io::Error::other)? == 0;
         }
-        for name in DETACHABLE {
-            let link = sys::pinned(&self.path(name));
+        // Others can detach links to cgroups.
+        for hook in HOOKS.iter().filter(|hook| matches!(hook.place, Place::Cgroup(_))) {
+            let link = sys::pinned(&self.path(hook.program));
             left.is_whole &= link.and_then(|link| sys::is_attached_to_cgroup(link.as_fd())).unwrap_or(false);
         }
         Ok(Some(left))
@@ -106,7 +103,7 @@ impl Pins {
     /// If one of them can't be pinned; then nothing is.
     pub(super) fn replace<'a>(
         &self,
-        links: impl Iterator<Item = (&'static str, BorrowedFd<'a>)>,
+        links: impl Iterator<Item = (&'static HookSpec, BorrowedFd<'a>)>,
         maps: &Maps,
     ) -> io::Result<u32> {
         self.clear()?;
@@ -119,15 +116,17 @@ impl Pins {
 
     fn pin_all<'a>(
         &self,
-        links: impl Iterator<Item = (&'static str, BorrowedFd<'a>)>,
+        links: impl Iterator<Item = (&'static HookSpec, BorrowedFd<'a>)>,
         maps: &Maps,
     ) -> io::Result<u32> {
-        for (name, link) in links.filter(|(name, _)| !NOT_KEPT.contains(name)) {
+        // Those of conflicts are links to perf events.
+        for (hook, link) in links.filter(|(hook, _)| !matches!(hook.role, Role::Optional(Part::Conflicts))) {
+            let name = hook.program;
             sys::pin(link, &self.path(name)).map_err(|error| {
                 io::Error::other(format!("the hook {name} can't be kept on this kernel: {error}"))
             })?;
         }
-        sys::pin(maps.events.as_fd(), &self.path(&format!("{EVENTS}_{EVENT_LAYOUT}")))?;
+        sys::pin(maps.events.as_fd(), &self.path(&events()))?;
         sys::pin(maps.lost.as_fd(), &self.path(LOST))?;
         Ok(maps.ring)
     }
@@ -146,6 +145,11 @@ impl Pins {
     fn path(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{OURS}{name}"))
     }
+}
+
+/// The name of the ring, with its layout's version.
+fn events() -> String {
+    format!("events_{EVENT_LAYOUT}")
 }
 
 /// Copies of the descriptors of the ring and the counts, to pin them by, and the ring's number.
