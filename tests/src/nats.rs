@@ -132,7 +132,18 @@ impl NatsServer {
         self.state(stream)["messages"].as_u64()
     }
 
-    /// All that the stream has, in its order; nothing if there is no such stream.
+    /// Whether the stream has a message under this subject. It costs the server little, unlike [`Self::messages`].
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn has(&self, stream: &str, subject: &str) -> bool {
+        let filter = json!({"subjects_filter": subject});
+        let answer = self.connect().api(&format!("STREAM.INFO.{stream}"), &filter);
+        answer["state"]["subjects"][subject].is_u64()
+    }
+
+    /// All that the stream has, in its order; nothing if there is no such stream. It is for once in a while, because the server
+    /// keeps what it makes for it some seconds: asked for without a pause, it has no time left to confirm anything.
     ///
     /// # Panics
     /// When it does not answer.

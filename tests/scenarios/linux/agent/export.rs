@@ -99,12 +99,11 @@ scenario!(what_happens_arrives_under_its_subject_with_an_id, needs(NatsServer), 
     let owner = Part::other().on_port(exporting.port).start();
     let port = exporting.port;
     let subject = |event: &str| format!("gatewatch.a_b.{port}.{event}");
-    let find =
-        |event: &str| server.messages(STREAM).into_iter().find(|message| message.subject == subject(event));
-    until("it arrives", || find("listen").is_some());
+    until("it arrives", || server.has(STREAM, &subject("listen")));
     owner.ask_to_end();
-    until("its end arrives", || find("free").is_some());
-    let listen = find("listen").unwrap();
+    until("its end arrives", || server.has(STREAM, &subject("free")));
+    let messages = server.messages(STREAM);
+    let listen = messages.iter().find(|message| message.subject == subject("listen")).unwrap();
     let payload = &listen.payload;
     assert_eq!((&payload["host"], &payload["event"]), (&"a.b".into(), &"listen".into()));
     assert_eq!((&payload["port"], &payload["pid"]), (&port.into(), &owner.pid().into()));
@@ -134,9 +133,10 @@ scenario!(what_the_configuration_adds_is_sent_under_its_own_subject, needs(NatsS
     let _agent = exporting.agent(more);
     let _owner = Part::other().on_port(exporting.port).start();
     let subject = format!("fleet.tcp.{}.a_b.listen", exporting.port);
-    let find = || server.messages("fleet").into_iter().find(|message| message.subject == subject);
-    until("it arrives", || find().is_some());
-    assert_eq!(find().unwrap().payload["process"]["argv"][0], "some-server");
+    until("it arrives", || server.has("fleet", &subject));
+    let messages = server.messages("fleet");
+    let message = messages.iter().find(|message| message.subject == subject).unwrap();
+    assert_eq!(message.payload["process"]["argv"][0], "some-server");
 });
 
 scenario!(nothing_can_be_asked_for_over_nats, needs(NatsServer), || {
