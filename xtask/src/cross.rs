@@ -19,8 +19,12 @@ use crate::{debian, musl, wine};
 const MACOS: &str = "aarch64-apple-darwin";
 const WINDOWS: &str = "x86_64-pc-windows-gnu";
 const NEEDED: &[(&str, &str)] = &[("pip3", "python3-pip")];
-const NEEDED_FOR_WINDOWS: &[(&str, &str)] =
-    &[("x86_64-w64-mingw32-gcc", "gcc-mingw-w64-x86-64-win32"), ("wine", "wine64"), ("wine", "wine")];
+const NEEDED_FOR_WINDOWS: &[(&str, &str)] = &[
+    ("x86_64-w64-mingw32-gcc", "gcc-mingw-w64-x86-64-win32"),
+    ("wine", "wine64"),
+    ("wine", "wine"),
+    ("ip", "iproute2"),
+];
 
 /// A part of the check.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
