@@ -70,6 +70,8 @@ event_kinds! {
     Release = 4,
     /// `bind` or `listen` failed with `EADDRINUSE`.
     Conflict = 5,
+    /// A bind of a guarded port failed with `EPERM`, because nobody has let the process in.
+    Refused = 6,
 }
 
 impl EventKind {
@@ -214,10 +216,14 @@ pub struct Offsets {
     pub file_op: u32,
     pub inode_ino: u32,
     pub inode_mode: u32,
+    pub inode_sb: u32,
+    /// In `struct super_block`: `s_dev`.
+    pub super_dev: u32,
     pub task_tgid: u32,
     pub task_pid: u32,
     pub task_files: u32,
     pub task_group_leader: u32,
+    pub task_real_parent: u32,
     pub task_signal: u32,
     pub task_thread_pid: u32,
     pub task_mm: u32,
@@ -247,6 +253,25 @@ pub struct Offsets {
     pub bucket_node: u32,
 }
 
+/// Whom a guard lets in to a port: whoever runs this file as this user.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Badge {
+    /// The inode's number.
+    pub inode: u64,
+    /// The file system's device as the kernel numbers it: the minor number in the lower 20 bits.
+    pub device: u32,
+    /// The real user id, in the initial user namespace.
+    pub uid: u32,
+    /// The port.
+    pub port: u32,
+    /// [`IPPROTO_TCP`] or [`IPPROTO_UDP`].
+    pub protocol: u32,
+}
+
+/// So many may be let in at once, on all ports together.
+pub const MOST_BADGES: u32 = 4096;
+
 /// What the program `bucket` is asked: its context.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -265,6 +290,26 @@ pub mod bucket {
     pub const NONE: u32 = 1;
     /// Some socket has it, or had it a moment ago.
     pub const SOME: u32 = 2;
+}
+
+/// What the program `file_number` is asked: its context.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileQuestion {
+    /// A descriptor of gatewatch's own.
+    pub descriptor: u64,
+    /// One of [`file`].
+    pub part: u64,
+}
+
+/// What it is asked for: a part of a [`Badge`].
+pub mod file {
+    /// The device.
+    pub const DEVICE: u32 = 0;
+    /// The lower half of the inode's number.
+    pub const INODE_LOW: u32 = 1;
+    /// The upper half.
+    pub const INODE_HIGH: u32 = 2;
 }
 
 /// Fields of the plain tracepoints, for kernels without BTF: byte offsets from the `format` files in tracefs.

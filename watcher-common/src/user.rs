@@ -2,7 +2,7 @@
 
 use core::mem::size_of;
 
-use crate::{Descriptor, Event, EventKind, Offsets, Progress, Settings, TraceOffsets};
+use crate::{Badge, Descriptor, Event, EventKind, Offsets, Progress, Settings, TraceOffsets};
 
 impl EventKind {
     /// The kind with this number; `None` for a number that no kind has.
@@ -44,13 +44,16 @@ unsafe impl Record for Offsets {}
 unsafe impl Record for TraceOffsets {}
 // SAFETY: as above.
 unsafe impl Record for Settings {}
+// SAFETY: as above.
+unsafe impl Record for Badge {}
 
 const _: () = assert!(size_of::<Event>() == 8 + 8 + 4 * 4 + 16 + 16 + 4 * 2);
 const _: () = assert!(size_of::<Descriptor>() == 3 * 8 + 16 + 4 + 6 * 4 + 6 * 2);
 const _: () = assert!(size_of::<Progress>() == 8 + 4 * 4 + 8 * 64);
-const _: () = assert!(size_of::<Offsets>() == 49 * 4);
+const _: () = assert!(size_of::<Offsets>() == 52 * 4);
 const _: () = assert!(size_of::<TraceOffsets>() == 13 * 4);
 const _: () = assert!(size_of::<Settings>() == 6 * 4);
+const _: () = assert!(size_of::<Badge>() == 8 + 4 * 4);
 
 #[cfg(test)]
 mod tests {

@@ -37,10 +37,43 @@ pub fn pid_and_tid(task: *const u8) -> (u32, u32) {
 /// The inode number of the file that a task runs, its lower half; 0 where there is none.
 #[inline(always)]
 pub fn file_number(task: *const u8) -> u32 {
+    read::<u64>(inode(file(task)), constant(&OFFSETS.inode_ino)) as u32
+}
+
+/// The file that a task runs; null where there is none.
+#[inline(always)]
+pub fn file(task: *const u8) -> *const u8 {
     let mm: u64 = read(task, constant(&OFFSETS.task_mm));
-    let file: u64 = read(mm as *const u8, constant(&OFFSETS.mm_exe_file));
-    let inode: u64 = read(file as *const u8, constant(&OFFSETS.file_inode));
-    read::<u64>(inode as *const u8, constant(&OFFSETS.inode_ino)) as u32
+    read::<u64>(mm as *const u8, constant(&OFFSETS.mm_exe_file)) as *const u8
+}
+
+/// The numbers of a file's device and of its inode; 0 and 0 where there is no file.
+#[inline(always)]
+pub fn numbers(file: *const u8) -> (u32, u64) {
+    let inode = inode(file);
+    let file_system: u64 = read(inode, constant(&OFFSETS.inode_sb));
+    let device = read(file_system as *const u8, constant(&OFFSETS.super_dev));
+    (device, read(inode, constant(&OFFSETS.inode_ino)))
+}
+
+#[inline(always)]
+fn inode(file: *const u8) -> *const u8 {
+    read::<u64>(file, constant(&OFFSETS.file_inode)) as *const u8
+}
+
+/// A task's parent; null for the first of all, whose parent is itself.
+#[inline(always)]
+pub fn parent(task: *const u8) -> *const u8 {
+    read::<u64>(task, constant(&OFFSETS.task_real_parent)) as *const u8
+}
+
+/// A task's process, whichever pid namespace gatewatch is in.
+#[inline(always)]
+pub fn process(task: *const u8) -> u32 {
+    if constant(&SETTINGS.pidns) == 0 {
+        return read(task, constant(&OFFSETS.task_tgid));
+    }
+    in_own_namespace(group(task))
 }
 
 /// The `struct pid` of a task's thread group.

@@ -33,13 +33,13 @@ pub const fn zeroed<T>() -> T {
 /// Whether the TCP port is watched.
 #[inline(always)]
 pub fn watched(port: u16) -> bool {
-    is_set(u32::from(port >> 6), port)
+    is_set(&PORTS, 0, port)
 }
 
 /// Whether the UDP port is watched.
 #[inline(always)]
 pub fn watched_udp(port: u16) -> bool {
-    is_set(PORT_WORDS + u32::from(port >> 6), port)
+    is_set(&PORTS, PORT_WORDS, port)
 }
 
 /// Whether the port is watched of a socket with this protocol; TCP's and multipath TCP's are the same.
@@ -51,16 +51,16 @@ pub fn watched_of(protocol: u16, port: u16) -> bool {
 /// 1 if the port is watched by either protocol, else 0.
 #[inline(always)]
 pub fn watched_by_any(port: u16) -> u64 {
-    let word = u32::from(port >> 6);
-    bit(word, port) | bit(PORT_WORDS + word, port)
+    bit(&PORTS, 0, port) | bit(&PORTS, PORT_WORDS, port)
+}
+
+/// Whether the port's bit is set, among those of its protocol, which begin at the word `first`.
+#[inline(always)]
+pub fn is_set(ports: &Array<u64>, first: u32, port: u16) -> bool {
+    bit(ports, first, port) == 1
 }
 
 #[inline(always)]
-fn is_set(word: u32, port: u16) -> bool {
-    bit(word, port) == 1
-}
-
-#[inline(always)]
-fn bit(word: u32, port: u16) -> u64 {
-    PORTS.get(word).copied().unwrap_or(0) >> (port & 63) & 1
+fn bit(ports: &Array<u64>, first: u32, port: u16) -> u64 {
+    ports.get(first + u32::from(port >> 6)).copied().unwrap_or(0) >> (port & 63) & 1
 }

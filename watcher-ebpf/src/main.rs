@@ -1,7 +1,7 @@
 //! Gatewatch's kernel program: reports what happens to watched TCP and UDP ports, and which processes hold them.
 //!
 //! Each hook filters by state first, then by port, so that an unwatched port costs a few dozen nanoseconds.
-//! Every program only observes; none changes anything.
+//! All programs observe; only the guard's change anything.
 #![no_std]
 #![no_main]
 // For the one atomic addition that the kernel program needs; its compiler is not the stable one anyway.
@@ -9,6 +9,10 @@
 
 // What user space runs.
 mod bucket;
+mod file;
+
+// What is attached for a port that is guarded.
+mod guard;
 
 // The hooks, one file each. For each of their programs, user space has a row in its `hooks.rs`.
 mod bind;

@@ -57,6 +57,11 @@ pub(crate) enum ConfigError {
     /// A port has two sections, which could say different things.
     #[error("port {0} has two [[watch]]: join them in one")]
     Twice(Port),
+    /// A guard would let everybody in.
+    #[error(
+        "port {0}: a guard keeps out what does not match, and everything matches identity = \"any\": name what may have the port"
+    )]
+    Guard(Port),
     /// The file names an unknown user or group.
     #[error("the {what} {name:?} is not known on this host: create it, or name another")]
     Unknown {
@@ -105,13 +110,16 @@ pub(crate) struct WatchedPort {
     /// Who may ask the agent to clean it, besides root.
     #[serde(default)]
     pub(crate) clean: Allowed,
+    /// Whether the agent keeps others than what matches from binding it.
+    #[serde(default)]
+    pub(crate) guard: bool,
 }
 
 impl WatchedPort {
     /// A port whose gateway may be ended, at the request of root alone.
     #[must_use]
     pub(crate) fn by_default(port: Port) -> Self {
-        Self { port, identity: None, clean: Allowed::default() }
+        Self { port, identity: None, clean: Allowed::default(), guard: false }
     }
 }
 
@@ -350,6 +358,9 @@ impl Config {
             }
             if let Some(name) = &watched.identity {
                 config.rules(name)?;
+            }
+            if watched.guard && watched.identity.as_deref() == Some(ANY) {
+                return Err(ConfigError::Guard(watched.port));
             }
         }
         for (name, rules) in &config.identity {

@@ -374,7 +374,7 @@ impl Restart {
                 self.new.retain(|new| !new.is(&socket));
                 self.listeners.retain(|listener| !listener.socket.is(&socket));
             }
-            WatchKind::Conflict { .. } if self.command != Progress::NotStarted => {
+            WatchKind::Conflict { .. } | WatchKind::Refused if self.command != Progress::NotStarted => {
                 self.steps.push((at, Step::Conflict, event.pid));
                 // Once refused, it may end and be started again by a process of the command that is no server itself.
                 self.is_rival |= matches!(whose, Whose::AskedFor(By::Command));
@@ -387,6 +387,7 @@ impl Restart {
             | WatchKind::Listen
             | WatchKind::Held
             | WatchKind::Conflict { .. }
+            | WatchKind::Refused
             | WatchKind::Ready { .. }
             | WatchKind::Free
             | WatchKind::Lost { .. } => {}

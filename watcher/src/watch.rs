@@ -297,6 +297,7 @@ impl<O: Observer + ?Sized> Watch<O> {
             EventKind::Bind => WatchKind::Bind,
             EventKind::Listen => WatchKind::Listen,
             EventKind::Conflict => self.conflict(port, event.netns),
+            EventKind::Refused => WatchKind::Refused,
             EventKind::Release => WatchKind::Release,
             EventKind::Unlisten => return,
         };

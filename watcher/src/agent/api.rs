@@ -47,7 +47,8 @@ use crate::steps::owner::{Owners, add_other_ports, limit_holders, owners};
 use crate::steps::plan::Sparing;
 use crate::wait::Until;
 use crate::wire::agent::{
-    CapabilityJson, CleanRequest, LONGEST_WAIT, MOST_PROTECTED, PortsAnswer, StatusAnswer, WatchedPortJson,
+    CapabilityJson, CleanRequest, LONGEST_WAIT, MOST_PROTECTED, OverrideAnswer, PortsAnswer, StatusAnswer,
+    WatchedPortJson,
 };
 use crate::wire::answers::{CleanAnswer, MOST_OWNERS, OwnersAnswer, WaitAnswer};
 use crate::wire::event::WatchLine;
@@ -75,6 +76,7 @@ pub(super) fn router(agent: Arc<Agent>) -> Router {
         .routes(only("GET", routes!(owners_of)))
         .routes(only("GET", routes!(all_sockets)))
         .routes(only("POST", routes!(clean_port)))
+        .routes(only("POST", routes!(override_guards)))
         .routes(only("GET", routes!(wait_for)))
         .routes(only("GET", routes!(stream)))
         .routes(only("GET", routes!(history)))
@@ -308,6 +310,37 @@ async fn clean_port(
     cleans::run(asked, place).await.map(Json)
 }
 
+/// Let the asking process, which must be root's, bind guarded ports until it ends, with those that it starts
+#[utoipa::path(post, tag = "api", path = "/v1/override",
+    responses((status = 200, body = OverrideAnswer), BadRequest, Forbidden, NotFound, TooMany, Unavailable))]
+async fn override_guards(
+    State(agent): State<Arc<Agent>>,
+    peer: Caller,
+    RawQuery(query): RawQuery,
+) -> Result<Json<OverrideAnswer>, Problem> {
+    if peer.uid() != 0 {
+        return Err(problem(
+            StatusCode::FORBIDDEN,
+            format!("user {} may not override a guard", peer.uid()),
+            "ask as root",
+        ));
+    }
+    Query::parse(query.as_deref(), &[])?;
+    let process = agent.host.open(peer.pid()).map_err(|error| unknown_caller(&error.to_string()))?;
+    // Once it is opened, its pid is no other's as long as it runs.
+    if !peer.is_running() || !peer.shares_pids() {
+        return Err(unknown_caller("it has ended, or lives in another pid namespace"));
+    }
+    agent.guards.override_for(peer.pid(), process).map_err(|why| {
+        problem(
+            StatusCode::NOT_FOUND,
+            why,
+            "set `guard = true` under the port's [[watch]] to have it guarded",
+        )
+    })?;
+    Ok(Json(OverrideAnswer { pid: peer.pid() }))
+}
+
 /// Wait until a port can be bound, or until a process listens on it, in the caller's network namespace
 #[utoipa::path(get, tag = "api", path = "/v1/ports/{port}/wait",
     params(PortPath, WaitQuery),
@@ -436,6 +469,7 @@ async fn status(
         lost: agent.metrics.lost(),
         subscribers: agent.metrics.subscribers(),
         export: agent.exported(),
+        guards: agent.guards.described(),
         capabilities: Host::privileges().into_iter().map(capability).collect(),
         no_new_privileges: Host::no_new_privileges(),
     }))

@@ -20,7 +20,7 @@ use crate::platform::Host;
 use crate::platform::contract::AgentSystem;
 use crate::steps::owner::Owners;
 use crate::wait::{Until, Waited};
-use crate::wire::agent::{CleanRequest, PortsAnswer, StatusAnswer, WatchedPortJson};
+use crate::wire::agent::{CleanRequest, OverrideAnswer, PortsAnswer, StatusAnswer, WatchedPortJson};
 use crate::wire::answers::{CleanAnswer, OwnersAnswer, WaitAnswer};
 use crate::wire::event::WatchLine;
 use crate::wire::history::HistoryLine;
@@ -189,6 +189,16 @@ impl Client {
     /// [`ClientError`].
     pub(crate) async fn status(&mut self) -> Result<StatusAnswer, ClientError> {
         self.get("/v1/status").await
+    }
+
+    /// Has the agent let this process bind guarded ports, with those that it starts, until it ends.
+    ///
+    /// # Errors
+    /// [`ClientError`]; `Refused` if nothing is guarded as well.
+    pub(crate) async fn override_guards(&mut self) -> Result<(), ClientError> {
+        let answer: OverrideAnswer = self.post("/v1/override", &serde_json::json!({}), ANSWERING).await?;
+        tracing::debug!(pid = answer.pid, "may bind guarded ports");
+        Ok(())
     }
 
     /// That it has said nothing for longer than it may.

@@ -57,7 +57,7 @@ pub(super) enum HistoryRead {
 /// What is left of an event that is no longer kept.
 #[derive(Debug)]
 enum Gone {
-    /// A bind, listen, release or conflict, and in which network namespace it was.
+    /// A bind, listen, release, conflict or refusal, and in which network namespace it was.
     Line(Port, Option<u32>),
     /// So many of them, which were lost before.
     Lost(Option<u64>, LostIn),
@@ -68,9 +68,11 @@ enum Gone {
 impl From<&WatchEvent> for Gone {
     fn from(event: &WatchEvent) -> Self {
         match event.kind {
-            WatchKind::Bind | WatchKind::Listen | WatchKind::Release | WatchKind::Conflict { .. } => {
-                Self::Line(event.port, event.netns)
-            }
+            WatchKind::Bind
+            | WatchKind::Listen
+            | WatchKind::Release
+            | WatchKind::Conflict { .. }
+            | WatchKind::Refused => Self::Line(event.port, event.netns),
             WatchKind::Lost { count, lost_in } => Self::Lost(count, lost_in),
             WatchKind::Held | WatchKind::Ready { .. } | WatchKind::Free => Self::Other,
         }

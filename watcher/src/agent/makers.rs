@@ -18,7 +18,7 @@ const AT_ONCE: usize = 8;
 /// So many are remembered.
 const MOST: usize = 1024;
 /// A clock tick and more: a process that began later than the event by so much has another's pid.
-const LATER: Duration = Duration::from_millis(20);
+pub(super) const LATER: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Default)]
 pub(super) struct Known(Arc<Mutex<Memory>>);
@@ -80,7 +80,7 @@ impl Known {
 }
 
 /// That every process matches says nothing of whose a socket is.
-fn is_match(rules: &Rules, process: &crate::model::Process) -> bool {
+pub(super) fn is_match(rules: &Rules, process: &crate::model::Process) -> bool {
     !rules.is_any() && rules.judge(process).verdict == Verdict::Match
 }
 

@@ -16,6 +16,7 @@ mod export;
 mod exposition;
 #[cfg(all(any(fuzzing, test), target_os = "linux"))]
 pub(crate) mod fuzzing;
+mod guard;
 mod history;
 mod limits;
 mod makers;
@@ -120,6 +121,7 @@ pub(crate) async fn run(
     Host::keep_needed_privileges();
     let signals = <Host as Platform>::Signals::new().map_err(AgentError::Signals)?;
     info!(socket = %path.display(), "listening");
+    agent.begin_guards();
     agent.begin_store();
     agent.begin_export();
     let ended = serve(&agent, listener, signals).await;

@@ -47,6 +47,12 @@ impl Settings {
         self.can_follow(port) && self.configured.contains(&port)
     }
 
+    /// The ports that are to be guarded.
+    pub(super) fn guarded(&self) -> Vec<Port> {
+        let guarded = self.config.watch.iter().filter(|watched| watched.guard).map(|watched| watched.port);
+        guarded.filter(|&port| self.can_follow(port)).collect()
+    }
+
     fn can_follow(&self, port: Port) -> bool {
         self.protocols.contains(&port.protocol)
     }

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use super::AgentError;
 use super::export::Export;
+use super::guard::Guards;
 use super::history::History;
 use super::limits::{Buckets, CLEANS, ConnectionLimit, Places, READS};
 use super::makers::Known;
@@ -74,6 +75,7 @@ pub(super) struct Agent {
     pub(super) past: Past,
     /// What made the sockets of the watched ports.
     pub(super) makers: Known,
+    pub(super) guards: Guards,
     /// The cleans that were begun and have not ended.
     pub(super) under_way: Places,
     /// What reads other users' processes.
@@ -121,6 +123,7 @@ impl Agent {
             cleaning: Mutex::default(),
             past: Past::default(),
             makers: Known::default(),
+            guards: Guards::default(),
             under_way: Places::default(),
             off_loop: OffLoop::default(),
             refusals: Refusals::new(),
@@ -171,9 +174,9 @@ impl Agent {
                     let is_configured = settings.is_configured(event.port);
                     self.metrics.count(&event, is_configured);
                     if is_configured {
-                        self.makers.note(&event, &self.host, || {
-                            settings.config.rules(settings.config.ruleset_of(event.port)).ok()
-                        });
+                        let rules = || settings.config.rules(settings.config.ruleset_of(event.port)).ok();
+                        self.makers.note(&event, &self.host, rules);
+                        self.guards.note(&event, &self.host, rules);
                     }
                     self.history.push(event);
                 }
@@ -238,7 +241,9 @@ impl Agent {
             Part::KernelEvents => !self.losses.is_empty() || !self.watch().observer().losses().is_empty(),
             Part::Look => self.is_blind(),
             Part::History => self.store.get().and_then(Store::degraded).is_some(),
-            Part::Configuration | Part::Metrics | Part::Export => self.troubles.of(part).is_some(),
+            Part::Configuration | Part::Metrics | Part::Export | Part::Guard => {
+                self.troubles.of(part).is_some()
+            }
         };
         Part::VARIANTS.iter().map(|&part| (part.name(), is_degraded(part))).collect()
     }
@@ -251,6 +256,7 @@ impl Agent {
         if self.store.get().is_some_and(Store::wants_sockets) {
             self.tell_sockets();
         }
+        self.guards.follow_programs(&self.host);
         for (uid, count) in self.refusals.take_left_out() {
             warn!(uid, count, "more refusals were left out");
         }
@@ -336,6 +342,26 @@ impl Agent {
     pub(super) fn resync(&self) {
         if self.refresh().is_ok() {
             self.tell_sockets();
+        }
+    }
+
+    /// Guards the ports that the configuration says, and lets in who has them.
+    pub(super) fn begin_guards(&self) {
+        let settings = self.settings();
+        let ports = settings.guarded();
+        let set = self.guards.set(&ports, || self.watch().observer().begin_guard());
+        let trouble = set.err().map(|why| {
+            let ports: Vec<String> = ports.iter().map(Port::to_string).collect();
+            format!("no guard of {}: {why}", ports.join(", "))
+        });
+        let is_guarded = trouble.is_none();
+        self.troubles.note(Part::Guard, trouble);
+        for port in ports.into_iter().filter(|_| is_guarded) {
+            let own = |socket: &&Socket| socket.netns.is_none_or(|netns| netns == self.host.netns());
+            let sockets: Vec<Socket> = self.watch().sockets(port).filter(own).cloned().collect();
+            if let Ok(rules) = settings.config.rules(settings.config.ruleset_of(port)) {
+                self.guards.learn(port, sockets, &self.host, rules);
+            }
         }
     }
 
@@ -457,6 +483,7 @@ impl Agent {
                 }
                 *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
                 self.makers.forget();
+                self.begin_guards();
                 self.troubles.note(Part::Configuration, None);
             }
             Err(error) => {

@@ -21,6 +21,8 @@ pub(super) enum Part {
     Metrics,
     /// The export of what happened to a server elsewhere.
     Export,
+    /// The guard of ports.
+    Guard,
 }
 
 impl Part {

@@ -124,6 +124,7 @@ fn event(told: &WatchEvent) -> Option<Event> {
         WatchKind::Listen => EventKind::Listen,
         WatchKind::Release => EventKind::Release,
         WatchKind::Conflict { .. } => EventKind::Conflict,
+        WatchKind::Refused => EventKind::Refused,
         WatchKind::Held | WatchKind::Ready { .. } | WatchKind::Free | WatchKind::Lost { .. } => return None,
     };
     let monotonic_ns = told.monotonic_ns?;

@@ -208,6 +208,9 @@ pub(super) struct ExecArgs {
     /// Run this by the shell before anything else; if it fails, no process is signalled
     #[arg(long, value_name = "CMD")]
     pub(super) check: Option<String>,
+    /// Let the command bind ports that the agent guards, with what it starts, until it ends: for root
+    #[arg(long = "override")]
+    pub(super) overrides_guards: bool,
     /// The command to become
     #[arg(last = true, required = true, value_name = "CMD")]
     pub(super) command: Vec<String>,

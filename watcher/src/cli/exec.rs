@@ -54,6 +54,10 @@ pub(super) async fn run(args: &ExecArgs) -> Result<Exit, CliError> {
             }
         }
     }
+    if args.overrides_guards {
+        let observing = &args.clean.observing;
+        context.ask_agent(observing, None, async |agent| agent.override_guards().await).await?;
+    }
     let Some((program, arguments)) = args.command.split_first() else { return Ok(Exit::Usage) };
     let status = Host::become_command(Command::new(program).args(arguments))
         .map_err(|error| CliError::Command { program: program.clone(), error })?;

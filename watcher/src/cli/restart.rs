@@ -50,6 +50,7 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
             WatchKind::Bind
             | WatchKind::Listen
             | WatchKind::Conflict { .. }
+            | WatchKind::Refused
             | WatchKind::Release
             | WatchKind::Free
             | WatchKind::Lost { .. } => {}

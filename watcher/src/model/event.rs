@@ -22,6 +22,9 @@ pub(crate) enum EventKind {
     Release,
     /// `bind` or `listen` failed because the port was in use.
     Conflict,
+    /// A guard refused a bind.
+    #[allow(dead_code, reason = "only Linux has guards")]
+    Refused,
 }
 
 /// One event.
@@ -121,6 +124,8 @@ pub enum WatchKind {
         /// How many hold it.
         total: usize,
     },
+    /// The port is guarded, and a bind was refused.
+    Refused,
     /// A socket gave the port back.
     Release,
     /// The last socket gave the port back.

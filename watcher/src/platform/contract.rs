@@ -159,6 +159,14 @@ pub(crate) trait AgentObserver: Observer {
     /// When the change can't be made.
     fn set_ports(&mut self, ports: &[Port]) -> Result<(), ObserveError>;
 
+    /// Makes ready to guard ports. From then on this observer's end opens all of them.
+    ///
+    /// # Errors
+    /// Why ports can't be guarded here.
+    fn begin_guard(&mut self) -> Result<Box<dyn Guard>, String> {
+        Err("that takes kernel events".to_owned())
+    }
+
     /// Takes over from the agent before: reads what happened before this moment of the monotonic clock, if that agent left
     /// something in this folder that went on to observe, and leaves the same there for the next.
     ///
@@ -168,6 +176,32 @@ pub(crate) trait AgentObserver: Observer {
         let _ = (folder, until_ns);
         Err(io::Error::other("ports are polled here, by the agent itself"))
     }
+}
+
+/// The guard of ports, in the kernel: in the agent's own network namespace, whoever was not let in to a guarded port can't
+/// bind it (`EPERM`).
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux has guards"))]
+pub(crate) trait Guard: Send {
+    /// Guards these ports, and no others.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    fn set_ports(&mut self, ports: &[Port]) -> io::Result<()>;
+
+    /// Lets in to the port whoever runs this file as this user (the real user id).
+    ///
+    /// # Errors
+    /// What the kernel said; if there is no more room, `E2BIG`.
+    fn admit(&mut self, port: Port, program: &File, uid: u32) -> io::Result<()>;
+
+    /// Lets nobody in to the port any more whom [`Self::admit`] has.
+    fn forget(&mut self, port: Port);
+
+    /// Lets a process in to all ports, with those that it starts, until `false` is said.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    fn override_for(&mut self, pid: u32, is_let_in: bool) -> io::Result<()>;
 }
 
 /// What an agent has taken over.
@@ -324,6 +358,24 @@ pub(crate) trait System: Send + Sync {
     /// If that can't be determined.
     fn holds(&self, descriptor: &Descriptor, socket: &Socket) -> io::Result<bool>;
 
+    /// The file that a process runs, wherever it is.
+    ///
+    /// # Errors
+    /// If it can't be had.
+    fn program_of(&self, pid: u32) -> io::Result<Program> {
+        let _ = pid;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// The file at a path, of which nothing is read.
+    ///
+    /// # Errors
+    /// If it can't be had.
+    fn program_at(&self, path: &Path) -> io::Result<Program> {
+        let _ = path;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// All sockets that are bound to the port and do not listen, with or without a process that can be seen to hold them;
     /// `None` where the system does not list them. To ask can take milliseconds.
     fn bound(&self, port: Port) -> Option<Vec<Socket>> {
@@ -356,6 +408,20 @@ pub(crate) struct FileId {
     pub(crate) inode: u64,
     /// How many names it has.
     pub(crate) links: u64,
+}
+
+impl FileId {
+    /// Whether it is the same file, by however many names.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+}
+
+/// The file that a process runs. It is not open for reading.
+#[derive(Debug)]
+pub(crate) struct Program {
+    pub(crate) file: File,
+    pub(crate) id: FileId,
 }
 
 /// Why a process could not be read.

@@ -64,6 +64,38 @@ pub(crate) struct ExportJson {
     pub(crate) waiting: i64,
 }
 
+/// The guard of a port.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = GuardReport)]
+pub(crate) struct GuardJson {
+    /// The port.
+    pub(crate) port: u16,
+    /// The protocol, if it is not TCP.
+    #[serde(default, skip_serializing_if = "is_tcp")]
+    #[schema(value_type = String)]
+    pub(crate) protocol: Protocol,
+    /// What may bind it. Nothing yet, if no match was seen: then everybody may.
+    pub(crate) admitted: Vec<AdmittedJson>,
+}
+
+/// What may bind a port that is guarded.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = AdmittedReport)]
+pub(crate) struct AdmittedJson {
+    /// The program's file.
+    pub(crate) program: String,
+    /// The user who may run it there.
+    pub(crate) uid: u32,
+}
+
+/// That a process may bind guarded ports.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = OverrideReport)]
+pub(crate) struct OverrideAnswer {
+    /// The process that asked.
+    pub(crate) pid: u32,
+}
+
 /// The agent's status.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = StatusReport)]
@@ -96,6 +128,9 @@ pub(crate) struct StatusAnswer {
     /// The export of what happens to a server elsewhere; absent if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) export: Option<ExportJson>,
+    /// The ports that are guarded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) guards: Vec<GuardJson>,
     /// The capabilities that the agent has.
     pub(crate) capabilities: Vec<CapabilityJson>,
     /// Whether `no_new_privs` is set, so that no program that the agent runs can gain privileges.

@@ -122,7 +122,12 @@ impl From<&WatchEvent> for WatchLine {
                 line.holders_total = Some(*total);
             }
             WatchKind::Lost { count, .. } => line.count = *count,
-            WatchKind::Held | WatchKind::Bind | WatchKind::Listen | WatchKind::Release | WatchKind::Free => {}
+            WatchKind::Held
+            | WatchKind::Bind
+            | WatchKind::Listen
+            | WatchKind::Refused
+            | WatchKind::Release
+            | WatchKind::Free => {}
         }
         line
     }
@@ -141,7 +146,12 @@ impl TryFrom<WatchLine> for WatchEvent {
                 *total = line.holders_total.unwrap_or(holders.len());
             }
             WatchKind::Lost { count, .. } => *count = line.count,
-            WatchKind::Held | WatchKind::Bind | WatchKind::Listen | WatchKind::Release | WatchKind::Free => {}
+            WatchKind::Held
+            | WatchKind::Bind
+            | WatchKind::Listen
+            | WatchKind::Refused
+            | WatchKind::Release
+            | WatchKind::Free => {}
         }
         Ok(Self {
             kind,

@@ -170,6 +170,7 @@ fn kind() -> impl Strategy<Value = WatchKind> {
                 WatchKind::Lost { count, .. } => *count = number,
                 WatchKind::Held
                 | WatchKind::Bind
+                | WatchKind::Refused
                 | WatchKind::Listen
                 | WatchKind::Release
                 | WatchKind::Free => {}

@@ -4,6 +4,7 @@ mod costs;
 mod events;
 mod export;
 mod false_agents;
+mod guard;
 mod history;
 mod hostile_clients;
 mod journal;

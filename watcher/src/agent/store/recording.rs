@@ -257,7 +257,7 @@ impl Recording {
                 EventKind::Bind => WatchKind::Bind,
                 EventKind::Listen => WatchKind::Listen,
                 EventKind::Release => WatchKind::Release,
-                EventKind::Unlisten | EventKind::Conflict => continue,
+                EventKind::Unlisten | EventKind::Conflict | EventKind::Refused => continue,
             };
             // Since when it was ready to be read says nothing about how long the kernel took.
             let told = WatchEvent { delay: None, ..WatchEvent::of(&event, kind, Backend::Ebpf) };
@@ -388,7 +388,7 @@ impl Recording {
             }
             WatchKind::Bind | WatchKind::Listen => self.begun(event),
             WatchKind::Release => self.ended(event),
-            WatchKind::Conflict { .. } => {
+            WatchKind::Conflict { .. } | WatchKind::Refused => {
                 let process = self.describe(&event);
                 self.push(Told::Event(event), process, false, None);
             }

@@ -88,7 +88,7 @@ impl Owners {
             }
             _ if self.open.contains_key(&socket) => {}
             _ if is_full => row.more += 1,
-            WatchKind::Conflict { .. } => row.conflicts.push(event.time),
+            WatchKind::Conflict { .. } | WatchKind::Refused => row.conflicts.push(event.time),
             _ => {
                 self.open.insert(socket, row.held.len());
                 row.held.push(Held { who: name(event), from: event.time.max(self.since), to: None });

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::style::{self, Colour};
 use crate::doctor::{BackendState, Diagnosis, Health, State};
-use crate::model::Backend;
+use crate::model::{Backend, Port};
 use crate::wire::agent::StatusAnswer;
 
 pub(in crate::cli) fn answer(diagnosis: &Diagnosis) -> String {
@@ -81,6 +81,22 @@ pub(in crate::cli) fn agent(health: &Health, status: Option<&StatusAnswer>) -> S
             export.waiting,
             export.dropped
         );
+    }
+    for guard in &status.guards {
+        let port = Port { protocol: guard.protocol, number: guard.port };
+        let admitted: Vec<String> = guard
+            .admitted
+            .iter()
+            .map(|it| format!("{} by user {}", style::printable(&it.program), it.uid))
+            .collect();
+        let _ = if admitted.is_empty() {
+            writeln!(
+                out,
+                "      guards port {port} as soon as a match has had it: until then everybody may bind it"
+            )
+        } else {
+            writeln!(out, "      guards port {port}: only {} may bind it", admitted.join(", "))
+        };
     }
     for trouble in &status.degraded {
         let _ = writeln!(out, "      {} {trouble}", style::paint(Colour::Odd, "degraded:"));

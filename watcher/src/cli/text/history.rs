@@ -52,8 +52,10 @@ impl Lines {
             };
             let _ = writeln!(out, "  {}", style::paint(Colour::Odd, &format!("({found})")));
         }
-        if matches!(event.kind, WatchKind::Held | WatchKind::Listen | WatchKind::Conflict { .. })
-            && let Some(origin) = self.origin(&record.process)
+        if matches!(
+            event.kind,
+            WatchKind::Held | WatchKind::Listen | WatchKind::Conflict { .. } | WatchKind::Refused
+        ) && let Some(origin) = self.origin(&record.process)
         {
             let _ = writeln!(out, "{BELOW}{}", style::paint(Colour::Faint, &origin));
         }

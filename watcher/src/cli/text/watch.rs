@@ -124,6 +124,9 @@ pub(super) fn line(time: &str, event: &WatchEvent) -> String {
             let _ = write!(out, "; and by {more} more");
         }
     }
+    if event.kind == WatchKind::Refused {
+        out.push_str("; the guard has not let it in");
+    }
     if let Some(delay) = event.delay {
         let _ = write!(out, "  {}", style::paint(Colour::Faint, &format!("+{} µs", delay.as_micros())));
     }
@@ -137,7 +140,7 @@ pub(in crate::cli) fn colour(kind: &WatchKind) -> Colour {
         WatchKind::Held | WatchKind::Bind => Colour::Strong,
         WatchKind::Ready { .. } => Colour::Faint,
         WatchKind::Listen => Colour::Odd,
-        WatchKind::Conflict { .. } | WatchKind::Lost { .. } => Colour::Bad,
+        WatchKind::Conflict { .. } | WatchKind::Refused | WatchKind::Lost { .. } => Colour::Bad,
         WatchKind::Release | WatchKind::Free => Colour::Good,
     }
 }

@@ -41,7 +41,7 @@ impl Row {
             return;
         }
         match event.kind {
-            WatchKind::Conflict { .. } => self.conflicts.add(event.time),
+            WatchKind::Conflict { .. } | WatchKind::Refused => self.conflicts.add(event.time),
             // By UDP nobody listens: whoever is bound serves.
             WatchKind::Listen | WatchKind::Bind
                 if self.was_freed

@@ -100,13 +100,14 @@ impl State {
             | WatchKind::Bind
             | WatchKind::Listen
             | WatchKind::Conflict { .. }
+            | WatchKind::Refused
             | WatchKind::Release
             | WatchKind::Free => {}
         }
         if !self.told.remove(&mark(event)) {
             self.row_mut(event.port).happened(event);
         }
-        (!matches!(event.kind, WatchKind::Conflict { .. })).then_some(event.port)
+        (!matches!(event.kind, WatchKind::Conflict { .. } | WatchKind::Refused)).then_some(event.port)
     }
 
     /// Notes who holds a port.

@@ -25,6 +25,7 @@ pub(crate) mod fuzzing {
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -40,8 +41,8 @@ use self::processes::{foreign, kin, pidfd, proc};
 use self::seeing::{EbpfObserver, LinuxTable, Netns, Scope, Wanted};
 use super::contract::{
     AgentObserver, Ancestor, Bind, BindAddress, BindAs, ByEvents, FileId, Hook, Interest, KeepError,
-    KeptSocket, NetnsError, ObserveError, Observer, Platform, ProcessError, ProcessHandle, SignalError,
-    System,
+    KeptSocket, NetnsError, ObserveError, Observer, Platform, ProcessError, ProcessHandle, Program,
+    SignalError, System,
 };
 use super::poll::{PollObserver, SocketTable as _};
 use super::unix;
@@ -110,6 +111,17 @@ impl System for Linux {
     fn holds(&self, descriptor: &Descriptor, socket: &Socket) -> io::Result<bool> {
         let inode = socket.inode.ok_or_else(|| io::Error::other("its inode is not known"))?;
         proc::holds(descriptor, inode)
+    }
+
+    fn program_of(&self, pid: u32) -> io::Result<Program> {
+        match foreign::why() {
+            None => program(Path::new(&format!("/proc/{pid}/exe"))),
+            Some(why) => Err(io::Error::other(why)),
+        }
+    }
+
+    fn program_at(&self, path: &Path) -> io::Result<Program> {
+        program(path)
     }
 
     fn bound(&self, port: Port) -> Option<Vec<Socket>> {
@@ -270,6 +282,13 @@ impl Platform for Linux {
     fn titled(program: &Path, title: &str) -> io::Result<Command> {
         Ok(unix::titled(program, title))
     }
+}
+
+/// A program's file, opened without the right to read it (`O_PATH`): whatever is there, that does not wait for anybody.
+fn program(path: &Path) -> io::Result<Program> {
+    let file = File::options().read(true).custom_flags(nix::libc::O_PATH).open(path)?;
+    let id = unix::file_id(&file.metadata()?);
+    Ok(Program { file, id })
 }
 
 /// An observer by kernel events, and what is lost because hooks are missing.

@@ -227,8 +227,8 @@ impl Table {
         let before_snapshot = self.since.get(&port).is_some_and(|&since| event.at < since);
         let found = self.ports.get(&port).and_then(|of_port| of_port.find(event));
         match (event.kind, found) {
-            (EventKind::Conflict, _) if before_snapshot => Change::Known,
-            (EventKind::Conflict, _) => Change::News,
+            (EventKind::Conflict | EventKind::Refused, _) if before_snapshot => Change::Known,
+            (EventKind::Conflict | EventKind::Refused, _) => Change::News,
             (EventKind::Bind, Some(_)) => Change::Known,
             (EventKind::Listen, Some(at)) => self.of(port).set_state(at, SocketState::Listen, event.at),
             (EventKind::Unlisten, Some(at)) => self.of(port).set_state(at, SocketState::Bound, event.at),

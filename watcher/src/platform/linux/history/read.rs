@@ -152,6 +152,7 @@ impl Reader {
                 let total = count.and_then(|count| usize::try_from(count).ok());
                 WatchKind::Conflict { total: total.unwrap_or(holders.len()), holders }
             }
+            Kind::Refused => WatchKind::Refused,
             Kind::Release => WatchKind::Release,
             Kind::Free => WatchKind::Free,
             Kind::Lost => WatchKind::Lost {

@@ -23,6 +23,7 @@ pub(super) enum Kind {
     Clean = 8,
     DryRun = 9,
     Gap = 10,
+    Refused = 11,
 }
 
 /// The keys of numbers in the table `meta`: up to which record the deletion has come, how far the records were exported, up to

@@ -367,6 +367,7 @@ impl Writing<'_> {
                 }
                 (Kind::Conflict, i64::try_from(*total).ok())
             }
+            WatchKind::Refused => (Kind::Refused, None),
             WatchKind::Release => (Kind::Release, None),
             WatchKind::Free => (Kind::Free, None),
             WatchKind::Lost { count, .. } => (Kind::Lost, count.and_then(|count| i64::try_from(count).ok())),

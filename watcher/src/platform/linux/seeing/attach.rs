@@ -37,7 +37,6 @@ pub(super) struct TaskIterator {
 /// A link to a cgroup, and what is needed to attach it again.
 struct Detachable {
     spec: &'static HookSpec,
-    attach: bpf_attach_type,
     program: OwnedFd,
     link: OwnedFd,
     /// Why it could not be attached again.
@@ -57,6 +56,8 @@ impl Hooks {
             match spec.role {
                 Role::Foundation => hooks.attach_foundation(spec, loader, layout)?,
                 Role::Optional(part) => hooks.attach_optional(spec, part, loader, layout),
+                // No interest in any port needs it.
+                Role::Guard => {}
             }
         }
         Ok(hooks)
@@ -72,6 +73,13 @@ impl Hooks {
             }
         }
         Ok(())
+    }
+
+    /// Attaches what guards ports. Whether it is, its states tell.
+    pub(super) fn attach_guard(&mut self, loader: &Loader, layout: Option<&KernelLayout>) {
+        for spec in hooks::guards() {
+            self.attach_optional(spec, Part::Guard, loader, layout);
+        }
     }
 
     fn attach_foundation(
@@ -128,8 +136,8 @@ impl Hooks {
                 return;
             }
             Place::BtfTracepoint(_) | Place::Tracepoint(_) => self.links.push((spec, link)),
-            Place::Cgroup(attach) => {
-                self.detachable.push(Detachable { spec, attach, program, link, failure: None });
+            Place::Cgroup(_) | Place::CgroupAddress(_) => {
+                self.detachable.push(Detachable { spec, program, link, failure: None });
                 return;
             }
         }
@@ -154,7 +162,7 @@ impl Hooks {
             if sys::is_attached_to_cgroup(hook.link.as_fd()).unwrap_or(true) {
                 continue;
             }
-            match link(Place::Cgroup(hook.attach), hook.program.as_fd()) {
+            match link(hook.spec.place, hook.program.as_fd()) {
                 Ok(link) => {
                     warn!("{} was detached by another program, and is attached again", hook.spec.name);
                     (hook.link, hook.failure) = (link, None);
@@ -170,6 +178,15 @@ impl Hooks {
             }
         }
         any
+    }
+
+    /// Why ports can't be guarded, if they can't.
+    pub(super) fn no_guard(&self) -> Option<String> {
+        let mut states =
+            self.states.iter().filter(|state| hooks::guards().any(|hook| hook.name == state.name));
+        states.find_map(|Hook { name, failure, .. }| {
+            Some(format!("{name} can't be attached ({})", failure.as_ref()?))
+        })
     }
 
     /// What was lost since the start, as sentences.
@@ -212,7 +229,9 @@ fn link(place: Place, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     match place {
         Place::BtfTracepoint(_) => sys::attach_tracing(program),
         Place::Tracepoint(event) => sys::attach_tracepoint(program, Tracefs::open()?.id(event)?),
-        Place::Cgroup(attach) => sys::link(program, Some(root_cgroup()?.as_fd()), attach),
+        Place::Cgroup(attach) | Place::CgroupAddress(attach) => {
+            sys::link(program, Some(root_cgroup()?.as_fd()), attach)
+        }
         Place::Iterator(_) => sys::link(program, None, bpf_attach_type::BPF_TRACE_ITER),
     }
 }

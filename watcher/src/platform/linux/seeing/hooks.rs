@@ -35,8 +35,10 @@ pub(super) enum Place {
     BtfTracepoint(&'static str),
     /// A plain tracepoint, by its path under tracefs's `events`.
     Tracepoint(&'static str),
-    /// The root cgroup.
+    /// The root cgroup, for a program that is given a socket.
     Cgroup(bpf_attach_type),
+    /// The root cgroup, for a program that is given the address that a process asks for.
+    CgroupAddress(bpf_attach_type),
     /// An iterator, by the name of the function that describes it in BTF.
     Iterator(&'static str),
 }
@@ -61,6 +63,8 @@ pub(super) enum Role {
     Foundation,
     /// Yes: without it, what it provides is lost, and that is reported.
     Optional(Part),
+    /// It observes nothing: it is attached for a port that is guarded.
+    Guard,
 }
 
 /// A part of the backend that can be switched off: to work around a kernel on which it misbehaves, and to test the rest
@@ -80,6 +84,7 @@ pub(super) enum Part {
     Family,
     /// The look into the kernel's own table of ports that are taken.
     Bucket,
+    Guard,
 }
 
 /// The plain tracepoints that replace BTF hooks on kernels without BTF, by their path under tracefs's `events`.
@@ -198,6 +203,26 @@ pub(super) static HOOKS: &[HookSpec] = &[
         kernels: Kernels::WithBtf,
         role: Role::Optional(Part::Conflicts),
     },
+    HookSpec {
+        program: "guard4",
+        place: Place::CgroupAddress(bpf_attach_type::BPF_CGROUP_INET4_BIND),
+        name: "cgroup/bind4",
+        gives: "guard of ports",
+        tcp: None,
+        udp: None,
+        kernels: Kernels::WithBtf,
+        role: Role::Guard,
+    },
+    HookSpec {
+        program: "guard6",
+        place: Place::CgroupAddress(bpf_attach_type::BPF_CGROUP_INET6_BIND),
+        name: "cgroup/bind6",
+        gives: "guard of ports",
+        tcp: None,
+        udp: None,
+        kernels: Kernels::WithBtf,
+        role: Role::Guard,
+    },
 ];
 
 /// What is wanted of the ports of each protocol; `None` if none of them is watched.
@@ -252,6 +277,11 @@ pub(super) fn needed_for(wanted: Wanted) -> impl Iterator<Item = &'static HookSp
     HOOKS.iter().filter(is_wanted).filter(|hook| !hook.kernels.are_others())
 }
 
+/// The hooks that guard ports.
+pub(super) fn guards() -> impl Iterator<Item = &'static HookSpec> {
+    HOOKS.iter().filter(|hook| matches!(hook.role, Role::Guard))
+}
+
 /// The types in the kernel's BTF that programs are attached to.
 pub(super) fn btf_targets() -> impl Iterator<Item = (Kind, &'static str)> {
     HOOKS.iter().filter_map(|hook| hook.place.btf_target())
@@ -263,7 +293,7 @@ impl Place {
         match self {
             Self::BtfTracepoint(name) => Some((Kind::Typedef, name)),
             Self::Iterator(name) => Some((Kind::Func, name)),
-            Self::Tracepoint(_) | Self::Cgroup(_) => None,
+            Self::Tracepoint(_) | Self::Cgroup(_) | Self::CgroupAddress(_) => None,
         }
     }
 }
@@ -304,6 +334,7 @@ impl Part {
             Self::SocketDiag => "diag",
             Self::Family => "family",
             Self::Bucket => "bucket",
+            Self::Guard => "guard",
         }
     }
 

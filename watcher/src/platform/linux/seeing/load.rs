@@ -18,7 +18,7 @@ use super::btf::BtfError;
 use super::callbacks::Types;
 use super::hooks::{self, HookSpec, Place, Wanted};
 use super::kernel_layout::KernelLayout;
-use super::{bucket, kernel_version, sys};
+use super::{bucket, guard, kernel_version, sys};
 use crate::platform::contract::Interest;
 
 /// The kernel program, built by `cargo xtask build-ebpf`.
@@ -33,9 +33,12 @@ const BUDGET_MAP: &str = "UNREAD";
 /// The ring of aya-log.
 const LOG_MAP: &str = "AYA_LOGS";
 
-/// Whether the program may have to be loaded.
-fn may_be_loaded(program: &str, wanted: Wanted) -> bool {
-    program == bucket::PROGRAM || hooks::needed_for(wanted).any(|hook| hook.program == program)
+/// Whether the program may have to be loaded. Ports are guarded by an agent alone, which observes all namespaces.
+fn may_be_loaded(program: &str, wanted: Wanted, may_guard: bool) -> bool {
+    let mut needed = hooks::needed_for(wanted).chain(hooks::guards().filter(|_| may_guard));
+    program == bucket::PROGRAM
+        || (may_guard && program == guard::NUMBER_PROGRAM)
+        || needed.any(|hook| hook.program == program)
 }
 
 /// Why the kernel program could not be loaded.
@@ -98,6 +101,7 @@ impl Loader {
     /// Parses the object, patches its globals and creates its maps: those of events only if events are wanted.
     pub(super) fn new(globals: &Globals, wanted: Wanted) -> Result<Self, LoadError> {
         let interest = wanted.interest();
+        let may_guard = globals.scope == 0 && interest == Interest::Everything;
         let broken = |error: &dyn std::fmt::Display| LoadError::Object(error.to_string());
         let mut object = Object::parse(OBJECT).map_err(|error| broken(&error))?;
         // The kernel also accepts programs without type information of their own.
@@ -126,11 +130,11 @@ impl Loader {
         let unwanted: HashSet<_> = object
             .programs
             .iter()
-            .filter(|(name, _)| !may_be_loaded(name, wanted))
+            .filter(|(name, _)| !may_be_loaded(name, wanted, may_guard))
             .map(|(_, program)| program.function_key())
             .collect();
         object.functions.retain(|key, _| !unwanted.contains(key));
-        object.programs.retain(|name, _| may_be_loaded(name, wanted));
+        object.programs.retain(|name, _| may_be_loaded(name, wanted, may_guard));
         object.patch_map_data(values).map_err(|error| broken(&error))?;
 
         let mut maps = HashMap::new();
@@ -146,7 +150,9 @@ impl Loader {
             if let Some(least) = least.and_then(|least| u32::try_from(least).ok()) {
                 map.set_max_entries(least);
             }
-            if interest < Interest::Releases && EVENT_MAPS.contains(&name.as_str()) {
+            let is_unused = (interest < Interest::Releases && EVENT_MAPS.contains(&name.as_str()))
+                || (!may_guard && guard::MAPS.contains(&name.as_str()));
+            if is_unused {
                 // No program that refers to this map is loaded.
                 linked.push((name, -1, map));
                 continue;
@@ -189,6 +195,7 @@ impl Loader {
             Place::BtfTracepoint(_) => (kind::BPF_PROG_TYPE_TRACING, Some(attach::BPF_TRACE_RAW_TP)),
             Place::Tracepoint(_) => (kind::BPF_PROG_TYPE_TRACEPOINT, None),
             Place::Cgroup(attach) => (kind::BPF_PROG_TYPE_CGROUP_SOCK, Some(attach)),
+            Place::CgroupAddress(attach) => (kind::BPF_PROG_TYPE_CGROUP_SOCK_ADDR, Some(attach)),
             Place::Iterator(_) => (kind::BPF_PROG_TYPE_TRACING, Some(attach::BPF_TRACE_ITER)),
         };
         let target = layout.map_or(0, |layout| layout.target_id(hook.place));
@@ -250,7 +257,7 @@ mod tests {
         let object = Object::parse(OBJECT).unwrap();
         let mut programs: Vec<&str> = object.programs.keys().map(String::as_str).collect();
         let mut rows: Vec<&str> = hooks::HOOKS.iter().map(|hook| hook.program).collect();
-        rows.push(bucket::PROGRAM);
+        rows.extend([bucket::PROGRAM, guard::NUMBER_PROGRAM]);
         programs.sort_unstable();
         rows.sort_unstable();
         assert_eq!(programs, rows);

@@ -8,6 +8,7 @@ mod callbacks;
 mod diag;
 #[cfg(any(fuzzing, test))]
 pub(super) mod fuzzing;
+mod guard;
 mod holders;
 mod hooks;
 mod kernel_layout;
@@ -41,6 +42,7 @@ use watcher_common::PORT_WORDS;
 use self::attach::Hooks;
 use self::bucket::Bucket;
 use self::diag::States;
+use self::guard::KernelGuard;
 use self::holders::Holders;
 use self::hooks::Part;
 pub(super) use self::hooks::Wanted;
@@ -54,7 +56,7 @@ use self::stream::Stream;
 use self::udp_release::Going;
 use super::processes::proc;
 use crate::model::{Backend, EventKind, LostIn, Observation, Port, Protocol, Socket, SocketState};
-use crate::platform::contract::{AgentObserver, Hook, Interest, ObserveError, Observer, Relieved};
+use crate::platform::contract::{AgentObserver, Guard, Hook, Interest, ObserveError, Observer, Relieved};
 use crate::platform::poll::{SocketTable as _, failed};
 
 /// How often to look whether the hooks are still attached.
@@ -90,6 +92,7 @@ pub(crate) struct EbpfObserver {
     scope: Scope,
     ports: Ports,
     loader: Loader,
+    layout: Option<KernelLayout>,
     hooks: Hooks,
     /// Loaded when it is first asked for; `None` if this kernel is another than it knows.
     bucket: OnceCell<Option<Bucket>>,
@@ -132,7 +135,8 @@ impl EbpfObserver {
     /// # Errors
     /// As for [`Self::new`].
     pub(crate) fn try_hooks(scope: Scope) -> Result<Vec<Hook>, ObserveError> {
-        let observer = Self::load(&[], scope, Wanted::ALL).map_err(|error| unavailable(&error))?;
+        let mut observer = Self::load(&[], scope, Wanted::ALL).map_err(|error| unavailable(&error))?;
+        observer.hooks.attach_guard(&observer.loader, observer.layout.as_ref());
         Ok(observer.hooks.into_states())
     }
 
@@ -167,17 +171,14 @@ impl EbpfObserver {
         let mut hooks = Hooks::attach(&loader, layout.as_ref(), wanted)?;
         let holders =
             hooks.take_iterator().map(|iterator| Holders::new(iterator, &mut loader)).transpose()?;
-        let checks = hooks.can_be_detached().then(|| {
-            let mut checks = interval(CHECK_INTERVAL);
-            checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            checks
-        });
+        let checks = hooks.can_be_detached().then(checks);
         let log = if wants_log { hooks.any_program().and_then(KernelLog::new) } else { None };
-        let knows_buckets = layout.is_some_and(|layout| layout.offsets.chain_size != 0);
+        let knows_buckets = layout.as_ref().is_some_and(|layout| layout.offsets.chain_size != 0);
         Ok(Self {
             scope,
             ports: watched,
             loader,
+            layout,
             hooks,
             bucket: if knows_buckets { OnceCell::new() } else { OnceCell::from(None) },
             holders,
@@ -351,6 +352,16 @@ impl AgentObserver for EbpfObserver {
         self.ports.set(ports).map_err(|error| unavailable(&error))
     }
 
+    fn begin_guard(&mut self) -> Result<Box<dyn Guard>, String> {
+        let guard = KernelGuard::new(&mut self.loader).map_err(|error| error.to_string())?;
+        self.hooks.attach_guard(&self.loader, self.layout.as_ref());
+        self.checks.get_or_insert_with(checks);
+        match self.hooks.no_guard() {
+            None => Ok(Box::new(guard)),
+            Some(why) => Err(why),
+        }
+    }
+
     fn relieve(&mut self, folder: &Path, until_ns: u64) -> std::io::Result<Relieved> {
         let Some(maps) = &self.maps else {
             return Err(std::io::Error::other("there are no kernel events to be kept"));
@@ -386,7 +397,14 @@ impl EbpfObserver {
     }
 }
 
-/// The map of watched ports, in which the kernel program looks up each port.
+/// The ticks at which to look whether the hooks are still attached.
+fn checks() -> Interval {
+    let mut checks = interval(CHECK_INTERVAL);
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    checks
+}
+
+/// A map of ports, in which the kernel program looks up each port: of those that are watched, or guarded.
 struct Ports {
     words: Array<MapData, u64>,
     watched: Vec<Port>,

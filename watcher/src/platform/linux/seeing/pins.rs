@@ -120,7 +120,9 @@ impl Pins {
         maps: &Maps,
     ) -> io::Result<u32> {
         // Those of conflicts are links to perf events.
-        for (hook, link) in links.filter(|(hook, _)| !matches!(hook.role, Role::Optional(Part::Conflicts))) {
+        for (hook, link) in
+            links.filter(|(hook, _)| !matches!(hook.role, Role::Optional(Part::Conflicts) | Role::Guard))
+        {
             let name = hook.program;
             sys::pin(link, &self.path(name)).map_err(|error| {
                 io::Error::other(format!("the hook {name} can't be kept on this kernel: {error}"))

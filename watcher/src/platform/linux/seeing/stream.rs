@@ -81,6 +81,7 @@ pub(super) fn decode(record: &watcher_common::Event) -> Option<Event> {
         Kind::Unlisten => EventKind::Unlisten,
         Kind::Release => EventKind::Release,
         Kind::Conflict => EventKind::Conflict,
+        Kind::Refused => EventKind::Refused,
     };
     let time_ns = record.time_ns.saturating_add_signed(*CLOCK_OFFSET);
     let at = clock::at(time_ns)?;

@@ -1,0 +1,117 @@
+//! `cgroup/bind4` and `bind6`: nobody takes a guarded port whom user space has not let in. These are the only programs that
+//! change anything, and they are attached only where the configuration asks for it.
+//!
+//! The kernel calls them before anything of a bind is done, for whatever system call asks for it, io_uring's included.
+
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_sock_addr};
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_get_current_uid_gid};
+use aya_ebpf::macros::{cgroup_sock_addr, map};
+use aya_ebpf::maps::{Array, HashMap};
+use aya_ebpf::programs::SockAddrContext;
+use watcher_common::{
+    AF_INET, AF_INET6, Badge, EventKind, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, MOST_BADGES, PORT_WORDS,
+};
+
+use crate::current;
+use crate::emit::{SocketEvent, emit};
+use crate::globals::{SETTINGS, constant, is_set};
+use crate::memory::read;
+use crate::sock::{Address, Sock};
+
+/// The guarded ports, as [`crate::globals`] has the watched ones.
+#[map]
+static GUARDED: Array<u64> = Array::with_max_entries(2 * PORT_WORDS, 0);
+
+/// Who may take which of them.
+#[map]
+static ADMITTED: HashMap<Badge, u8> = HashMap::with_max_entries(MOST_BADGES, BPF_F_NO_PREALLOC);
+
+/// Processes that may take any of them, with their descendants: root's own wish.
+#[map]
+static OVERRIDING: HashMap<u32, u8> = HashMap::with_max_entries(MOST_BADGES, BPF_F_NO_PREALLOC);
+
+/// What a program at this hook answers: the bind goes on, or fails with EPERM.
+const ALLOW: i32 = 1;
+const REFUSE: i32 = 0;
+
+#[cgroup_sock_addr(bind4)]
+pub fn guard4(ctx: SockAddrContext) -> i32 {
+    if is_refused(&ctx, AF_INET) { REFUSE } else { ALLOW }
+}
+
+#[cgroup_sock_addr(bind6)]
+pub fn guard6(ctx: SockAddrContext) -> i32 {
+    if is_refused(&ctx, AF_INET6) { REFUSE } else { ALLOW }
+}
+
+/// Most binds on the machine end at the first question.
+#[inline(always)]
+fn is_refused(ctx: &SockAddrContext, family: u16) -> bool {
+    let asked: *const bpf_sock_addr = ctx.sock_addr;
+    // SAFETY: the verifier rewrites reads of `bpf_sock_addr` into reads of what the kernel has.
+    let (port, protocol) = unsafe { (u16::from_be((*asked).user_port as u16), (*asked).protocol as u16) };
+    let (protocol, first) = match protocol {
+        IPPROTO_TCP | IPPROTO_MPTCP => (IPPROTO_TCP, 0),
+        IPPROTO_UDP => (IPPROTO_UDP, PORT_WORDS),
+        _ => return false,
+    };
+    if !is_set(&GUARDED, first, port) {
+        return false;
+    }
+    // SAFETY: as above.
+    let pointer = unsafe { (*asked).__bindgen_anon_1.sk };
+    // The verifier lets nobody add an offset to this kind of pointer. Read back from where it lies, it is a number.
+    let sock = Sock::new(read::<u64>((&raw const pointer).cast(), 0) as *const u8);
+    let netns = sock.netns();
+    // A container's ports are its own.
+    if netns != constant(&SETTINGS.home) || sock.is_own() {
+        return false;
+    }
+    // SAFETY: the helper takes nothing and always gives the current task.
+    let task = unsafe { bpf_get_current_task() } as *const u8;
+    let uid = bpf_get_current_uid_gid() as u32;
+    let (device, inode) = current::numbers(current::file(task));
+    let badge = Badge { inode, device, uid, port: port.into(), protocol: protocol.into() };
+    // SAFETY: nothing is done with the value.
+    if unsafe { ADMITTED.get(&badge) }.is_some() || is_overriding(task) {
+        return false;
+    }
+    // SAFETY: user_ip4 may be read at a bind over IPv4, user_ip6 at one over IPv6, a word at a time.
+    let address = if family == AF_INET {
+        Address::v4(unsafe { (*asked).user_ip4 })
+    } else {
+        Address(unsafe {
+            let word = (&raw const (*asked).user_ip6).cast::<u32>();
+            let low = u64::from(word.read_volatile()) | u64::from(word.add(1).read_volatile()) << 32;
+            let high = u64::from(word.add(2).read_volatile()) | u64::from(word.add(3).read_volatile()) << 32;
+            [low, high]
+        })
+    };
+    let interface = sock.interface();
+    let kind = EventKind::Refused;
+    emit(
+        ctx,
+        SocketEvent { kind, is_line: true, protocol, port, family, cookie: 0, netns, interface, address },
+    );
+    true
+}
+
+/// Whether the task's process, or one that it descends from, may take every port.
+#[inline(always)]
+fn is_overriding(task: *const u8) -> bool {
+    let mut task = task;
+    let mut generation = 0;
+    while generation < GENERATIONS {
+        let pid = current::process(task);
+        // SAFETY: nothing is done with the value.
+        if unsafe { OVERRIDING.get(&pid) }.is_some() {
+            return true;
+        }
+        task = current::parent(task);
+        generation += 1;
+    }
+    false
+}
+
+/// A command that starts another that starts the server, and some more.
+const GENERATIONS: u32 = 8;
