@@ -10,6 +10,7 @@ as() { local user=$1; shift; setpriv --reuid "$user" --regid "$user" --init-grou
 answers() { for _ in 1 2 3 4 5 6 7 8 9 10; do gatewatch "$@" > /tmp/out 2>&1 && return; done; cat /tmp/out; false; }
 main_pid() { systemctl show -P MainPID openclaw-gateway; }
 listening() { gatewatch wait listening -p $P --timeout 20s --agent never -q > /dev/null; }
+gone() { refused 1 grep . <(find / -xdev -name '*gatewatch*' -not -path '/opt/*' -not -path '/proc/*' -not -path '/sys/*'); }
 json() { python3 -c "import json,sys; d=json.load(sys.stdin); sys.exit(0 if ($1) else print(d) or 1)"; }
 
 install -m 755 actor /usr/bin/
@@ -101,8 +102,20 @@ while chunk := s.recv(65536): data += chunk
 print(data.split(b"\r\n\r\n", 1)[1].decode())
 Q
 )
+if [ "$backend" != poll ]; then
+    sed -i 's/^#guard = .*/guard = true/' /etc/gatewatch/config.toml
+    check "a reload guards the port" systemctl reload gatewatch
+    until gatewatch doctor --color never | grep "guards port $P: only /usr/bin/actor"; do sleep 0.2; done
+fi
 check "stopping the service frees the port" systemctl stop openclaw-gateway
 check "which the agent sees" refused 0 gatewatch wait free --agent only --timeout 20s
+if [ "$backend" != poll ]; then
+    take() { as stranger python3 -c "import socket; socket.create_server(('127.0.0.1', $P))" 2> /dev/null; }
+    check "a guarded port is not a stranger's to take" refused 1 take
+    check "but the service's" systemctl start openclaw-gateway
+    check "which listens again" listening
+    systemctl stop openclaw-gateway
+fi
 
 # an upgrade, while four callers ask without a pause
 agent=$(systemctl show -P MainPID gatewatch)
@@ -125,9 +138,35 @@ check "the agent ends in order" systemctl stop gatewatch.service gatewatch.socke
 check "without a failure" refused 1 systemctl is-failed gatewatch.service
 systemctl start gatewatch.socket gatewatch.service
 check "the package can be purged" dpkg --purge gatewatch
-check "nothing of it is left" refused 1 grep . <(find / -xdev -name '*gatewatch*' -not -path '/opt/*' -not -path '/proc/*' -not -path '/sys/*')
+check "nothing of it is left" gone
 check "nor a process" refused 1 pgrep -x gatewatch
 check "nor its group" refused 2 getent group gatewatch
+
+# the same by the other packages
+check "the rpm can be installed" rpm -i --nodeps 1.rpm
+check "its group is there as well" getent group gatewatch > /dev/null
+check "its presets enable it" systemctl is-enabled -q gatewatch.service gatewatch.socket
+systemctl start gatewatch.socket gatewatch.service
+check "its agent answers" answers owners --agent only
+agent=$(systemctl show -P MainPID gatewatch)
+printf '\n[[watch]]\nport = 18888\n' >> /etc/gatewatch/config.toml
+check "the rpm can be upgraded" rpm -U --nodeps 2.rpm
+check "another agent runs after it" test "$agent" != "$(systemctl show -P MainPID gatewatch)"
+check "and answers" answers owners -p 18888 --agent only
+check "the rpm can be erased" rpm -e gatewatch
+check "no process is left of it" refused 1 pgrep -x gatewatch
+check "a changed configuration is kept" grep -q 18888 /etc/gatewatch/config.toml.rpmsave
+rm -rf /etc/gatewatch /var/lib/gatewatch /run/gatewatch; groupdel gatewatch
+check "nothing else is left of it" gone
+
+check "the tarball can be unpacked" tar -xzf gatewatch.tar.gz -C / --strip-components=1 --no-same-owner
+systemd-sysusers; systemctl daemon-reload
+check "and enabled" systemctl enable -q --now gatewatch.socket gatewatch.service
+check "its agent answers, too" answers owners --agent only
+systemctl disable -q --now gatewatch.service gatewatch.socket
+tar -tzf gatewatch.tar.gz | sed -n 's,^[^/]*/,/,p' | grep -v '/$' | tr '\n' '\0' | xargs -0 rm -f
+rm -rf /etc/gatewatch /var/lib/gatewatch /run/gatewatch /usr/share/doc/gatewatch; groupdel gatewatch; systemctl daemon-reload
+check "what was unpacked is what there was of it" gone
 [ $failed = 0 ] || journalctl -u gatewatch -u openclaw-gateway -o short-monotonic --no-pager | tail -n 60
 
 if [ -x scenarios ]; then

@@ -116,6 +116,23 @@ pub(crate) fn deb_of(program: &Path, version: &str, folder: &Path) -> Result<Pat
     deb(&tree, program, version, folder)
 }
 
+/// An rpm of a program that is built, with this version, in `folder`.
+///
+/// # Errors
+/// When a tool is missing or refuses.
+pub(crate) fn rpm_of(program: &Path, version: &str, folder: &Path) -> Result<PathBuf> {
+    debian::install(NEEDED_FOR_RPM)?;
+    rpm(&tree(program, folder)?, version, folder)
+}
+
+/// A tarball of a program that is built, with this version, in `folder`.
+///
+/// # Errors
+/// When a tool is missing or refuses.
+pub(crate) fn tarball_of(program: &Path, version: &str, folder: &Path) -> Result<PathBuf> {
+    tarball(&tree(program, folder)?, version, folder)
+}
+
 /// The program's version.
 ///
 /// # Errors

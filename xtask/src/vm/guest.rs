@@ -154,13 +154,14 @@ pub(super) fn payload(folder: &Path, arch: Arch, what: &What) -> Result<PathBuf>
         fs::write(place.join("filters"), filters.join("\n") + "\n")?;
     } else {
         packages(folder, &programs[0], &place)?;
+        bring_rpm(&tree)?;
     }
     let archive = folder.join("payload.cpio");
     archive_of(&tree, &archive)?;
     Ok(archive)
 }
 
-/// The packaged units, and two versions of the package, so that one can follow the other.
+/// The packaged units, two versions of each package, so that one can follow the other, and the tarball.
 fn packages(folder: &Path, gatewatch: &Path, place: &Path) -> Result<()> {
     run(Command::new("cp").arg("-r").arg(root().join("packaging")).arg(place))?;
     for version in ["1", "2"] {
@@ -168,8 +169,23 @@ fn packages(folder: &Path, gatewatch: &Path, place: &Path) -> Result<()> {
         fs::create_dir_all(&made)?;
         let package = package::deb_of(gatewatch, &format!("{}-{version}", package::version()?), &made)?;
         fs::copy(package, place.join(format!("{version}.deb")))?;
+        // A version of an rpm has no hyphen.
+        let package = package::rpm_of(gatewatch, &format!("{}.{version}", package::version()?), &made)?;
+        fs::copy(package, place.join(format!("{version}.rpm")))?;
     }
+    let made = folder.join("package");
+    fs::copy(package::tarball_of(gatewatch, &package::version()?, &made)?, place.join("gatewatch.tar.gz"))?;
     Ok(())
+}
+
+/// The tool of rpm systems, which the guest, a Debian, has not: the host's own, with what it reads.
+fn bring_rpm(tree: &Path) -> Result<()> {
+    let rpm = Path::new("/usr/bin/rpm");
+    fs::create_dir_all(tree.join("usr/bin"))?;
+    fs::create_dir_all(tree.join("usr/lib"))?;
+    fs::copy(rpm, tree.join("usr/bin/rpm"))?;
+    bring_libraries(rpm, tree)?;
+    run(Command::new("cp").args(["-r", "/usr/lib/rpm"]).arg(tree.join("usr/lib/")))
 }
 
 /// Copies a program's libraries, because the guest's C library may differ.
