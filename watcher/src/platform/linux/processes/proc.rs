@@ -72,10 +72,11 @@ pub(in crate::platform::linux) fn read(pid: u32) -> Result<Process, ProcessError
     // the arguments, because the memory may have gone between the two.
     let is_gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
     let has_memory = argv.is_some() || !link("exe").as_ref().is_err_and(is_gone);
-    // By then the pid may be another process's, which has its memory.
-    let is_another =
-        || self::stat(Path::new(&format!("/proc/{pid}"))).is_ok_and(|now| now.starttime != leader.starttime);
-    if argv.is_none() && has_memory && is_another() {
+    // By then the process may be gone, and the pid nobody's or another process's, which has its memory. Of one that went after
+    // the link was looked up, the kernel says EACCES.
+    let is_the_same =
+        || self::stat(Path::new(&format!("/proc/{pid}"))).is_ok_and(|now| now.starttime == leader.starttime);
+    if argv.is_none() && has_memory && !is_the_same() {
         return Err(ProcessError::Gone);
     }
     Ok(Process {
