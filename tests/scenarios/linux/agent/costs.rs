@@ -1,6 +1,8 @@
 //! What the agent's work costs where a process or a request could make it much: processor time, compared with that of little.
 
-use gatewatch_tests::{Agent, Part, unused_port};
+use std::time::Instant;
+
+use gatewatch_tests::{Agent, Part, config, folder, until, unused_port};
 
 /// How long the threads of this process have had a processor, in nanoseconds.
 fn worked(pid: u32) -> u64 {
@@ -57,4 +59,21 @@ scenario!(a_long_line_of_ancestors_is_walked_once_for_all_who_are_below_it, need
     let (one, all) = (costs(1), costs(64));
     // then all cost hardly more than one, and by no means 64 times as much
     assert!(all < one * 6, "{one} ns for one, {all} ns for 64");
+});
+
+scenario!(an_agent_with_a_history_does_nothing_where_nothing_happens, needs(Bpf), || {
+    let kept = folder();
+    let path = kept.path().join("kept").join("history.sqlite");
+    let port = unused_port();
+    let gateway = Part::gateway().on_port(port).start();
+    let agent = Agent::with(&format!("[history]\npath = {path:?}\n{}", config(&[(port, "")])));
+    until("who has the port is written", || !agent.history("since=1h").is_empty());
+    // when it is asked to wait for a second for what does not come
+    let (begun, before) = (Instant::now(), worked(agent.pid()));
+    let reply = agent.get(&format!("/v1/ports/{port}/wait?until=free&timeout_ms=1000"));
+    assert_eq!(reply.json()["outcome"], "timed_out", "{reply:?}");
+    // then no thread of it has been busy meanwhile
+    let (passed, worked) = (begun.elapsed().as_nanos(), u128::from(worked(agent.pid()) - before));
+    assert!(worked * 5 < passed, "{worked} ns of {passed}");
+    drop(gateway);
 });

@@ -316,6 +316,7 @@ impl Recording {
             let gap = Batch { records: vec![(record, None)], ..Batch::default() };
             match writer.append(&gap) {
                 Ok(()) => {
+                    self.oldest = None;
                     self.well();
                     self.go_on(None, true);
                 }
@@ -324,7 +325,8 @@ impl Recording {
             return;
         }
         if self.batch.records.is_empty() && self.batch.closed.is_empty() && self.batch.opened.is_empty() {
-            // There may have been nothing to write since it could be opened.
+            // There may have been nothing to write since it could be opened, or a comparison has found no difference.
+            self.oldest = None;
             return self.well();
         }
         match writer.append(&self.batch) {
