@@ -7,6 +7,7 @@ mod debian;
 mod ebpf;
 mod fuzz;
 mod image;
+mod instructions;
 mod musl;
 mod openclaw;
 mod package;
@@ -48,6 +49,12 @@ enum Task {
     /// Count what the kernel's verifier has to do, and fail where it has grown by a tenth since it was recorded
     Verifier {
         /// Record the counts of this kernel in watcher/ebpf/verifier.txt
+        #[arg(long)]
+        record: bool,
+    },
+    /// Count the instructions that commands take, and fail where one takes a tenth more than was recorded
+    Instructions {
+        /// Record the counts in xtask/instructions.txt
         #[arg(long)]
         record: bool,
     },
@@ -151,6 +158,7 @@ fn main() -> anyhow::Result<()> {
         Task::BuildEbpf => ebpf::build(),
         Task::CheckEbpf => ebpf::check(),
         Task::Verifier { record } => verifier::verifier(record),
+        Task::Instructions { record } => instructions::instructions(record),
         Task::Test { is_static } => test::run_all(is_static),
         Task::VmTest { kernel, arch, suite, scenarios, record } => {
             let what =

@@ -8,6 +8,7 @@ mod history;
 mod load;
 mod owners;
 mod probe;
+mod restart;
 mod watch;
 
 use std::process::Command;
@@ -27,6 +28,8 @@ pub(crate) enum Part {
     Clean,
     /// `owners` against ss and lsof, idle and loaded
     Owners,
+    /// For how long nobody has the port in a `restart`, beside what the new server itself needs
+    Restart,
     /// From the kernel's event to the line of `watch`
     Watch,
     /// What the kernel program costs on ports that nobody watches
@@ -52,6 +55,9 @@ pub(crate) fn run_parts(parts: &[Part]) -> Result<()> {
     }
     if wanted(Part::Owners) {
         owners::run()?;
+    }
+    if wanted(Part::Restart) {
+        restart::run()?;
     }
     if wanted(Part::Watch) {
         watch::run()?;
