@@ -57,6 +57,15 @@ const FILES: &[(&str, &str)] = &[
         "packaging/gatewatch.service.d/10-notify-reload.conf",
         "usr/share/doc/gatewatch/examples/gatewatch.service.d/10-notify-reload.conf",
     ),
+    (
+        "packaging/prometheus/gatewatch.rules.yml",
+        "usr/share/doc/gatewatch/examples/prometheus/gatewatch.rules.yml",
+    ),
+    ("packaging/prometheus/scrape.yml", "usr/share/doc/gatewatch/examples/prometheus/scrape.yml"),
+    (
+        "packaging/prometheus/grafana-dashboard.json",
+        "usr/share/doc/gatewatch/examples/prometheus/grafana-dashboard.json",
+    ),
     ("LICENSE", "usr/share/doc/gatewatch/copyright"),
     ("README.md", "usr/share/doc/gatewatch/README.md"),
 ];

@@ -95,8 +95,12 @@ pub(super) fn line(time: &str, event: &WatchEvent) -> String {
             let _ = write!(out, "  changes shorter than {} may be missed", style::duration(*resolution));
         }
         (WatchKind::Lost { count, .. }, ..) => {
-            let count = count.unwrap_or(0);
-            let _ = write!(out, "  {count} events were dropped; what holds the port now follows");
+            // An agent that follows on another one does not know how many it has missed.
+            let what = match count.filter(|&count| count > 0) {
+                Some(count) => format!("{count} events were dropped"),
+                None => "what happened meanwhile is not known".to_owned(),
+            };
+            let _ = write!(out, "  {what}; what holds the port now follows");
         }
         (_, Some(comm), Some(pid)) => {
             let thread = event
