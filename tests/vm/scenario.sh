@@ -103,9 +103,9 @@ print(data.split(b"\r\n\r\n", 1)[1].decode())
 Q
 )
 if [ "$backend" != poll ]; then
-    sed -i 's/^#guard = .*/guard = true/' /etc/gatewatch/config.toml
+    sed -i 's/^#guard = /guard = /' /etc/gatewatch/config.toml
     check "a reload guards the port" systemctl reload gatewatch
-    until gatewatch doctor --color never | grep "guards port $P: only /usr/bin/actor"; do sleep 0.2; done
+    until gatewatch doctor --color never | grep "guards port $P: only user $(id -u openclaw) may"; do sleep 0.2; done
 fi
 check "stopping the service frees the port" systemctl stop openclaw-gateway
 check "which the agent sees" refused 0 gatewatch wait free --agent only --timeout 20s

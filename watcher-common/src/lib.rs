@@ -253,15 +253,18 @@ pub struct Offsets {
     pub bucket_node: u32,
 }
 
+/// The user of a [`Badge`] that is anybody's: no user has this number (`setuid(2)` takes it for "none").
+pub const ANYBODY: u32 = u32::MAX;
+
 /// Whom a guard lets in to a port: whoever runs this file as this user.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Badge {
-    /// The inode's number.
+    /// The inode's number; 0 for any file.
     pub inode: u64,
     /// The file system's device as the kernel numbers it: the minor number in the lower 20 bits.
     pub device: u32,
-    /// The real user id, in the initial user namespace.
+    /// The real user id, in the initial user namespace; or [`ANYBODY`].
     pub uid: u32,
     /// The port.
     pub port: u32,

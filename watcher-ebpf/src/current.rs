@@ -40,6 +40,14 @@ pub fn file_number(task: *const u8) -> u32 {
     read::<u64>(inode(file(task)), constant(&OFFSETS.inode_ino)) as u32
 }
 
+/// Whether the current process runs a file with the number of gatewatch's own.
+#[inline(always)]
+pub fn runs_gatewatch() -> bool {
+    // SAFETY: the helper takes nothing and always returns the current task.
+    let task = unsafe { bpf_get_current_task() } as *const u8;
+    constant(&SETTINGS.own_file) != 0 && file_number(task) == constant(&SETTINGS.own_file)
+}
+
 /// The file that a task runs; null where there is none.
 #[inline(always)]
 pub fn file(task: *const u8) -> *const u8 {

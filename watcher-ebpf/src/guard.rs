@@ -4,12 +4,12 @@
 //! The kernel calls them before anything of a bind is done, for whatever system call asks for it, io_uring's included.
 
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, bpf_sock_addr};
-use aya_ebpf::helpers::{bpf_get_current_task, bpf_get_current_uid_gid};
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_get_current_uid_gid, bpf_ktime_get_ns};
 use aya_ebpf::macros::{cgroup_sock_addr, map};
-use aya_ebpf::maps::{Array, HashMap};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap};
 use aya_ebpf::programs::SockAddrContext;
 use watcher_common::{
-    AF_INET, AF_INET6, Badge, EventKind, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, MOST_BADGES, PORT_WORDS,
+    AF_INET, AF_INET6, ANYBODY, Badge, EventKind, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, MOST_BADGES, PORT_WORDS,
 };
 
 use crate::current;
@@ -22,13 +22,34 @@ use crate::sock::{Address, Sock};
 #[map]
 static GUARDED: Array<u64> = Array::with_max_entries(2 * PORT_WORDS, 0);
 
-/// Who may take which of them.
+/// Who may take which of them. A badge whose file is 0 lets in the user with whatever program, one whose user is [`ANYBODY`]
+/// whoever runs the file.
 #[map]
 static ADMITTED: HashMap<Badge, u8> = HashMap::with_max_entries(MOST_BADGES, BPF_F_NO_PREALLOC);
 
 /// Processes that may take any of them, with their descendants: root's own wish.
 #[map]
 static OVERRIDING: HashMap<u32, u8> = HashMap::with_max_entries(MOST_BADGES, BPF_F_NO_PREALLOC);
+
+/// When the agent last said that it lives: one that hangs guards nothing.
+#[map]
+static BEAT: Array<u64> = Array::with_max_entries(1, 0);
+
+/// When a user was last told to have been refused a port, so that nobody fills the ring by it.
+#[map]
+static TOLD: LruHashMap<Told, u64> = LruHashMap::with_max_entries(1024, 0);
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Told {
+    uid: u32,
+    port: u32,
+}
+
+/// For so long the agent may say nothing.
+const SILENCE: u64 = 10_000_000_000;
+/// As often, at most, a user's refusals on a port are told.
+const BETWEEN: u64 = 100_000_000;
 
 /// What a program at this hook answers: the bind goes on, or fails with EPERM.
 const ALLOW: i32 = 1;
@@ -71,11 +92,26 @@ fn is_refused(ctx: &SockAddrContext, family: u16) -> bool {
     let task = unsafe { bpf_get_current_task() } as *const u8;
     let uid = bpf_get_current_uid_gid() as u32;
     let (device, inode) = current::numbers(current::file(task));
-    let badge = Badge { inode, device, uid, port: port.into(), protocol: protocol.into() };
-    // SAFETY: nothing is done with the value.
-    if unsafe { ADMITTED.get(&badge) }.is_some() || is_overriding(task) {
+    let exact = Badge { inode, device, uid, port: port.into(), protocol: protocol.into() };
+    let user = Badge { inode: 0, device: 0, ..exact };
+    let program = Badge { uid: ANYBODY, ..exact };
+    if is_admitted(&exact) || is_admitted(&user) || is_admitted(&program) || is_overriding(task) {
         return false;
     }
+    // SAFETY: the helper takes nothing.
+    let now = unsafe { bpf_ktime_get_ns() };
+    if now.saturating_sub(BEAT.get(0).copied().unwrap_or(0)) > SILENCE {
+        return false;
+    }
+    // Gatewatch's own proofs, by users whose marks are not believed, are nothing to be told of.
+    let is_own_file = current::runs_gatewatch();
+    let told = Told { uid, port: port.into() };
+    // SAFETY: the value is copied at once. Another CPU may write it at the same time: then one line more is told.
+    let last = unsafe { TOLD.get(&told) }.copied().unwrap_or(0);
+    if is_own_file || now.saturating_sub(last) < BETWEEN {
+        return true;
+    }
+    let _ = TOLD.insert(&told, &now, 0);
     // SAFETY: user_ip4 may be read at a bind over IPv4, user_ip6 at one over IPv6, a word at a time.
     let address = if family == AF_INET {
         Address::v4(unsafe { (*asked).user_ip4 })
@@ -94,6 +130,12 @@ fn is_refused(ctx: &SockAddrContext, family: u16) -> bool {
         SocketEvent { kind, is_line: true, protocol, port, family, cookie: 0, netns, interface, address },
     );
     true
+}
+
+#[inline(always)]
+fn is_admitted(badge: &Badge) -> bool {
+    // SAFETY: nothing is done with the value.
+    unsafe { ADMITTED.get(badge) }.is_some()
 }
 
 /// Whether the task's process, or one that it descends from, may take every port.

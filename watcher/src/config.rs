@@ -1,5 +1,6 @@
 //! The configuration file.
 
+mod guard;
 mod nats;
 
 use std::collections::{BTreeMap, HashSet};
@@ -14,6 +15,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, Visitor};
 use strum::VariantNames;
 
+pub(crate) use self::guard::GuardConfig;
 #[cfg(all(target_os = "linux", feature = "nats"))]
 pub(crate) use self::nats::NewStream;
 pub(crate) use self::nats::{ExportConfig, NatsConfig};
@@ -59,7 +61,7 @@ pub(crate) enum ConfigError {
     Twice(Port),
     /// A guard would let everybody in.
     #[error(
-        "port {0}: a guard keeps out what does not match, and everything matches identity = \"any\": name what may have the port"
+        "port {0}: a guard keeps out what does not match, and everything matches identity = \"any\": name who may bind it, as in guard = {{ users = [\"openclaw\"] }}"
     )]
     Guard(Port),
     /// The file names an unknown user or group.
@@ -110,16 +112,16 @@ pub(crate) struct WatchedPort {
     /// Who may ask the agent to clean it, besides root.
     #[serde(default)]
     pub(crate) clean: Allowed,
-    /// Whether the agent keeps others than what matches from binding it.
+    /// Whether the agent keeps others from binding it.
     #[serde(default)]
-    pub(crate) guard: bool,
+    pub(crate) guard: GuardConfig,
 }
 
 impl WatchedPort {
     /// A port whose gateway may be ended, at the request of root alone.
     #[must_use]
     pub(crate) fn by_default(port: Port) -> Self {
-        Self { port, identity: None, clean: Allowed::default(), guard: false }
+        Self { port, identity: None, clean: Allowed::default(), guard: GuardConfig::Off }
     }
 }
 
@@ -359,7 +361,7 @@ impl Config {
             if let Some(name) = &watched.identity {
                 config.rules(name)?;
             }
-            if watched.guard && watched.identity.as_deref() == Some(ANY) {
+            if watched.guard == GuardConfig::Matches && watched.identity.as_deref() == Some(ANY) {
                 return Err(ConfigError::Guard(watched.port));
             }
         }

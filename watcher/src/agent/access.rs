@@ -75,7 +75,11 @@ impl Cleaners {
     }
 }
 
-fn user(name: &str) -> Result<u32, ConfigError> {
+/// A user's number, by name or number.
+///
+/// # Errors
+/// [`ConfigError::Unknown`].
+pub(super) fn user(name: &str) -> Result<u32, ConfigError> {
     let number = name.parse().ok().or_else(|| Host::user(name));
     number.ok_or_else(|| ConfigError::Unknown { what: "user", name: name.to_owned() })
 }

@@ -1,169 +1,198 @@
 //! The guards of ports: whom they let in, and how that becomes known.
 //!
-//! Whoever matches the port's rules is judged here, where a process can be read whole. What the kernel compares at each bind is
-//! the file that a process runs, and its user: it can't be given another name. Until a match was seen to have the port, nobody
-//! is known who could be let in, and the port is open.
+//! What the kernel compares at each bind is the user of a process and the file that it runs: neither can be given another name.
+//! The configuration names them, or users are learned from those who have the port and match its rules, which only user space
+//! can judge. All that is looked up is looked up off the loop, once a second; the loop itself tells the kernel that it lives.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::runtime::Handle;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-use super::makers::{LATER, is_match};
-use crate::model::{Port, Socket, WatchEvent, WatchKind};
+use super::makers::is_match;
+use crate::model::{Port, Socket};
 use crate::platform::Host;
-use crate::platform::contract::{FileId, Guard, Platform as _, ProcessHandle, Program, System as _};
+use crate::platform::contract::{Admitted, Guard, ProcessHandle, System as _};
 use crate::steps::identify::Rules;
 use crate::wire::agent::{AdmittedJson, GuardJson};
 
-/// So many processes are judged at once, of users who may be let in.
-const AT_ONCE: usize = 8;
-/// So many programs are let in to one port: each upgrade adds one.
-const MOST_PROGRAMS: usize = 64;
+/// Who may bind a port that is guarded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Whom {
+    /// The users who run what has the port and matches. Until there is one, everybody.
+    Matches,
+    /// These users, if any are named, by these programs, if any are.
+    Named { users: Vec<u32>, programs: Vec<PathBuf> },
+}
 
 /// What is guarded.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Guards(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
     /// `None` until a port is to be guarded.
     kernel: Option<Box<dyn Guard>>,
-    ports: BTreeMap<Port, Vec<Admitted>>,
-    under_way: usize,
+    ports: BTreeMap<Port, Guarded>,
     /// What was begun before the last reload is of no use any more.
     reloads: u64,
-    is_following: bool,
+    /// Another one has it as long as it looks things up.
+    looking: Arc<()>,
 }
 
-/// A program that a user may run on a port.
-struct Admitted {
-    uid: u32,
-    path: PathBuf,
-    file: FileId,
-    /// Whether the path leads to it from here too. In a container it need not.
-    is_here: bool,
+struct Guarded {
+    whom: Whom,
+    /// Those whom the kernel lets in, each with the program's path. Everybody, if there is nobody.
+    admitted: Vec<(Admitted, Option<PathBuf>)>,
+    /// Why others are not let in who should be.
+    wrong: Option<String>,
 }
 
-/// A process that matches: what it runs, and from where.
-struct Judged {
-    program: Program,
-    path: PathBuf,
-    is_here: bool,
+/// Who has a port at this moment, and what may have it.
+pub(super) struct Held {
+    pub(super) port: Port,
+    pub(super) sockets: Vec<Socket>,
+    pub(super) rules: Rules,
 }
 
 impl Guards {
-    /// Guards these ports from now on, and begins anew to learn whom to let in.
+    /// Guards these ports from now on. What is known of a port stays known if the same is to be let in as before, unless that is
+    /// to be learned.
     ///
     /// # Errors
     /// Why they can't be guarded.
     pub(super) fn set(
         &self,
-        ports: &[Port],
+        ports: BTreeMap<Port, Whom>,
         begin: impl FnOnce() -> Result<Box<dyn Guard>, String>,
     ) -> Result<(), String> {
         let mut state = self.state();
-        let before = std::mem::take(&mut state.ports);
         state.reloads += 1;
         if state.kernel.is_none() {
             if ports.is_empty() {
                 return Ok(());
             }
-            state.kernel = Some(begin()?);
+            let mut kernel = begin()?;
+            kernel.beat();
+            state.kernel = Some(kernel);
         }
-        state.ports = ports.iter().map(|&port| (port, Vec::new())).collect();
-        let Some(kernel) = &mut state.kernel else { return Ok(()) };
-        kernel.set_ports(&[]).map_err(|error| error.to_string())?;
-        before.keys().for_each(|&port| kernel.forget(port));
-        Ok(())
+        let mut before = std::mem::take(&mut state.ports);
+        for (port, whom) in ports {
+            let known = before.remove(&port).filter(|known| known.whom == whom && whom != Whom::Matches);
+            let open = || Guarded { whom, admitted: Vec::new(), wrong: None };
+            state.ports.insert(port, known.unwrap_or_else(open));
+        }
+        let State { kernel, ports, .. } = &mut *state;
+        let Some(kernel) = kernel else { return Ok(()) };
+        let is_open = |port: &Port| ports.get(port).is_none_or(|guarded| guarded.admitted.is_empty());
+        let closed: Vec<Port> = before.into_keys().chain(ports.keys().copied()).filter(is_open).collect();
+        closed.into_iter().try_for_each(|port| kernel.set(port, &[])).map_err(|error| error.to_string())
     }
 
-    /// Takes note of an event in the agent's own network namespace. A process that matches is let in: the first one by whatever
-    /// user, after that those of users who have been let in.
-    pub(super) fn note(&self, event: &WatchEvent, host: &Host, rules: impl FnOnce() -> Option<Rules>) {
-        if !matches!(event.kind, WatchKind::Bind | WatchKind::Listen | WatchKind::Refused)
-            || event.netns.is_some_and(|netns| netns != host.netns())
-        {
-            return;
+    /// Whether there are any, in the kernel.
+    pub(super) fn are_there(&self) -> bool {
+        self.state().kernel.is_some()
+    }
+
+    /// The ports whose users are to be learned, and are not known yet.
+    pub(super) fn unknown(&self) -> Vec<Port> {
+        let state = self.state();
+        let unknown = |(_, it): &(&Port, &Guarded)| it.whom == Whom::Matches && it.admitted.is_empty();
+        state.ports.iter().filter(unknown).map(|(&port, _)| port).collect()
+    }
+
+    /// Tells the kernel that the agent lives. After ten seconds without that, guarded ports are open.
+    pub(super) fn beat(&self) {
+        if let Some(kernel) = &mut self.state().kernel {
+            kernel.beat();
         }
-        let (Some(pid), Some(uid), Ok(runtime)) = (event.pid, event.uid, Handle::try_current()) else {
-            return;
-        };
-        let reloads = {
-            let mut state = self.state();
-            if !state.may_admit(event.port, uid) || state.under_way >= AT_ONCE {
+    }
+
+    /// Learns from those who have a port, and looks where programs are now: after an upgrade, another file is in their place.
+    pub(super) fn look(&self, held: Vec<Held>, host: &Host) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        let (looking, reloads, named) = {
+            let state = self.state();
+            let named = state.named();
+            // A path can lead to where an answer never comes.
+            if Arc::strong_count(&state.looking) > 1 || (held.is_empty() && named.is_empty()) {
                 return;
             }
-            state.under_way += 1;
-            state.reloads
+            (Arc::clone(&state.looking), state.reloads, named)
         };
-        let (guards, host, rules) = (Self(Arc::clone(&self.0)), host.clone(), rules());
-        let (port, latest) = (event.port, event.time + LATER);
+        let (guards, host) = (self.clone(), host.clone());
         runtime.spawn_blocking(move || {
-            let judged = rules.and_then(|rules| {
-                let begun = host.process(pid).ok()?.start_time.wall;
-                (begun <= latest).then(|| judge(&host, pid, &rules)).flatten()
+            let _looking = looking;
+            for Held { port, sockets, rules } in held {
+                let learned = users_of(&sockets, &host, &rules);
+                guards.learned(port, reloads, learned);
+            }
+            for (port, users, paths) in named {
+                let found = guards.find(&paths, &users, &host);
+                guards.learned(port, reloads, found);
+            }
+        });
+    }
+
+    /// Those who run one of these programs, if any are named, as one of these users, if any are.
+    fn find(&self, paths: &[PathBuf], users: &[u32], host: &Host) -> Learned {
+        let mut learned = Learned::default();
+        if paths.is_empty() {
+            let user = |&user| (Admitted { user: Some(user), program: None }, None);
+            learned.admitted.extend(users.iter().map(user));
+        }
+        for path in paths {
+            let opened = host.program_at(path);
+            let number = opened.and_then(|program| match &self.state().kernel {
+                Some(kernel) => kernel.number(&program),
+                None => Err(std::io::ErrorKind::NotFound.into()),
             });
-            let mut state = guards.state();
-            state.under_way -= 1;
-            if let Some(judged) = judged.filter(|_| state.reloads == reloads) {
-                state.admit(port, judged, uid);
-            }
-        });
-    }
-
-    /// Lets in those who hold the port already, if all that hold it match: a socket that a supervisor has made for its service is
-    /// the supervisor's to bind.
-    pub(super) fn learn(&self, port: Port, sockets: Vec<Socket>, host: &Host, rules: Rules) {
-        let Ok(runtime) = Handle::try_current() else { return };
-        let (guards, host, reloads) = (Self(Arc::clone(&self.0)), host.clone(), self.state().reloads);
-        runtime.spawn_blocking(move || {
-            for socket in sockets {
-                let mut pids: Vec<u32> = socket.descriptors.iter().map(|descriptor| descriptor.pid).collect();
-                pids.dedup();
-                let judged: Option<Vec<_>> = pids.into_iter().map(|pid| judge(&host, pid, &rules)).collect();
-                let mut state = guards.state();
-                for judged in judged.into_iter().flatten() {
-                    if let Some(uid) = socket.uid.filter(|_| state.reloads == reloads) {
-                        state.admit(port, judged, uid);
-                    }
+            match number {
+                Ok(number) => {
+                    let by = |user| (Admitted { user, program: Some(number) }, Some(path.clone()));
+                    let anybody = users.is_empty().then(|| by(None));
+                    learned.admitted.extend(users.iter().map(|&user| by(Some(user))).chain(anybody));
                 }
+                Err(error) => learned.wrong = Some(format!("the program {}: {error}", path.display())),
             }
-        });
-    }
-
-    /// Looks whether another file has come to where a program was: an upgrade, most likely, which would be refused else.
-    pub(super) fn follow_programs(&self, host: &Host) {
-        let Ok(runtime) = Handle::try_current() else { return };
-        {
-            let mut state = self.state();
-            if state.is_following || state.ports.values().all(Vec::is_empty) {
-                return;
-            }
-            state.is_following = true;
         }
-        let (guards, host) = (Self(Arc::clone(&self.0)), host.clone());
-        runtime.spawn_blocking(move || {
-            let known: Vec<(Port, u32, PathBuf, FileId)> = {
-                let state = guards.state();
-                let all =
-                    state.ports.iter().flat_map(|(port, admitted)| admitted.iter().map(move |it| (port, it)));
-                all.filter(|(_, it)| it.is_here)
-                    .map(|(&port, it)| (port, it.uid, it.path.clone(), it.file))
-                    .collect()
-            };
-            for (port, uid, path, before) in known {
-                // A path can lead to where an answer takes long, so the lock is not held meanwhile.
-                if let Ok(now) = host.program_at(&path)
-                    && !now.id.is_same(&before)
-                {
-                    guards.state().replace(port, uid, &path, &now);
+        learned
+    }
+
+    fn learned(&self, port: Port, reloads: u64, learned: Learned) {
+        let mut state = self.state();
+        let State { kernel, ports, reloads: now, .. } = &mut *state;
+        let Some((kernel, guarded)) = kernel.as_mut().zip(ports.get_mut(&port)) else { return };
+        if *now != reloads {
+            return;
+        }
+        let Learned { admitted, wrong } = learned;
+        guarded.wrong = wrong;
+        // A program that is missing may be about to be replaced.
+        if admitted.is_empty() || admitted == guarded.admitted {
+            return;
+        }
+        let whom: Vec<Admitted> = admitted.iter().map(|(admitted, _)| *admitted).collect();
+        match kernel.set(port, &whom) {
+            Ok(()) => {
+                for it in admitted.iter().filter(|it| !guarded.admitted.contains(it)) {
+                    info!("the guard of port {port} lets in {}", described(it));
                 }
+                guarded.admitted = admitted;
             }
-            guards.state().is_following = false;
-        });
+            Err(error) => guarded.wrong = Some(format!("the kernel refuses: {error}")),
+        }
+    }
+
+    /// What is wrong with the guards, as a sentence.
+    pub(super) fn wrong(&self) -> Option<String> {
+        let state = self.state();
+        let wrong = |(port, it): (&Port, &Guarded)| Some(format!("port {port}: {}", it.wrong.as_ref()?));
+        let all: Vec<String> = state.ports.iter().filter_map(wrong).collect();
+        (!all.is_empty())
+            .then(|| format!("not everybody is let in to guarded ports who should be: {}", all.join("; ")))
     }
 
     /// Lets a process in to all ports, with those that it starts, until it ends.
@@ -171,17 +200,18 @@ impl Guards {
     /// # Errors
     /// Why that can't be done: nothing is guarded, or the kernel refuses.
     pub(super) fn override_for(&self, pid: u32, mut process: Box<dyn ProcessHandle>) -> Result<(), String> {
-        let said = |error: std::io::Error| format!("the kernel refuses: {error}");
         {
             let mut state = self.state();
             let Some(kernel) = &mut state.kernel else { return Err("no port is guarded".to_owned()) };
-            kernel.override_for(pid, true).map_err(said)?;
+            kernel.override_for(pid, true).map_err(|error| format!("the kernel refuses: {error}"))?;
         }
-        let guards = Self(Arc::clone(&self.0));
+        let guards = self.clone();
         tokio::spawn(async move {
             let _ = std::future::poll_fn(|cx| process.poll_exit(cx)).await;
-            if let Some(kernel) = &mut guards.state().kernel {
-                let _ = kernel.override_for(pid, false);
+            if let Some(kernel) = &mut guards.state().kernel
+                && let Err(error) = kernel.override_for(pid, false)
+            {
+                warn!(pid, %error, "a process that has ended can't be taken off the list of those who override guards");
             }
         });
         Ok(())
@@ -189,12 +219,15 @@ impl Guards {
 
     /// What is guarded, and whom it lets in.
     pub(super) fn described(&self) -> Vec<GuardJson> {
-        let admitted = |it: &Admitted| AdmittedJson { program: it.path.display().to_string(), uid: it.uid };
         let state = self.state();
-        let guard = |(port, programs): (&Port, &Vec<Admitted>)| GuardJson {
+        let admitted = |(who, path): &(Admitted, Option<PathBuf>)| AdmittedJson {
+            program: path.as_ref().map(|path| path.display().to_string()),
+            uid: who.user,
+        };
+        let guard = |(port, guarded): (&Port, &Guarded)| GuardJson {
             port: port.number,
             protocol: port.protocol,
-            admitted: programs.iter().map(admitted).collect(),
+            admitted: guarded.admitted.iter().map(admitted).collect(),
         };
         state.ports.iter().map(guard).collect()
     }
@@ -205,63 +238,57 @@ impl Guards {
 }
 
 impl State {
-    /// Whether a match that this user runs would be let in.
-    fn may_admit(&self, port: Port, uid: u32) -> bool {
-        self.ports.get(&port).is_some_and(|admitted| {
-            admitted.len() < MOST_PROGRAMS
-                && (admitted.is_empty() || admitted.iter().any(|admitted| admitted.uid == uid))
-        })
-    }
-
-    fn admit(&mut self, port: Port, judged: Judged, uid: u32) {
-        let Judged { program, path, is_here } = judged;
-        if !self.may_admit(port, uid) {
-            return;
-        }
-        let Some((kernel, admitted)) = self.kernel.as_mut().zip(self.ports.get_mut(&port)) else { return };
-        let is_known = |it: &Admitted| it.uid == uid && it.file.is_same(&program.id);
-        if admitted.iter().any(is_known) {
-            return;
-        }
-        if let Err(error) = kernel.admit(port, &program.file, uid) {
-            warn!(%port, program = %path.display(), %error, "the guard can't let a program in");
-            return;
-        }
-        info!(%port, program = %path.display(), uid, "the guard lets in");
-        admitted.push(Admitted { uid, path, file: program.id, is_here });
-        self.close();
-    }
-
-    /// Lets in the file that has come to where another was.
-    fn replace(&mut self, port: Port, uid: u32, path: &Path, program: &Program) {
-        let Some((kernel, admitted)) = self.kernel.as_mut().zip(self.ports.get_mut(&port)) else { return };
-        let Some(it) = admitted.iter_mut().find(|it| it.uid == uid && it.path == path) else { return };
-        match kernel.admit(port, &program.file, uid) {
-            Ok(()) => {
-                info!(%port, program = %path.display(), uid, "the guard lets in the new file");
-                it.file = program.id;
-            }
-            Err(error) => debug!(%error, "the guard can't let the new file in"),
-        }
-    }
-
-    /// Closes each port of which it is known whom to let in.
-    fn close(&mut self) {
-        let known = self.ports.iter().filter(|(_, admitted)| !admitted.is_empty());
-        let ports: Vec<Port> = known.map(|(&port, _)| port).collect();
-        if let Some(kernel) = &mut self.kernel
-            && let Err(error) = kernel.set_ports(&ports)
-        {
-            warn!(%error, "ports can't be guarded");
-        }
+    /// The ports whose users and programs are named.
+    fn named(&self) -> Vec<(Port, Vec<u32>, Vec<PathBuf>)> {
+        let named = self.ports.iter().filter_map(|(&port, it)| match &it.whom {
+            Whom::Named { users, programs } => Some((port, users.clone(), programs.clone())),
+            Whom::Matches => None,
+        });
+        named.collect()
     }
 }
 
-/// What a process that matches runs; `None` if it does not, or has become another meanwhile.
-fn judge(host: &Host, pid: u32, rules: &Rules) -> Option<Judged> {
-    let before = host.incarnation(pid)?;
-    let process = host.process(pid).ok().filter(|process| is_match(rules, process))?;
-    let (program, path) = (host.program_of(pid).ok()?, process.exe?);
-    let is_here = host.program_at(&path).is_ok_and(|here| here.id.is_same(&program.id));
-    (host.incarnation(pid) == Some(before)).then_some(Judged { program, path, is_here })
+/// Whom to let in, as far as that is known now.
+#[derive(Default)]
+struct Learned {
+    admitted: Vec<(Admitted, Option<PathBuf>)>,
+    wrong: Option<String>,
+}
+
+/// The users of those who have the sockets, if all that hold one of them match: a socket that a supervisor has made for its
+/// service is the supervisor's to bind. The socket's maker is let in as well, because who gives up its privileges after a bind
+/// needs them for the next one.
+fn users_of(sockets: &[Socket], host: &Host, rules: &Rules) -> Learned {
+    let mut learned = Learned::default();
+    let mut owner = None;
+    for socket in sockets.iter().filter(|socket| !socket.descriptors.is_empty()) {
+        let user = |pid| {
+            let process = host.process(pid).ok().filter(|process| is_match(rules, process))?;
+            process.uid
+        };
+        let users: Option<Vec<u32>> =
+            socket.descriptors.iter().map(|descriptor| user(descriptor.pid)).collect();
+        for uid in users.into_iter().flatten() {
+            if owner.is_some_and(|owner| owner != uid) {
+                let wrong = "several users have it, and match: name those who may under `guard`".to_owned();
+                return Learned { admitted: Vec::new(), wrong: Some(wrong) };
+            }
+            owner = Some(uid);
+            for user in [Some(uid), socket.uid].into_iter().flatten() {
+                let it = (Admitted { user: Some(user), program: None }, None);
+                if !learned.admitted.contains(&it) {
+                    learned.admitted.push(it);
+                }
+            }
+        }
+    }
+    learned
+}
+
+fn described((who, path): &(Admitted, Option<PathBuf>)) -> String {
+    match (path, who.user) {
+        (Some(path), Some(user)) => format!("{} by user {user}", path.display()),
+        (Some(path), None) => path.display().to_string(),
+        (None, user) => format!("user {}", user.unwrap_or_default()),
+    }
 }

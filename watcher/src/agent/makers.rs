@@ -18,7 +18,7 @@ const AT_ONCE: usize = 8;
 /// So many are remembered.
 const MOST: usize = 1024;
 /// A clock tick and more: a process that began later than the event by so much has another's pid.
-pub(super) const LATER: Duration = Duration::from_millis(20);
+const LATER: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Default)]
 pub(super) struct Known(Arc<Mutex<Memory>>);

@@ -1,9 +1,10 @@
 //! The configuration that is in force, and which ports are followed by it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
-use super::access::Access;
-use crate::config::{Config, ConfigError, Followed, WatchedPort};
+use super::access::{self, Access};
+use super::guard::Whom;
+use crate::config::{Config, ConfigError, Followed, GuardConfig, WatchedPort};
 use crate::model::{Port, Protocol};
 use crate::platform::Host;
 use crate::platform::contract::ExportSystem as _;
@@ -14,6 +15,7 @@ pub(super) struct Settings {
     pub(super) config: Config,
     pub(super) access: Access,
     configured: HashSet<Port>,
+    guarded: BTreeMap<Port, Whom>,
     /// Those whose ports can be followed here.
     pub(super) protocols: &'static [Protocol],
 }
@@ -28,7 +30,11 @@ impl Settings {
         }
         let access = Access::new(&config)?;
         let configured = config.watch.iter().map(|watched| watched.port).collect();
-        Ok(Self { config, access, configured, protocols: &Protocol::ALL })
+        let mut guarded = BTreeMap::new();
+        for watched in &config.watch {
+            guarded.extend(whom(&watched.guard)?.map(|whom| (watched.port, whom)));
+        }
+        Ok(Self { config, access, configured, guarded, protocols: &Protocol::ALL })
     }
 
     /// The same where only these protocols can be followed.
@@ -47,10 +53,10 @@ impl Settings {
         self.can_follow(port) && self.configured.contains(&port)
     }
 
-    /// The ports that are to be guarded.
-    pub(super) fn guarded(&self) -> Vec<Port> {
-        let guarded = self.config.watch.iter().filter(|watched| watched.guard).map(|watched| watched.port);
-        guarded.filter(|&port| self.can_follow(port)).collect()
+    /// The ports that are to be guarded, and who may bind them.
+    pub(super) fn guarded(&self) -> BTreeMap<Port, Whom> {
+        let guarded = self.guarded.iter().filter(|(port, _)| self.can_follow(**port));
+        guarded.map(|(&port, whom)| (port, whom.clone())).collect()
     }
 
     fn can_follow(&self, port: Port) -> bool {
@@ -90,5 +96,17 @@ impl Settings {
         }
         let ports: Vec<String> = self.ports().iter().map(Port::to_string).collect();
         ports.join(", ")
+    }
+}
+
+/// Who may bind a port, with the users looked up; `None` if it is not guarded.
+fn whom(guard: &GuardConfig) -> Result<Option<Whom>, ConfigError> {
+    match guard {
+        GuardConfig::Off => Ok(None),
+        GuardConfig::Matches => Ok(Some(Whom::Matches)),
+        GuardConfig::Named(named) => {
+            let users = named.users.iter().map(|name| access::user(name)).collect::<Result<_, _>>()?;
+            Ok(Some(Whom::Named { users, programs: named.programs.clone() }))
+        }
     }
 }

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::AgentError;
 use super::export::Export;
-use super::guard::Guards;
+use super::guard::{Guards, Held};
 use super::history::History;
 use super::limits::{Buckets, CLEANS, ConnectionLimit, Places, READS};
 use super::makers::Known;
@@ -174,9 +174,9 @@ impl Agent {
                     let is_configured = settings.is_configured(event.port);
                     self.metrics.count(&event, is_configured);
                     if is_configured {
-                        let rules = || settings.config.rules(settings.config.ruleset_of(event.port)).ok();
-                        self.makers.note(&event, &self.host, rules);
-                        self.guards.note(&event, &self.host, rules);
+                        self.makers.note(&event, &self.host, || {
+                            settings.config.rules(settings.config.ruleset_of(event.port)).ok()
+                        });
                     }
                     self.history.push(event);
                 }
@@ -256,7 +256,10 @@ impl Agent {
         if self.store.get().is_some_and(Store::wants_sockets) {
             self.tell_sockets();
         }
-        self.guards.follow_programs(&self.host);
+        if self.guards.are_there() {
+            self.look_after_guards();
+            self.troubles.note(Part::Guard, self.guards.wrong());
+        }
         for (uid, count) in self.refusals.take_left_out() {
             warn!(uid, count, "more refusals were left out");
         }
@@ -345,24 +348,30 @@ impl Agent {
         }
     }
 
-    /// Guards the ports that the configuration says, and lets in who has them.
+    /// Guards the ports that the configuration says.
     pub(super) fn begin_guards(&self) {
-        let settings = self.settings();
-        let ports = settings.guarded();
-        let set = self.guards.set(&ports, || self.watch().observer().begin_guard());
-        let trouble = set.err().map(|why| {
-            let ports: Vec<String> = ports.iter().map(Port::to_string).collect();
-            format!("no guard of {}: {why}", ports.join(", "))
-        });
-        let is_guarded = trouble.is_none();
+        let ports = self.settings().guarded();
+        let named: Vec<String> = ports.keys().map(Port::to_string).collect();
+        let set = self.guards.set(ports, || self.watch().observer().begin_guard());
+        let trouble = set.err().map(|why| format!("no guard of {}: {why}", named.join(", ")));
+        let works = trouble.is_none();
         self.troubles.note(Part::Guard, trouble);
-        for port in ports.into_iter().filter(|_| is_guarded) {
-            let own = |socket: &&Socket| socket.netns.is_none_or(|netns| netns == self.host.netns());
-            let sockets: Vec<Socket> = self.watch().sockets(port).filter(own).cloned().collect();
-            if let Ok(rules) = settings.config.rules(settings.config.ruleset_of(port)) {
-                self.guards.learn(port, sockets, &self.host, rules);
-            }
+        if works {
+            self.look_after_guards();
         }
+    }
+
+    /// Has the guards find out whom to let in.
+    fn look_after_guards(&self) {
+        self.guards.beat();
+        let settings = self.settings();
+        let own = |socket: &&Socket| socket.netns.is_none_or(|netns| netns == self.host.netns());
+        let held = self.guards.unknown().into_iter().filter_map(|port| {
+            let sockets: Vec<Socket> = self.watch().sockets(port).filter(own).cloned().collect();
+            let rules = settings.config.rules(settings.config.ruleset_of(port)).ok()?;
+            (!sockets.is_empty()).then_some(Held { port, sockets, rules })
+        });
+        self.guards.look(held.collect(), &self.host);
     }
 
     /// Begins to write the history, if one is to be kept; after that no privilege may be given up.

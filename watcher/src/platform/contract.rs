@@ -182,26 +182,42 @@ pub(crate) trait AgentObserver: Observer {
 /// bind it (`EPERM`).
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux has guards"))]
 pub(crate) trait Guard: Send {
-    /// Guards these ports, and no others.
-    ///
-    /// # Errors
-    /// What the kernel said.
-    fn set_ports(&mut self, ports: &[Port]) -> io::Result<()>;
-
-    /// Lets in to the port whoever runs this file as this user (the real user id).
+    /// Guards the port: these can bind it, and nobody else. If they are none, the port is open.
     ///
     /// # Errors
     /// What the kernel said; if there is no more room, `E2BIG`.
-    fn admit(&mut self, port: Port, program: &File, uid: u32) -> io::Result<()>;
+    fn set(&mut self, port: Port, whom: &[Admitted]) -> io::Result<()>;
 
-    /// Lets nobody in to the port any more whom [`Self::admit`] has.
-    fn forget(&mut self, port: Port);
+    /// By what the kernel knows a program's file.
+    ///
+    /// # Errors
+    /// If it does not tell.
+    fn number(&self, program: &File) -> io::Result<ProgramNumber>;
+
+    /// Says that the agent lives. A guard that was not told so for ten seconds lets everybody in.
+    fn beat(&mut self);
 
     /// Lets a process in to all ports, with those that it starts, until `false` is said.
     ///
     /// # Errors
     /// What the kernel said.
     fn override_for(&mut self, pid: u32, is_let_in: bool) -> io::Result<()>;
+}
+
+/// Whom a guard lets in: a user, whoever runs a program, or the user who runs it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Admitted {
+    /// The real user id.
+    pub(crate) user: Option<u32>,
+    pub(crate) program: Option<ProgramNumber>,
+}
+
+/// A program's file, as the kernel numbers it. What stat(2) says can be other numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux has guards"))]
+pub(crate) struct ProgramNumber {
+    pub(crate) device: u32,
+    pub(crate) inode: u64,
 }
 
 /// What an agent has taken over.
@@ -358,20 +374,11 @@ pub(crate) trait System: Send + Sync {
     /// If that can't be determined.
     fn holds(&self, descriptor: &Descriptor, socket: &Socket) -> io::Result<bool>;
 
-    /// The file that a process runs, wherever it is.
+    /// The file at a path of the host, open without the right to read it.
     ///
     /// # Errors
     /// If it can't be had.
-    fn program_of(&self, pid: u32) -> io::Result<Program> {
-        let _ = pid;
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    /// The file at a path, of which nothing is read.
-    ///
-    /// # Errors
-    /// If it can't be had.
-    fn program_at(&self, path: &Path) -> io::Result<Program> {
+    fn program_at(&self, path: &Path) -> io::Result<File> {
         let _ = path;
         Err(io::ErrorKind::Unsupported.into())
     }
@@ -408,20 +415,6 @@ pub(crate) struct FileId {
     pub(crate) inode: u64,
     /// How many names it has.
     pub(crate) links: u64,
-}
-
-impl FileId {
-    /// Whether it is the same file, by however many names.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        (self.device, self.inode) == (other.device, other.inode)
-    }
-}
-
-/// The file that a process runs. It is not open for reading.
-#[derive(Debug)]
-pub(crate) struct Program {
-    pub(crate) file: File,
-    pub(crate) id: FileId,
 }
 
 /// Why a process could not be read.

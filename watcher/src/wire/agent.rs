@@ -74,18 +74,18 @@ pub(crate) struct GuardJson {
     #[serde(default, skip_serializing_if = "is_tcp")]
     #[schema(value_type = String)]
     pub(crate) protocol: Protocol,
-    /// What may bind it. Nothing yet, if no match was seen: then everybody may.
+    /// Who may bind it. Nobody yet, if it is not known: then everybody may.
     pub(crate) admitted: Vec<AdmittedJson>,
 }
 
-/// What may bind a port that is guarded.
+/// Who may bind a port that is guarded.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = AdmittedReport)]
 pub(crate) struct AdmittedJson {
-    /// The program's file.
-    pub(crate) program: String,
-    /// The user who may run it there.
-    pub(crate) uid: u32,
+    /// By which program; null for any.
+    pub(crate) program: Option<String>,
+    /// The real user id; null for anybody.
+    pub(crate) uid: Option<u32>,
 }
 
 /// That a process may bind guarded ports.

@@ -290,6 +290,19 @@ scenario!(a_short_lived_listener_is_not_missed, needs(Bpf), || {
     watch.expect("listen");
 });
 
+scenario!(a_users_own_clean_makes_no_conflict, needs(Bpf), || {
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let port = gateway.port();
+    let mut watch = Gatewatch::on(Backend::Ebpf, &["watch"], port).watch();
+    // when a user who may not end it tries whether the port can be had
+    let answer = Gatewatch::on(Backend::Poll, &["clean"], port).as_nobody().run();
+    assert_ne!(answer.status, 0, "{answer:?}");
+    // then the first conflict is a server's
+    assert!(Part::other().on_port(port).try_to_start().is_none());
+    let conflict = watch.expect("conflict");
+    assert_ne!(conflict["comm"], "gatewatch", "{conflict}");
+});
+
 scenario!(the_binds_by_which_a_user_proves_a_port_free_are_no_events, needs(Bpf), || {
     // given a user who has been granted what kernel events take, and nothing else
     let port = unused_port();

@@ -41,8 +41,8 @@ use self::processes::{foreign, kin, pidfd, proc};
 use self::seeing::{EbpfObserver, LinuxTable, Netns, Scope, Wanted};
 use super::contract::{
     AgentObserver, Ancestor, Bind, BindAddress, BindAs, ByEvents, FileId, Hook, Interest, KeepError,
-    KeptSocket, NetnsError, ObserveError, Observer, Platform, ProcessError, ProcessHandle, Program,
-    SignalError, System,
+    KeptSocket, NetnsError, ObserveError, Observer, Platform, ProcessError, ProcessHandle, SignalError,
+    System,
 };
 use super::poll::{PollObserver, SocketTable as _};
 use super::unix;
@@ -113,15 +113,10 @@ impl System for Linux {
         proc::holds(descriptor, inode)
     }
 
-    fn program_of(&self, pid: u32) -> io::Result<Program> {
-        match foreign::why() {
-            None => program(Path::new(&format!("/proc/{pid}/exe"))),
-            Some(why) => Err(io::Error::other(why)),
-        }
-    }
-
-    fn program_at(&self, path: &Path) -> io::Result<Program> {
-        program(path)
+    /// `O_PATH`: whatever is there, that does not wait for anybody.
+    fn program_at(&self, path: &Path) -> io::Result<File> {
+        let place = host::root().join(path.strip_prefix("/").unwrap_or(path));
+        File::options().read(true).custom_flags(nix::libc::O_PATH).open(place)
     }
 
     fn bound(&self, port: Port) -> Option<Vec<Socket>> {
@@ -282,13 +277,6 @@ impl Platform for Linux {
     fn titled(program: &Path, title: &str) -> io::Result<Command> {
         Ok(unix::titled(program, title))
     }
-}
-
-/// A program's file, opened without the right to read it (`O_PATH`): whatever is there, that does not wait for anybody.
-fn program(path: &Path) -> io::Result<Program> {
-    let file = File::options().read(true).custom_flags(nix::libc::O_PATH).open(path)?;
-    let id = unix::file_id(&file.metadata()?);
-    Ok(Program { file, id })
 }
 
 /// An observer by kernel events, and what is lost because hooks are missing.

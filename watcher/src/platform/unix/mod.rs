@@ -39,11 +39,8 @@ use crate::model::EndSignal;
 
 /// As [`Platform::file`](super::contract::Platform::file).
 pub(super) fn file(path: &Path) -> Option<FileId> {
-    std::fs::metadata(path).ok().as_ref().map(file_id)
-}
-
-pub(super) fn file_id(metadata: &Metadata) -> FileId {
-    FileId { device: metadata.dev(), inode: metadata.ino(), links: metadata.nlink() }
+    let metadata = std::fs::metadata(path).ok()?;
+    Some(FileId { device: metadata.dev(), inode: metadata.ino(), links: metadata.nlink() })
 }
 
 /// A signal by its number and its name.

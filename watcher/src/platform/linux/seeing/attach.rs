@@ -75,8 +75,10 @@ impl Hooks {
         Ok(())
     }
 
-    /// Attaches what guards ports. Whether it is, its states tell.
+    /// Attaches what guards ports, anew if it was before. Whether it is, its states tell.
     pub(super) fn attach_guard(&mut self, loader: &Loader, layout: Option<&KernelLayout>) {
+        self.states.retain(|state| !hooks::guards().any(|hook| hook.name == state.name));
+        self.detachable.retain(|hook| !matches!(hook.spec.role, Role::Guard));
         for spec in hooks::guards() {
             self.attach_optional(spec, Part::Guard, loader, layout);
         }

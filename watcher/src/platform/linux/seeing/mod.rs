@@ -353,13 +353,12 @@ impl AgentObserver for EbpfObserver {
     }
 
     fn begin_guard(&mut self) -> Result<Box<dyn Guard>, String> {
-        let guard = KernelGuard::new(&mut self.loader).map_err(|error| error.to_string())?;
         self.hooks.attach_guard(&self.loader, self.layout.as_ref());
-        self.checks.get_or_insert_with(checks);
-        match self.hooks.no_guard() {
-            None => Ok(Box::new(guard)),
-            Some(why) => Err(why),
+        if let Some(why) = self.hooks.no_guard() {
+            return Err(why);
         }
+        self.checks.get_or_insert_with(checks);
+        Ok(Box::new(KernelGuard::new(&mut self.loader).map_err(|error| error.to_string())?))
     }
 
     fn relieve(&mut self, folder: &Path, until_ns: u64) -> std::io::Result<Relieved> {

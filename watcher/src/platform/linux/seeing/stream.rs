@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use aya::maps::{Array, Map, MapData, RingBuf};
+use nix::time::ClockId;
 use tokio::io::unix::AsyncFd;
 use watcher_common::{AF_INET6, EventKind as Kind, LOST_COUNTS, Record};
 
@@ -15,6 +16,7 @@ use super::address::socket_address;
 use crate::model::{Event, EventKind, LostIn, Observation};
 use crate::platform::clock;
 use crate::platform::linux::protocol;
+use crate::platform::unix;
 
 /// The events of the kernel program.
 pub(super) struct Stream {
@@ -62,6 +64,11 @@ impl Stream {
 /// (time_namespaces(7)); 0 outside of any.
 static CLOCK_OFFSET: LazyLock<i64> =
     LazyLock::new(|| fs::read_to_string("/proc/self/timens_offsets").map_or(0, |text| clock_offset(&text)));
+
+/// The kernel's monotonic clock at this moment, in nanoseconds, whatever time namespace this process is in.
+pub(super) fn kernel_now() -> u64 {
+    unix::clock_now(ClockId::CLOCK_MONOTONIC).saturating_add_signed(-*CLOCK_OFFSET)
+}
 
 /// `monotonic SECONDS NANOSECONDS`, one clock a line.
 pub(super) fn clock_offset(text: &str) -> i64 {
