@@ -43,6 +43,7 @@ static TOLD: LruHashMap<Told, u64> = LruHashMap::with_max_entries(1024, 0);
 #[derive(Clone, Copy)]
 struct Told {
     uid: u32,
+    /// The port, and above it the protocol.
     port: u32,
 }
 
@@ -105,7 +106,7 @@ fn is_refused(ctx: &SockAddrContext, family: u16) -> bool {
     }
     // Gatewatch's own proofs, by users whose marks are not believed, are nothing to be told of.
     let is_own_file = current::runs_gatewatch();
-    let told = Told { uid, port: port.into() };
+    let told = Told { uid, port: u32::from(port) | u32::from(protocol) << 16 };
     // SAFETY: the value is copied at once. Another CPU may write it at the same time: then one line more is told.
     let last = unsafe { TOLD.get(&told) }.copied().unwrap_or(0);
     if is_own_file || now.saturating_sub(last) < BETWEEN {

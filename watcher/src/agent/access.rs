@@ -81,7 +81,10 @@ impl Cleaners {
 /// [`ConfigError::Unknown`].
 pub(super) fn user(name: &str) -> Result<u32, ConfigError> {
     let number = name.parse().ok().or_else(|| Host::user(name));
-    number.ok_or_else(|| ConfigError::Unknown { what: "user", name: name.to_owned() })
+    // The largest number is no user's (setuid(2)).
+    number
+        .filter(|&number| number != u32::MAX)
+        .ok_or_else(|| ConfigError::Unknown { what: "user", name: name.to_owned() })
 }
 
 fn group(name: &str) -> Result<u32, ConfigError> {

@@ -1,12 +1,14 @@
 //! The guards of ports: whom they let in, and how that becomes known.
 //!
-//! What the kernel compares at each bind is the user of a process and the file that it runs: neither can be given another name.
+//! What the kernel compares at each bind is the user of a process and the file that it runs, never a name.
 //! The configuration names them, or users are learned from those who have the port and match its rules, which only user space
 //! can judge. All that is looked up is looked up off the loop, once a second; the loop itself tells the kernel that it lives.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use tracing::{info, warn};
@@ -14,9 +16,12 @@ use tracing::{info, warn};
 use super::makers::is_match;
 use crate::model::{Port, Socket};
 use crate::platform::Host;
-use crate::platform::contract::{Admitted, Guard, ProcessHandle, System as _};
+use crate::platform::contract::{Admitted, Guard, ProcessHandle, ProgramNumber, System as _};
 use crate::steps::identify::Rules;
 use crate::wire::agent::{AdmittedJson, GuardJson};
+
+/// A look that takes longer is told.
+const LATE: Duration = Duration::from_secs(5);
 
 /// Who may bind a port that is guarded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,14 +45,28 @@ struct State {
     reloads: u64,
     /// Another one has it as long as it looks things up.
     looking: Arc<()>,
+    /// When it began to.
+    since: Option<Instant>,
 }
 
 struct Guarded {
     whom: Whom,
     /// Those whom the kernel lets in, each with the program's path. Everybody, if there is nobody.
     admitted: Vec<(Admitted, Option<PathBuf>)>,
+    /// The named programs that were found.
+    programs: Vec<Program>,
     /// Why others are not let in who should be.
     wrong: Option<String>,
+}
+
+/// A program that was found at a path. Its file is kept open, because the number of one that is gone is given to another.
+#[derive(Debug, Clone)]
+struct Program {
+    path: PathBuf,
+    file: Arc<File>,
+    number: ProgramNumber,
+    /// What was there before, which may still run, and bind again.
+    before: Option<(Arc<File>, ProgramNumber)>,
 }
 
 /// Who has a port at this moment, and what may have it.
@@ -70,6 +89,8 @@ impl Guards {
     ) -> Result<(), String> {
         let mut state = self.state();
         state.reloads += 1;
+        // One that hangs at a path of before is waited for no longer.
+        state.looking = Arc::default();
         if state.kernel.is_none() {
             if ports.is_empty() {
                 return Ok(());
@@ -81,14 +102,20 @@ impl Guards {
         let mut before = std::mem::take(&mut state.ports);
         for (port, whom) in ports {
             let known = before.remove(&port).filter(|known| known.whom == whom && whom != Whom::Matches);
-            let open = || Guarded { whom, admitted: Vec::new(), wrong: None };
-            state.ports.insert(port, known.unwrap_or_else(open));
+            let begin = || Guarded { admitted: named(&whom, &[]), whom, programs: Vec::new(), wrong: None };
+            state.ports.insert(port, known.unwrap_or_else(begin));
         }
         let State { kernel, ports, .. } = &mut *state;
         let Some(kernel) = kernel else { return Ok(()) };
-        let is_open = |port: &Port| ports.get(port).is_none_or(|guarded| guarded.admitted.is_empty());
-        let closed: Vec<Port> = before.into_keys().chain(ports.keys().copied()).filter(is_open).collect();
-        closed.into_iter().try_for_each(|port| kernel.set(port, &[])).map_err(|error| error.to_string())
+        let mut failed = None;
+        for port in before.into_keys().filter(|port| !ports.contains_key(port)) {
+            failed = failed.or(kernel.set(port, &[]).err());
+        }
+        for (&port, guarded) in ports {
+            let whom: Vec<Admitted> = guarded.admitted.iter().map(|(admitted, _)| *admitted).collect();
+            failed = failed.or(kernel.set(port, &whom).err());
+        }
+        failed.map_or(Ok(()), |error| Err(format!("the kernel refuses: {error}")))
     }
 
     /// Whether there are any, in the kernel.
@@ -114,51 +141,68 @@ impl Guards {
     pub(super) fn look(&self, held: Vec<Held>, host: &Host) {
         let Ok(runtime) = Handle::try_current() else { return };
         let (looking, reloads, named) = {
-            let state = self.state();
+            let mut state = self.state();
             let named = state.named();
             // A path can lead to where an answer never comes.
             if Arc::strong_count(&state.looking) > 1 || (held.is_empty() && named.is_empty()) {
                 return;
             }
+            state.since = Some(Instant::now());
             (Arc::clone(&state.looking), state.reloads, named)
         };
         let (guards, host) = (self.clone(), host.clone());
         runtime.spawn_blocking(move || {
             let _looking = looking;
+            for (port, known, paths) in named {
+                let (programs, wrong) = guards.find(&known, &paths, &host);
+                guards.found(port, reloads, &programs, wrong);
+            }
             for Held { port, sockets, rules } in held {
                 let learned = users_of(&sockets, &host, &rules);
                 guards.learned(port, reloads, learned);
             }
-            for (port, users, paths) in named {
-                let found = guards.find(&paths, &users, &host);
-                guards.learned(port, reloads, found);
-            }
         });
     }
 
-    /// Those who run one of these programs, if any are named, as one of these users, if any are.
-    fn find(&self, paths: &[PathBuf], users: &[u32], host: &Host) -> Learned {
-        let mut learned = Learned::default();
-        if paths.is_empty() {
-            let user = |&user| (Admitted { user: Some(user), program: None }, None);
-            learned.admitted.extend(users.iter().map(user));
-        }
+    /// The programs at these paths; of what can't be had, what was known before, and why.
+    fn find(&self, known: &[Program], paths: &[PathBuf], host: &Host) -> (Vec<Program>, Option<String>) {
+        let (mut found, mut wrong) = (Vec::new(), None);
         for path in paths {
+            let known = known.iter().find(|known| known.path == *path);
             let opened = host.program_at(path);
-            let number = opened.and_then(|program| match &self.state().kernel {
-                Some(kernel) => kernel.number(&program),
+            let numbered = opened.and_then(|file| match &self.state().kernel {
+                Some(kernel) => Ok((kernel.number(&file)?, Arc::new(file))),
                 None => Err(std::io::ErrorKind::NotFound.into()),
             });
-            match number {
-                Ok(number) => {
-                    let by = |user| (Admitted { user, program: Some(number) }, Some(path.clone()));
-                    let anybody = users.is_empty().then(|| by(None));
-                    learned.admitted.extend(users.iter().map(|&user| by(Some(user))).chain(anybody));
+            match (numbered, known) {
+                (Ok((number, file)), known) => found.push(match known {
+                    Some(known) if known.number == number => known.clone(),
+                    Some(known) => {
+                        let before = Some((Arc::clone(&known.file), known.number));
+                        Program { path: path.clone(), file, number, before }
+                    }
+                    None => Program { path: path.clone(), file, number, before: None },
+                }),
+                (Err(error), known) => {
+                    // One that is missing may be about to be replaced.
+                    found.extend(known.cloned());
+                    wrong = Some(format!("the program {}: {error}", path.display()));
                 }
-                Err(error) => learned.wrong = Some(format!("the program {}: {error}", path.display())),
             }
         }
-        learned
+        (found, wrong)
+    }
+
+    /// Lets in by these programs, once all that are named are known.
+    fn found(&self, port: Port, reloads: u64, programs: &[Program], wrong: Option<String>) {
+        let admitted = {
+            let mut state = self.state();
+            let is_stale = state.reloads != reloads;
+            let Some(guarded) = state.ports.get_mut(&port).filter(|_| !is_stale) else { return };
+            programs.clone_into(&mut guarded.programs);
+            named(&guarded.whom, programs)
+        };
+        self.learned(port, reloads, Learned { admitted, wrong });
     }
 
     fn learned(&self, port: Port, reloads: u64, learned: Learned) {
@@ -170,7 +214,6 @@ impl Guards {
         }
         let Learned { admitted, wrong } = learned;
         guarded.wrong = wrong;
-        // A program that is missing may be about to be replaced.
         if admitted.is_empty() || admitted == guarded.admitted {
             return;
         }
@@ -190,7 +233,10 @@ impl Guards {
     pub(super) fn wrong(&self) -> Option<String> {
         let state = self.state();
         let wrong = |(port, it): (&Port, &Guarded)| Some(format!("port {port}: {}", it.wrong.as_ref()?));
-        let all: Vec<String> = state.ports.iter().filter_map(wrong).collect();
+        let is_late =
+            Arc::strong_count(&state.looking) > 1 && state.since.is_some_and(|at| at.elapsed() > LATE);
+        let late = is_late.then(|| "a look for programs or users takes long: does a path hang?".to_owned());
+        let all: Vec<String> = state.ports.iter().filter_map(wrong).chain(late).collect();
         (!all.is_empty())
             .then(|| format!("not everybody is let in to guarded ports who should be: {}", all.join("; ")))
     }
@@ -238,14 +284,39 @@ impl Guards {
 }
 
 impl State {
-    /// The ports whose users and programs are named.
-    fn named(&self) -> Vec<(Port, Vec<u32>, Vec<PathBuf>)> {
+    /// The ports of which programs are named: those that are known, and their paths.
+    fn named(&self) -> Vec<(Port, Vec<Program>, Vec<PathBuf>)> {
         let named = self.ports.iter().filter_map(|(&port, it)| match &it.whom {
-            Whom::Named { users, programs } => Some((port, users.clone(), programs.clone())),
-            Whom::Matches => None,
+            Whom::Named { programs, .. } if !programs.is_empty() => {
+                Some((port, it.programs.clone(), programs.clone()))
+            }
+            Whom::Named { .. } | Whom::Matches => None,
         });
         named.collect()
     }
+}
+
+/// Those who are named, by the programs that are known; nobody, if one is named that is not.
+fn named(whom: &Whom, known: &[Program]) -> Vec<(Admitted, Option<PathBuf>)> {
+    let Whom::Named { users, programs } = whom else { return Vec::new() };
+    if programs.is_empty() {
+        return users.iter().map(|&user| (Admitted { user: Some(user), program: None }, None)).collect();
+    }
+    if !programs.iter().all(|path| known.iter().any(|known| known.path == *path)) {
+        return Vec::new();
+    }
+    let files = known.iter().flat_map(|known| {
+        let before = known.before.as_ref().map(|(_, number)| *number);
+        [Some(known.number), before].into_iter().flatten().map(|number| (number, &known.path))
+    });
+    let users: Vec<Option<u32>> =
+        if users.is_empty() { vec![None] } else { users.iter().copied().map(Some).collect() };
+    let by = |(number, path): (ProgramNumber, &PathBuf)| {
+        let path = path.clone();
+        let by = move |&user| (Admitted { user, program: Some(number) }, Some(path.clone()));
+        users.iter().map(by).collect::<Vec<_>>()
+    };
+    files.flat_map(by).collect()
 }
 
 /// Whom to let in, as far as that is known now.
@@ -260,15 +331,19 @@ struct Learned {
 /// needs them for the next one.
 fn users_of(sockets: &[Socket], host: &Host, rules: &Rules) -> Learned {
     let mut learned = Learned::default();
-    let mut owner = None;
-    for socket in sockets.iter().filter(|socket| !socket.descriptors.is_empty()) {
+    let (mut owner, mut others) = (None, false);
+    for socket in sockets.iter().filter(|socket| socket.owns_port()) {
         let user = |pid| {
             let process = host.process(pid).ok().filter(|process| is_match(rules, process))?;
             process.uid
         };
         let users: Option<Vec<u32>> =
             socket.descriptors.iter().map(|descriptor| user(descriptor.pid)).collect();
-        for uid in users.into_iter().flatten() {
+        let Some(users) = users.filter(|users| !users.is_empty()) else {
+            others = true;
+            continue;
+        };
+        for uid in users {
             if owner.is_some_and(|owner| owner != uid) {
                 let wrong = "several users have it, and match: name those who may under `guard`".to_owned();
                 return Learned { admitted: Vec::new(), wrong: Some(wrong) };
@@ -281,6 +356,10 @@ fn users_of(sockets: &[Socket], host: &Host, rules: &Rules) -> Learned {
                 }
             }
         }
+    }
+    if others && !learned.admitted.is_empty() {
+        let wrong = "what does not match holds it as well: name those who may under `guard`".to_owned();
+        return Learned { admitted: Vec::new(), wrong: Some(wrong) };
     }
     learned
 }

@@ -12,6 +12,8 @@ const STREAM: &str = "gatewatch";
 
 pub(super) fn run() -> Result<()> {
     ensure!(nats_server().exists(), "there is no NATS server: `cargo xtask test` fetches one");
+    // After a server was away for long, the agent tries again every 30 s only.
+    gatewatch_tests::be_more_patient(6);
     let mut server = NatsServer::start();
     let folder = folder();
     let config = format!(

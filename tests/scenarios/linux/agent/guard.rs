@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -159,6 +160,35 @@ scenario!(users_and_programs_can_be_named, needs(Bpf), || {
     drop(server_of(&copy).as_nobody().on_port(port).start());
 });
 
+scenario!(where_what_has_a_port_does_not_all_match_nobody_is_learned, needs(Bpf), || {
+    // given a gateway whose listener another process has inherited, and a user who imitates it beside it
+    let port = unused_port();
+    let gateway = Part::gateway().on_port(port).running(&["sleep", "infinity"].map(str::to_owned)).start();
+    let _other = Part::other().on(([127, 0, 0, 8], port).into()).start();
+    let _squatter = Part::gateway().as_nobody().on(([127, 0, 0, 9], port).into()).start();
+    let agent = guarding(port);
+    let degraded = || agent.get("/v1/status").json()["degraded"].to_string();
+    until("the agent says so", || degraded().contains("name those who may under `guard`"));
+    assert_eq!(admitted(&agent), Vec::<Value>::new());
+    assert!(gateway.is_alive());
+    assert!(is_open_at(([127, 0, 0, 10], port).into()));
+});
+
+scenario!(what_nobody_can_run_is_no_program_to_let_in, needs(Bpf), || {
+    let port = unused_port();
+    let folder = folder();
+    let script = folder.path().join("server");
+    std::fs::write(&script, "#!/bin/sh\nexec true\n").unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    for (path, why) in [(script.as_path(), "it is a script"), (folder.path(), "it is no program")] {
+        let agent =
+            Agent::with(&guarded(port, &format!("{{ programs = [{path:?}, {:?}] }}", program("actor"))));
+        let degraded = || agent.get("/v1/status").json()["degraded"].to_string();
+        until("the agent says so", || degraded().contains(why));
+        assert!(is_open(port));
+    }
+});
+
 scenario!(another_file_in_the_place_of_a_program_is_let_in_instead, needs(Bpf), || {
     let port = unused_port();
     let folder = folder();
@@ -171,7 +201,11 @@ scenario!(another_file_in_the_place_of_a_program_is_let_in_instead, needs(Bpf), 
     // when it is upgraded
     install(&copy);
     until("the new file is let in", || server_of(&copy).on_port(port).try_to_start().is_some());
-    assert!(server_of(&old).on_port(port).try_to_start().is_none());
+    // then the file of before may still run and bind again, and once there is another one, no longer
+    drop(server_of(&old).on_port(port).start());
+    install(&copy);
+    until("the old file is not let in", || server_of(&old).on_port(port).try_to_start().is_none());
+    drop(server_of(&copy).on_port(port).start());
     // and while it is missing, all is as it was
     std::fs::remove_file(&copy).unwrap();
     let degraded = || agent.get("/v1/status").json()["degraded"].to_string();

@@ -23,9 +23,9 @@ pub(crate) mod fuzzing {
 }
 
 use std::fs::File;
-use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io::{self, Read as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -47,6 +47,9 @@ use super::contract::{
 use super::poll::{PollObserver, SocketTable as _};
 use super::unix;
 use crate::model::{Descriptor, Port, Process, Protocol, RecordFault, RecordFile, Socket};
+
+/// The bits of a file's mode that let somebody execute it.
+const EXECUTABLE: u32 = 0o111;
 
 /// Linux, in one network namespace.
 #[derive(Debug, Clone)]
@@ -113,10 +116,20 @@ impl System for Linux {
         proc::holds(descriptor, inode)
     }
 
-    /// `O_PATH`: whatever is there, that does not wait for anybody.
+    /// Opened by `O_PATH` first: whatever is there, that does not wait for anybody.
     fn program_at(&self, path: &Path) -> io::Result<File> {
         let place = host::root().join(path.strip_prefix("/").unwrap_or(path));
-        File::options().read(true).custom_flags(nix::libc::O_PATH).open(place)
+        let file = File::options().read(true).custom_flags(nix::libc::O_PATH).open(place)?;
+        let about = file.metadata()?;
+        if !about.is_file() || about.mode() & EXECUTABLE == 0 {
+            return Err(io::Error::other("it is no program"));
+        }
+        let mut begins = [0; 2];
+        let read = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?.read(&mut begins)?;
+        if &begins[..read] == b"#!" {
+            return Err(io::Error::other("it is a script, and what runs is its interpreter: name that"));
+        }
+        Ok(file)
     }
 
     fn bound(&self, port: Port) -> Option<Vec<Socket>> {
