@@ -9,7 +9,8 @@ use aya_ebpf::macros::{cgroup_sock_addr, map};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap};
 use aya_ebpf::programs::SockAddrContext;
 use watcher_common::{
-    AF_INET, AF_INET6, ANYBODY, Badge, EventKind, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, MOST_BADGES, PORT_WORDS,
+    AF_INET, AF_INET6, ANYBODY, Badge, EventKind, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, MOST_BADGES,
+    PORT_WORDS,
 };
 
 use crate::current;
