@@ -468,6 +468,7 @@ async fn status(
         follows_all: agent.settings().follows_all(),
         lost: agent.metrics.lost(),
         subscribers: agent.metrics.subscribers(),
+        history: agent.recorded(),
         export: agent.exported(),
         guards: agent.guards.described(),
         capabilities: Host::privileges().into_iter().map(capability).collect(),

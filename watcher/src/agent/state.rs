@@ -33,7 +33,7 @@ use crate::platform::contract::{
 };
 use crate::steps::observe::MOST_READY;
 use crate::watch::Watch;
-use crate::wire::agent::{ConfigurationJson, ExportJson};
+use crate::wire::agent::{ConfigurationJson, ExportJson, HistoryJson};
 
 /// After so many events others have their turn: any process can make them without end, in a network namespace of its own.
 const EVENTS_PER_TURN: usize = 256;
@@ -436,6 +436,20 @@ impl Agent {
         let sockets = held.flat_map(|port| watch.sockets(port)).cloned().collect();
         let are_all = settings.follows_all() && settings.protocols == Protocol::ALL;
         store.sockets(sockets, (!are_all).then(|| settings.followed()));
+    }
+
+    /// What the history has come to, if one is kept.
+    pub(super) fn recorded(&self) -> Option<HistoryJson> {
+        let store = self.store()?;
+        let settings = self.settings();
+        let config = settings.config.history.as_ref()?;
+        Some(HistoryJson {
+            path: store.path.display().to_string(),
+            keep_s: config.keep.as_secs(),
+            max_size: config.max_size,
+            works: store.trouble().is_none(),
+            newest: *store.written().borrow(),
+        })
     }
 
     /// What the export has come to, if there is one.

@@ -64,6 +64,22 @@ pub(crate) struct ExportJson {
     pub(crate) waiting: i64,
 }
 
+/// The history on disk. Why it can't be written is among what is `degraded`.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = HistoryReport)]
+pub(crate) struct HistoryJson {
+    /// Its file.
+    pub(crate) path: String,
+    /// How long a record is kept, in seconds.
+    pub(crate) keep_s: u64,
+    /// How large the file becomes before older records go, in bytes.
+    pub(crate) max_size: u64,
+    /// Whether it works: whether the last attempt to write did not fail.
+    pub(crate) works: bool,
+    /// The number of its newest record that is on disk; 0 until one is written.
+    pub(crate) newest: u64,
+}
+
 /// The guard of a port.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = GuardReport)]
@@ -125,6 +141,9 @@ pub(crate) struct StatusAnswer {
     pub(crate) lost: u64,
     /// How many clients read the event stream.
     pub(crate) subscribers: i64,
+    /// The history on disk; absent if none is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) history: Option<HistoryJson>,
     /// The export of what happens to a server elsewhere; absent if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) export: Option<ExportJson>,

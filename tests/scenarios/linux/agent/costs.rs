@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use gatewatch_tests::{Agent, Part, config, folder, until, unused_port};
+use gatewatch_tests::{Agent, Gatewatch, Part, config, folder, until, unused_port};
 
 /// How long the threads of this process have had a processor, in nanoseconds.
 fn worked(pid: u32) -> u64 {
@@ -76,4 +76,10 @@ scenario!(an_agent_with_a_history_does_nothing_where_nothing_happens, needs(Bpf)
     let (passed, worked) = (begun.elapsed().as_nanos(), u128::from(worked(agent.pid()) - before));
     assert!(worked * 5 < passed, "{worked} ns of {passed}");
     drop(gateway);
+    // and it tells of its history
+    let history = agent.get("/v1/status").json()["history"].clone();
+    assert_eq!((&history["path"], &history["works"]), (&path.to_str().unwrap().into(), &true.into()));
+    assert!(history["newest"].as_u64() > Some(0), "{history}");
+    let doctor = Gatewatch::plain(&["doctor", "--socket", agent.socket().to_str().unwrap()]).out;
+    assert!(doctor.contains(&format!("keeps a history in {}: ", path.display())), "{doctor}");
 });

@@ -72,6 +72,16 @@ pub(in crate::cli) fn agent(health: &Health, status: Option<&StatusAnswer>) -> S
         "      has {}",
         if capabilities.is_empty() { "no capabilities".to_owned() } else { capabilities.join(" ") }
     );
+    if let Some(history) = &status.history {
+        let _ = writeln!(
+            out,
+            "      keeps a history in {}: {} records so far, for {} and up to {} MiB",
+            style::printable(&history.path),
+            history.newest,
+            style::duration(std::time::Duration::from_secs(history.keep_s)),
+            history.max_size >> 20
+        );
+    }
     if let Some(export) = &status.export {
         let _ = writeln!(
             out,

@@ -35,7 +35,18 @@ pub(in crate::platform::linux) fn same_pid_namespace(pid: u32) -> bool {
 }
 
 /// Reads a process. If its leader has ended, `/proc/PID` is nearly empty, so a living thread's folder is read.
+///
+/// One that has memory and shows no arguments is read once more: it may have ended in between, and its pid been given to
+/// another, which within one clock tick has the same start time.
 pub(in crate::platform::linux) fn read(pid: u32) -> Result<Process, ProcessError> {
+    match read_once(pid)? {
+        (_, true) => Ok(read_once(pid)?.0),
+        (process, false) => Ok(process),
+    }
+}
+
+/// Reads a process, and says whether it has memory and shows no arguments.
+fn read_once(pid: u32) -> Result<(Process, bool), ProcessError> {
     if let Some(why) = foreign::why() {
         return Err(ProcessError::Unreadable(why.to_owned()));
     }
@@ -79,7 +90,8 @@ pub(in crate::platform::linux) fn read(pid: u32) -> Result<Process, ProcessError
     if argv.is_none() && has_memory && !is_the_same() {
         return Err(ProcessError::Gone);
     }
-    Ok(Process {
+    let is_silent = argv.is_none() && has_memory;
+    let process = Process {
         pid,
         start_time: begun,
         parent: parent_of(&leader),
@@ -99,7 +111,8 @@ pub(in crate::platform::linux) fn read(pid: u32) -> Result<Process, ProcessError
         container,
         pod: pod.map(|uid| Pod { uid: Some(uid), name: None }),
         naming: None,
-    })
+    };
+    Ok((process, is_silent))
 }
 
 /// The short name of a process, and its real user: all that an event tells, by two small reads.
