@@ -97,9 +97,9 @@ fn report(ctx: &TracePointContext, sock: Sock, port: u16, family: u16, address: 
         IPPROTO_UDP => IPPROTO_UDP,
         _ => return,
     };
-    // The mark of gatewatch's own sockets takes a privilege that a user's gatewatch has not. Whoever imitates it here hides
-    // nothing but that he himself was refused a port.
-    if !watched_of(protocol, port) || sock.is_own() || current::runs_gatewatch() {
+    // Gatewatch's own proofs are known by its file alone: the mark of its sockets takes a privilege that a user's gatewatch has
+    // not, and whoever runs a file with that number hides nothing but that he himself was refused a port.
+    if !watched_of(protocol, port) || current::runs_gatewatch() {
         return;
     }
     let (netns, interface) = (sock.netns(), sock.interface());
