@@ -27,7 +27,8 @@ const BY_HAND: &str = r#"
 pub(super) fn run() -> Result<()> {
     debian::install(&[("lsof", "lsof")])?;
     println!("restart: from the old server's release of the port until the new one listens");
-    let mut watch = Gatewatch::new(&["watch", "--backend", "ebpf", "-p", &PORT.to_string()]).watch();
+    let mut watch =
+        Gatewatch::new(&["watch", "--backend", "ebpf", "--format", "json", "-p", &PORT.to_string()]).watch();
     for (name, delay, rounds) in SERVERS {
         println!("  a server that takes {name} to start, beside its program's own start");
         let server = server(delay);
