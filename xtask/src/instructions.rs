@@ -1,18 +1,23 @@
 //! How many instructions the commands take that people wait for, counted by valgrind: the same on a busy machine, and for
 //! whoever counts again. The kernel's are not among them; for those of the verifier see [`crate::verifier`].
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
+use crate::counts::{Counts, Recorded};
 use crate::debian;
-use crate::run::{build_release, output, root, target};
+use crate::run::{build_release, output, target};
 
 const NEEDED: &[(&str, &str)] = &[("valgrind", "valgrind"), ("unshare", "util-linux"), ("ip", "iproute2")];
-const RECORDED: &str = "xtask/instructions.txt";
+const RECORDED: Recorded = Recorded {
+    file: "xtask/instructions.txt",
+    head: "Command, and how many instructions it takes",
+    grown: "a tenth more instructions or worse for",
+    task: "cargo xtask instructions --record",
+};
 
 /// What is counted, and by which words. One owner, or nobody, on a host without any other process or connection.
 const COMMANDS: [(&str, &str); 5] = [
@@ -45,32 +50,9 @@ pub(crate) fn instructions(record: bool) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "only root can load the kernel program");
     debian::install(NEEDED)?;
     let release = build_release()?;
-    let path = root().join(RECORDED);
-    let recorded = read(&fs::read_to_string(&path).unwrap_or_default());
-    let mut counted = BTreeMap::new();
-    let mut grown = Vec::new();
-    for (name, words) in COMMANDS {
-        let count = count(&release, words)?;
-        let before = recorded.get(name).copied();
-        let beside = before.map_or("not recorded".to_owned(), |before| format!("recorded: {before}"));
-        println!("{name:<28} {count:>10}  ({beside})");
-        if before.is_some_and(|before| count * 10 >= before * 11) {
-            grown.push(name);
-        }
-        counted.insert(name, count);
-    }
-    if record {
-        let lines: String = counted.iter().map(|(name, count)| format!("{name} {count}\n")).collect();
-        let head = "# Command, and how many instructions it takes: `cargo xtask instructions --record`.\n";
-        return Ok(fs::write(path, format!("{head}{lines}"))?);
-    }
-    if !grown.is_empty() {
-        bail!(
-            "a tenth more instructions or worse for {}: find out why, or `cargo xtask instructions --record`",
-            grown.join(", ")
-        );
-    }
-    Ok(())
+    let counted: Result<Counts> =
+        COMMANDS.iter().map(|&(name, words)| Ok((name.to_owned(), count(&release, words)?))).collect();
+    RECORDED.compare(counted?, record)
 }
 
 fn count(release: &Path, words: &str) -> Result<u64> {
@@ -85,13 +67,4 @@ fn count(release: &Path, words: &str) -> Result<u64> {
     let total =
         text.lines().find_map(|line| line.strip_prefix("summary: ").or(line.strip_prefix("totals: ")));
     total.and_then(|count| count.trim().parse().ok()).context("valgrind has counted nothing")
-}
-
-fn read(text: &str) -> BTreeMap<String, u64> {
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
-    lines
-        .filter_map(|line| {
-            line.split_once(' ').and_then(|(name, count)| Some((name.to_owned(), count.parse().ok()?)))
-        })
-        .collect()
 }

@@ -2,6 +2,7 @@
 
 #[cfg(target_os = "linux")]
 mod bench;
+mod counts;
 mod cross;
 mod debian;
 mod ebpf;
