@@ -67,13 +67,7 @@ fn report(ctx: &SockContext, family: u16) {
         Address::v4(unsafe { (*sock).src_ip4 })
     } else {
         // SAFETY: src_ip6 may be read in post_bind6; the verifier requires one read a word.
-        Address(unsafe {
-            let ip = &raw const (*sock).src_ip6;
-            let word = ip.cast::<u32>();
-            let low = u64::from(word.read_volatile()) | u64::from(word.add(1).read_volatile()) << 32;
-            let high = u64::from(word.add(2).read_volatile()) | u64::from(word.add(3).read_volatile()) << 32;
-            [low, high]
-        })
+        unsafe { Address::v6_by_words((&raw const (*sock).src_ip6).cast()) }
     };
     let (netns, interface) = (inner.netns(), inner.interface());
     emit(

@@ -5,8 +5,8 @@
 //! the kernel with.
 
 use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::bpf_probe_read_user;
 use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
-use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_user};
 use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 use aya_log_ebpf::debug;
@@ -121,10 +121,6 @@ fn arguments() -> (u64, u64) {
 /// The sock behind a descriptor of the current task. Called only after `bind` or `listen` has answered for the
 /// descriptor, so it is a socket.
 fn socket_of(fd: u32) -> Option<Sock> {
-    // SAFETY: the helper takes nothing and always returns the current task.
-    let task = unsafe { bpf_get_current_task() } as *const u8;
-    let file = Descriptors::of(Descriptors::owner(task)).file(fd);
-    let socket: u64 = read(file, constant(&OFFSETS.file_private_data));
-    let sock: u64 = read(socket as *const u8, constant(&OFFSETS.socket_sk));
-    if sock == 0 { None } else { Some(Sock::new(sock as *const u8)) }
+    let sock = Sock::of_file(Descriptors::own_file(fd));
+    if sock.as_ptr().is_null() { None } else { Some(sock) }
 }

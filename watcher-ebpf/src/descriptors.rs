@@ -34,7 +34,7 @@ impl Descriptors {
         }
     }
 
-    /// The file of a descriptor of the current process: gatewatch, where its own programs are run or read.
+    /// The file of a descriptor of the current process.
     #[inline(always)]
     pub fn own_file(fd: u32) -> *const u8 {
         // SAFETY: the helper takes nothing and always returns the current task.

@@ -114,16 +114,12 @@ fn is_refused(ctx: &SockAddrContext, family: u16) -> bool {
         return true;
     }
     let _ = TOLD.insert(&told, &now, 0);
-    // SAFETY: user_ip4 may be read at a bind over IPv4, user_ip6 at one over IPv6, a word at a time.
     let address = if family == AF_INET {
+        // SAFETY: user_ip4 may be read at a bind over IPv4.
         Address::v4(unsafe { (*asked).user_ip4 })
     } else {
-        Address(unsafe {
-            let word = (&raw const (*asked).user_ip6).cast::<u32>();
-            let low = u64::from(word.read_volatile()) | u64::from(word.add(1).read_volatile()) << 32;
-            let high = u64::from(word.add(2).read_volatile()) | u64::from(word.add(3).read_volatile()) << 32;
-            [low, high]
-        })
+        // SAFETY: user_ip6 may be read at one over IPv6, a word at a time.
+        unsafe { Address::v6_by_words((&raw const (*asked).user_ip6).cast()) }
     };
     let interface = sock.interface();
     let kind = EventKind::Refused;

@@ -161,6 +161,17 @@ impl Address {
         Self([u64::from(ip), 0])
     }
 
+    /// An IPv6 address in a context, of which the verifier lets one word be read at a time.
+    ///
+    /// # Safety
+    /// Its four words may be read.
+    #[inline(always)]
+    pub unsafe fn v6_by_words(word: *const u32) -> Self {
+        // SAFETY: as the caller says.
+        let words = unsafe { [0, 1, 2, 3].map(|at| u64::from(word.add(at).read_volatile())) };
+        Self([words[0] | words[1] << 32, words[2] | words[3] << 32])
+    }
+
     /// Reads the address in a plain tracepoint's record, whose fields for IPv4 and IPv6 are at these offsets.
     #[inline(always)]
     pub fn in_record(ctx: &TracePointContext, family: u16, v4: u32, v6: u32) -> Option<Self> {
