@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -43,20 +43,25 @@ struct State {
     ports: BTreeMap<Port, Guarded>,
     /// What was begun before the last reload is of no use any more.
     reloads: u64,
-    /// Another one has it as long as it looks things up.
-    looking: Arc<()>,
-    /// When it began to.
-    since: Option<Instant>,
+    /// When it was begun to look things up: there as long as that goes on.
+    looking: Weak<Instant>,
 }
 
 struct Guarded {
     whom: Whom,
-    /// Those whom the kernel lets in, each with the program's path. Everybody, if there is nobody.
-    admitted: Vec<(Admitted, Option<PathBuf>)>,
+    /// Those whom the kernel lets in. Everybody, if there is nobody.
+    admitted: Vec<Entry>,
     /// The named programs that were found.
     programs: Vec<Program>,
     /// Why others are not let in who should be.
     wrong: Option<String>,
+}
+
+/// Somebody who is let in, and the path of the program, if one is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Entry {
+    who: Admitted,
+    path: Option<PathBuf>,
 }
 
 /// A program that was found at a path. Its file is kept open, because the number of one that is gone is given to another.
@@ -90,7 +95,7 @@ impl Guards {
         let mut state = self.state();
         state.reloads += 1;
         // One that hangs at a path of before is waited for no longer.
-        state.looking = Arc::default();
+        state.looking = Weak::new();
         if state.kernel.is_none() {
             if ports.is_empty() {
                 return Ok(());
@@ -112,8 +117,7 @@ impl Guards {
             failed = failed.or(kernel.set(port, &[]).err());
         }
         for (&port, guarded) in ports {
-            let whom: Vec<Admitted> = guarded.admitted.iter().map(|(admitted, _)| *admitted).collect();
-            failed = failed.or(kernel.set(port, &whom).err());
+            failed = failed.or(kernel.set(port, &whom(&guarded.admitted)).err());
         }
         failed.map_or(Ok(()), |error| Err(format!("the kernel refuses: {error}")))
     }
@@ -144,11 +148,12 @@ impl Guards {
             let mut state = self.state();
             let named = state.named();
             // A path can lead to where an answer never comes.
-            if Arc::strong_count(&state.looking) > 1 || (held.is_empty() && named.is_empty()) {
+            if state.looking.strong_count() > 0 || (held.is_empty() && named.is_empty()) {
                 return;
             }
-            state.since = Some(Instant::now());
-            (Arc::clone(&state.looking), state.reloads, named)
+            let looking = Arc::new(Instant::now());
+            state.looking = Arc::downgrade(&looking);
+            (looking, state.reloads, named)
         };
         let (guards, host) = (self.clone(), host.clone());
         runtime.spawn_blocking(move || {
@@ -174,16 +179,13 @@ impl Guards {
                 Some(kernel) => Ok((kernel.number(&file)?, Arc::new(file))),
                 None => Err(std::io::ErrorKind::NotFound.into()),
             });
-            match (numbered, known) {
-                (Ok((number, file)), known) => found.push(match known {
-                    Some(known) if known.number == number => known.clone(),
-                    Some(known) => {
-                        let before = Some((Arc::clone(&known.file), known.number));
-                        Program { path: path.clone(), file, number, before }
-                    }
-                    None => Program { path: path.clone(), file, number, before: None },
-                }),
-                (Err(error), known) => {
+            match numbered {
+                Ok((number, file)) if known.is_none_or(|known| known.number != number) => {
+                    let before = known.map(|known| (Arc::clone(&known.file), known.number));
+                    found.push(Program { path: path.clone(), file, number, before });
+                }
+                Ok(_) => found.extend(known.cloned()),
+                Err(error) => {
                     // One that is missing may be about to be replaced.
                     found.extend(known.cloned());
                     wrong = Some(format!("the program {}: {error}", path.display()));
@@ -217,11 +219,10 @@ impl Guards {
         if admitted.is_empty() || admitted == guarded.admitted {
             return;
         }
-        let whom: Vec<Admitted> = admitted.iter().map(|(admitted, _)| *admitted).collect();
-        match kernel.set(port, &whom) {
+        match kernel.set(port, &whom(&admitted)) {
             Ok(()) => {
                 for it in admitted.iter().filter(|it| !guarded.admitted.contains(it)) {
-                    info!("the guard of port {port} lets in {}", described(it));
+                    info!("the guard of port {port} lets in {}", AdmittedJson::from(it));
                 }
                 guarded.admitted = admitted;
             }
@@ -233,8 +234,7 @@ impl Guards {
     pub(super) fn wrong(&self) -> Option<String> {
         let state = self.state();
         let wrong = |(port, it): (&Port, &Guarded)| Some(format!("port {port}: {}", it.wrong.as_ref()?));
-        let is_late =
-            Arc::strong_count(&state.looking) > 1 && state.since.is_some_and(|at| at.elapsed() > LATE);
+        let is_late = state.looking.upgrade().is_some_and(|since| since.elapsed() > LATE);
         let late = is_late.then(|| "a look for programs or users takes long: does a path hang?".to_owned());
         let all: Vec<String> = state.ports.iter().filter_map(wrong).chain(late).collect();
         (!all.is_empty())
@@ -266,14 +266,10 @@ impl Guards {
     /// What is guarded, and whom it lets in.
     pub(super) fn described(&self) -> Vec<GuardJson> {
         let state = self.state();
-        let admitted = |(who, path): &(Admitted, Option<PathBuf>)| AdmittedJson {
-            program: path.as_ref().map(|path| path.display().to_string()),
-            uid: who.user,
-        };
         let guard = |(port, guarded): (&Port, &Guarded)| GuardJson {
             port: port.number,
             protocol: port.protocol,
-            admitted: guarded.admitted.iter().map(admitted).collect(),
+            admitted: guarded.admitted.iter().map(AdmittedJson::from).collect(),
         };
         state.ports.iter().map(guard).collect()
     }
@@ -297,32 +293,52 @@ impl State {
 }
 
 /// Those who are named, by the programs that are known; nobody, if one is named that is not.
-fn named(whom: &Whom, known: &[Program]) -> Vec<(Admitted, Option<PathBuf>)> {
+fn named(whom: &Whom, known: &[Program]) -> Vec<Entry> {
     let Whom::Named { users, programs } = whom else { return Vec::new() };
     if programs.is_empty() {
-        return users.iter().map(|&user| (Admitted { user: Some(user), program: None }, None)).collect();
+        return users.iter().map(|&user| Entry::of_user(user)).collect();
     }
     if !programs.iter().all(|path| known.iter().any(|known| known.path == *path)) {
         return Vec::new();
     }
-    let files = known.iter().flat_map(|known| {
-        let before = known.before.as_ref().map(|(_, number)| *number);
-        [Some(known.number), before].into_iter().flatten().map(|number| (number, &known.path))
-    });
     let users: Vec<Option<u32>> =
         if users.is_empty() { vec![None] } else { users.iter().copied().map(Some).collect() };
-    let by = |(number, path): (ProgramNumber, &PathBuf)| {
-        let path = path.clone();
-        let by = move |&user| (Admitted { user, program: Some(number) }, Some(path.clone()));
-        users.iter().map(by).collect::<Vec<_>>()
-    };
-    files.flat_map(by).collect()
+    let mut entries = Vec::new();
+    for known in known {
+        let before = known.before.as_ref().map(|(_, number)| *number);
+        for number in [Some(known.number), before].into_iter().flatten() {
+            let by = |&user| Entry {
+                who: Admitted { user, program: Some(number) },
+                path: Some(known.path.clone()),
+            };
+            entries.extend(users.iter().map(by));
+        }
+    }
+    entries
+}
+
+/// What the kernel is told of them.
+fn whom(entries: &[Entry]) -> Vec<Admitted> {
+    entries.iter().map(|entry| entry.who).collect()
+}
+
+impl Entry {
+    fn of_user(user: u32) -> Self {
+        Self { who: Admitted { user: Some(user), program: None }, path: None }
+    }
+}
+
+impl From<&Entry> for AdmittedJson {
+    fn from(entry: &Entry) -> Self {
+        let program = entry.path.as_ref().map(|path| path.display().to_string());
+        Self { program, uid: entry.who.user }
+    }
 }
 
 /// Whom to let in, as far as that is known now.
 #[derive(Default)]
 struct Learned {
-    admitted: Vec<(Admitted, Option<PathBuf>)>,
+    admitted: Vec<Entry>,
     wrong: Option<String>,
 }
 
@@ -350,7 +366,7 @@ fn users_of(sockets: &[Socket], host: &Host, rules: &Rules) -> Learned {
             }
             owner = Some(uid);
             for user in [Some(uid), socket.uid].into_iter().flatten() {
-                let it = (Admitted { user: Some(user), program: None }, None);
+                let it = Entry::of_user(user);
                 if !learned.admitted.contains(&it) {
                     learned.admitted.push(it);
                 }
@@ -362,12 +378,4 @@ fn users_of(sockets: &[Socket], host: &Host, rules: &Rules) -> Learned {
         return Learned { admitted: Vec::new(), wrong: Some(wrong) };
     }
     learned
-}
-
-fn described((who, path): &(Admitted, Option<PathBuf>)) -> String {
-    match (path, who.user) {
-        (Some(path), Some(user)) => format!("{} by user {user}", path.display()),
-        (Some(path), None) => path.display().to_string(),
-        (None, user) => format!("user {}", user.unwrap_or_default()),
-    }
 }

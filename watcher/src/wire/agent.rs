@@ -1,5 +1,6 @@
 //! JSON that only the host agent sends or receives: its ports, its status, the body of a clean.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -102,6 +103,16 @@ pub(crate) struct AdmittedJson {
     pub(crate) program: Option<String>,
     /// The real user id; null for anybody.
     pub(crate) uid: Option<u32>,
+}
+
+impl fmt::Display for AdmittedJson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.program, self.uid) {
+            (Some(program), Some(uid)) => write!(f, "{program} by user {uid}"),
+            (Some(program), None) => f.write_str(program),
+            (None, uid) => write!(f, "user {}", uid.unwrap_or_default()),
+        }
+    }
 }
 
 /// That a process may bind guarded ports.

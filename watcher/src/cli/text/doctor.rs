@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::style::{self, Colour};
 use crate::doctor::{BackendState, Diagnosis, Health, State};
 use crate::model::{Backend, Port};
-use crate::wire::agent::{AdmittedJson, StatusAnswer};
+use crate::wire::agent::StatusAnswer;
 
 pub(in crate::cli) fn answer(diagnosis: &Diagnosis) -> String {
     let mut out = String::new();
@@ -94,12 +94,8 @@ pub(in crate::cli) fn agent(health: &Health, status: Option<&StatusAnswer>) -> S
     }
     for guard in &status.guards {
         let port = Port { protocol: guard.protocol, number: guard.port };
-        let who = |it: &AdmittedJson| match (&it.program, it.uid) {
-            (Some(program), Some(uid)) => format!("{} by user {uid}", style::printable(program)),
-            (Some(program), None) => style::printable(program),
-            (None, uid) => format!("user {}", uid.unwrap_or_default()),
-        };
-        let admitted: Vec<String> = guard.admitted.iter().map(who).collect();
+        let admitted: Vec<String> =
+            guard.admitted.iter().map(|it| style::printable(&it.to_string())).collect();
         let _ = if admitted.is_empty() {
             writeln!(
                 out,
