@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 
 use gatewatch_tests::{
     Agent, Gatewatch, Message, NatsServer, Part, come_and_go, config, folder, until, unused_port,
@@ -12,6 +11,8 @@ use gatewatch_tests::{
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use super::check;
 
 const STREAM: &str = "gatewatch";
 const CREATE: &str = "create_stream = {}\n";
@@ -313,14 +314,6 @@ scenario!(a_file_of_credentials_that_others_can_read_is_refused, needs(NatsServe
     until("it says that it is of no use", || degraded().contains("can't be used"));
     assert_eq!(agent.get("/healthz").status, 200);
 });
-
-/// What a check says of a configuration with these lines.
-fn check(place: &Path, lines: &str) -> (i32, String) {
-    let file = place.join("config.toml");
-    fs::write(&file, lines).unwrap();
-    let answer = Gatewatch::plain(&["agent", "--check-config", "--config", file.to_str().unwrap()]);
-    (answer.status, answer.err)
-}
 
 scenario!(an_export_that_can_not_work_is_refused_with_a_sentence, needs(RootsFiles), || {
     let place = folder();

@@ -12,6 +12,8 @@ use gatewatch_tests::{Agent, Gatewatch, Part, config, folder, program, until, un
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
+use super::check;
+
 const NOBODY: u32 = 65_534;
 
 /// An agent that guards this port.
@@ -357,7 +359,6 @@ scenario!(an_agent_that_can_not_guard_says_so, needs(Bpf), || {
 
 scenario!(a_guard_that_lets_in_everybody_or_nobody_is_refused, needs(RootsFiles), || {
     let folder = folder();
-    let file = folder.path().join("config.toml");
     for (lines, sentence) in [
         ("identity = \"any\"\nguard = true", "port 18888: a guard keeps out what does not match"),
         ("guard = {}", "a guard lets in somebody: name `users`, `programs`, or both"),
@@ -366,9 +367,8 @@ scenario!(a_guard_that_lets_in_everybody_or_nobody_is_refused, needs(RootsFiles)
         ("guard = { users = [\"no-such-user\"] }", "the user \"no-such-user\" is not known on this host"),
         ("guard = { groups = [\"root\"] }", "unknown field `groups`"),
     ] {
-        std::fs::write(&file, format!("[[watch]]\nport = 18888\n{lines}\n")).unwrap();
-        let answer = Gatewatch::plain(&["agent", "--check-config", "--config", file.to_str().unwrap()]);
-        assert_eq!(answer.status, 2, "{lines}");
-        assert!(answer.err.contains(sentence), "{lines}: {}", answer.err);
+        let (status, err) = check(folder.path(), &format!("[[watch]]\nport = 18888\n{lines}\n"));
+        assert_eq!(status, 2, "{lines}");
+        assert!(err.contains(sentence), "{lines}: {err}");
     }
 });
