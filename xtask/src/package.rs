@@ -93,20 +93,9 @@ pub(crate) fn package(options: &Options) -> Result<()> {
     let wanted = |kind| options.kinds.is_empty() || options.kinds.contains(&kind);
     let tree = tree(&program, &folder)?;
     let version = version()?;
-    let mut made = Vec::new();
-    if wanted(Kind::Deb) {
-        made.push(deb(&tree, &program, &version, &folder)?);
-    }
-    if wanted(Kind::Rpm) {
-        debian::install(NEEDED_FOR_RPM)?;
-        made.push(rpm(&tree, &version, &folder)?);
-    }
-    if wanted(Kind::Tarball) {
-        made.push(tarball(&tree, &version, &folder)?);
-    }
-    if wanted(Kind::Sbom) {
-        made.push(sbom(&version, &folder)?);
-    }
+    let kinds = Kind::value_variants().iter().filter(|&&kind| wanted(kind));
+    let made: Vec<PathBuf> =
+        kinds.map(|&kind| make(kind, &tree, &program, &version, &folder)).collect::<Result<_>>()?;
     let mut sums = Command::new("sha256sum");
     let names = made.iter().filter_map(|path| path.file_name());
     fs::write(folder.join("SHA256SUMS"), output(sums.args(names).current_dir(&folder))? + "\n")?;
@@ -116,30 +105,21 @@ pub(crate) fn package(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// A Debian package of a program that is built, with this version, in `folder`.
+/// A package of a program that is built, with this version, in `folder`.
 ///
 /// # Errors
 /// When a tool is missing or refuses.
-pub(crate) fn deb_of(program: &Path, version: &str, folder: &Path) -> Result<PathBuf> {
-    let tree = tree(program, folder)?;
-    deb(&tree, program, version, folder)
+pub(crate) fn of(program: &Path, kind: Kind, version: &str, folder: &Path) -> Result<PathBuf> {
+    make(kind, &tree(program, folder)?, program, version, folder)
 }
 
-/// An rpm of a program that is built, with this version, in `folder`.
-///
-/// # Errors
-/// When a tool is missing or refuses.
-pub(crate) fn rpm_of(program: &Path, version: &str, folder: &Path) -> Result<PathBuf> {
-    debian::install(NEEDED_FOR_RPM)?;
-    rpm(&tree(program, folder)?, version, folder)
-}
-
-/// A tarball of a program that is built, with this version, in `folder`.
-///
-/// # Errors
-/// When a tool is missing or refuses.
-pub(crate) fn tarball_of(program: &Path, version: &str, folder: &Path) -> Result<PathBuf> {
-    tarball(&tree(program, folder)?, version, folder)
+fn make(kind: Kind, tree: &Path, program: &Path, version: &str, folder: &Path) -> Result<PathBuf> {
+    match kind {
+        Kind::Deb => deb(tree, program, version, folder),
+        Kind::Rpm => rpm(tree, version, folder),
+        Kind::Tarball => tarball(tree, version, folder),
+        Kind::Sbom => sbom(version, folder),
+    }
 }
 
 /// The program's version.
@@ -235,6 +215,7 @@ fn depends(program: &Path, folder: &Path) -> Result<String> {
 }
 
 fn rpm(tree: &Path, version: &str, folder: &Path) -> Result<PathBuf> {
+    debian::install(NEEDED_FOR_RPM)?;
     let top = folder.join("rpmbuild");
     let define = |name: &str, value: &str| ["--define".to_owned(), format!("{name} {value}")];
     let mut build = Command::new("rpmbuild");

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::{Arch, What};
+use crate::package::Kind;
 use crate::run::{build_release, output, root, run};
 use crate::test::scenarios;
 use crate::{musl, package};
@@ -164,18 +165,18 @@ pub(super) fn payload(folder: &Path, arch: Arch, what: &What) -> Result<PathBuf>
 /// The packaged units, two versions of each package, so that one can follow the other, and the tarball.
 fn packages(folder: &Path, gatewatch: &Path, place: &Path) -> Result<()> {
     run(Command::new("cp").arg("-r").arg(root().join("packaging")).arg(place))?;
-    for version in ["1", "2"] {
-        let made = folder.join("package");
-        fs::create_dir_all(&made)?;
-        let package = package::deb_of(gatewatch, &format!("{}-{version}", package::version()?), &made)?;
-        fs::copy(package, place.join(format!("{version}.deb")))?;
+    let (made, version) = (folder.join("package"), package::version()?);
+    fs::create_dir_all(&made)?;
+    let make = |kind, version: &str, name: &str| -> Result<()> {
+        fs::copy(package::of(gatewatch, kind, version, &made)?, place.join(name))?;
+        Ok(())
+    };
+    for number in ["1", "2"] {
+        make(Kind::Deb, &format!("{version}-{number}"), &format!("{number}.deb"))?;
         // A version of an rpm has no hyphen.
-        let package = package::rpm_of(gatewatch, &format!("{}.{version}", package::version()?), &made)?;
-        fs::copy(package, place.join(format!("{version}.rpm")))?;
+        make(Kind::Rpm, &format!("{version}.{number}"), &format!("{number}.rpm"))?;
     }
-    let made = folder.join("package");
-    fs::copy(package::tarball_of(gatewatch, &package::version()?, &made)?, place.join("gatewatch.tar.gz"))?;
-    Ok(())
+    make(Kind::Tarball, &version, "gatewatch.tar.gz")
 }
 
 /// The tool of rpm systems, which the guest, a Debian, has not: the host's own, with what it reads.
