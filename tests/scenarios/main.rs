@@ -64,7 +64,11 @@ fn main() -> ExitCode {
     let holds = !conclusion.has_failed()
         || u64::try_from(failed.len()) == Ok(conclusion.num_failed) && hold_alone(&scenarios, &failed);
     gatewatch_tests::clean_up();
-    if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if holds {
+        return ExitCode::SUCCESS;
+    }
+    println!("did not hold: {}", failed.join(", "));
+    ExitCode::FAILURE
 }
 
 /// How many scenarios may fail beside the others, and how often each must hold alone then.

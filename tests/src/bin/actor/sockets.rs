@@ -40,7 +40,10 @@ pub(crate) fn open_all(part: &Part) -> Vec<Socket> {
                 opened = open(part, address);
             }
         }
-        let socket = opened.unwrap_or_else(|error| panic!("{address} can't be opened: {error}"));
+        let Ok(socket) = opened.inspect_err(|error| eprintln!("{address} can't be opened: {error}")) else {
+            // Some scenarios start one again and again until it can: a panic's backtrace each time would hide what failed.
+            std::process::exit(1);
+        };
         port = address_of(&socket).port();
         sockets.push(socket);
     }
