@@ -169,8 +169,13 @@ impl Agent {
     /// # Panics
     /// When that fails.
     pub fn reconfigure(&self, config: &str) {
-        fs::write(self.folder.path().join("config.toml"), config).unwrap();
+        fs::write(self.config(), config).unwrap();
         self.signal(Signal::SIGHUP);
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("config.toml")
     }
 
     /// Sends it a signal.

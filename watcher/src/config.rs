@@ -4,11 +4,11 @@ mod guard;
 mod nats;
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::io::{ErrorKind, Read as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use std::{fmt, fs};
 
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
@@ -22,8 +22,11 @@ pub(crate) use self::nats::{ExportConfig, NatsConfig};
 use crate::duration;
 use crate::model::{EndSignal, Port};
 use crate::platform::Host;
-use crate::platform::contract::Platform;
+use crate::platform::contract::{NotObeyed, Platform};
 use crate::steps::identify::{ANY, Criteria, EndingRules, OPENCLAW_GATEWAY, Rules};
+
+/// The longest file, in bytes: a configuration of ten thousand ports has a fifth of them.
+const LONGEST: u64 = 1 << 20;
 
 /// Why the configuration can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -441,15 +444,18 @@ impl Config {
     }
 }
 
-/// The file's text. The open file is judged, so that it can't be exchanged between the look and the reading.
+/// The file's text.
 fn read(path: &Path) -> Result<String, ConfigError> {
     let failed = |error| ConfigError::Read { path: path.to_owned(), error };
-    let mut file = fs::File::open(path).map_err(failed)?;
-    if let Some(who) = Host::who_else_commands_root(&file).map_err(failed)? {
-        return Err(ConfigError::Strangers { path: path.to_owned(), who });
-    }
+    let file = Host::open_to_obey(path).map_err(|error| match error {
+        NotObeyed::Unopened(error) => failed(error),
+        NotObeyed::Strangers(who) => ConfigError::Strangers { path: path.to_owned(), who },
+    })?;
     let mut text = String::new();
-    file.read_to_string(&mut text).map_err(failed)?;
+    let length = file.take(LONGEST + 1).read_to_string(&mut text).map_err(failed)?;
+    if u64::try_from(length).is_ok_and(|length| length > LONGEST) {
+        return Err(failed(std::io::Error::other("it is longer than a megabyte")));
+    }
     Ok(text)
 }
 

@@ -62,8 +62,10 @@ impl Context {
         let only = observing.asking.agent == AgentChoice::Only;
         let longest = if only { NEXT } else { SILENCE };
         let until = *again.until.get_or_insert_with(|| Instant::now() + left.unwrap_or(longest).min(longest));
-        // One that says nothing may be about to start: its socket is the service manager's.
-        let may_pass = error.is_passing() || (only && matches!(error, ClientError::Silent { .. }));
+        // Where one has just ended, one that says nothing may be about to start: its socket is the service manager's. An agent
+        // that says nothing from the beginning is done without.
+        let is_next = only && again.count > 0;
+        let may_pass = error.is_passing() || (is_next && matches!(error, ClientError::Silent { .. }));
         while may_pass && Instant::now() < until && (only || again.count < AGAINS) {
             again.count += 1;
             // The one that ends may still be there.

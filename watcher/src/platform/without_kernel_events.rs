@@ -10,7 +10,7 @@ use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, UpdateKind};
 
 use super::contract::{
     AgentObserver, Bind, BindAddress, BindAs, ByEvents, FileId, HistorySystem, Hook, Interest, NetnsError,
-    ObserveError, Observer, Platform, ProcessError, ProcessHandle, SignalError, System,
+    NotObeyed, ObserveError, Observer, Platform, ProcessError, ProcessHandle, SignalError, System,
 };
 use super::netstat::SystemTable;
 use super::own;
@@ -116,8 +116,8 @@ impl Platform for Host {
         own::with_all_rights(words)
     }
 
-    fn who_else_commands_root(file: &File) -> io::Result<Option<String>> {
-        own::who_else_commands_root(file)
+    fn open_to_obey(path: &Path) -> Result<File, NotObeyed> {
+        own::open_to_obey(path)
     }
 
     fn file(path: &Path) -> Option<FileId> {

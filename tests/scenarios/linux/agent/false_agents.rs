@@ -96,6 +96,14 @@ scenario!(a_silent_agent_is_not_waited_for, needs(Bpf), || {
     let watch = soon(silent.ask("auto", &["watch", "--for", "1ms"], owner.port()));
     assert_eq!(watch.status, 0, "{watch:?}");
     assert!(owner.is_alive());
+    // and no other agent is looked for, which would take as long again and again
+    let time = |choice: &str| {
+        let begun = Instant::now();
+        soon(silent.ask(choice, &["owners"], owner.port()));
+        begun.elapsed()
+    };
+    let [auto, only] = ["auto", "only"].map(time);
+    assert!(only < auto * 2, "{only:?} {auto:?}");
 });
 
 scenario!(a_wait_keeps_its_time_when_its_agent_falls_silent, needs(Bpf), || {

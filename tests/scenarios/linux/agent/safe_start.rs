@@ -1,11 +1,14 @@
 //! The host agent's start where others could interfere: its socket's folder, its configuration, the umask.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use gatewatch_tests::{Gatewatch, config, folder, programs, until, unused_port};
+use gatewatch_tests::{Agent, Gatewatch, config, folder, programs, until, unused_port};
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 
 /// The user `nobody`.
 const NOBODY: u32 = 65_534;
@@ -68,7 +71,7 @@ scenario!(a_folder_that_others_can_write_is_refused, needs(Bpf), || {
         let real = above.join("real");
         fs::rename(below, &real).unwrap();
         set_mode(&real, 0o777);
-        std::os::unix::fs::symlink(&real, below).unwrap();
+        symlink(&real, below).unwrap();
     }));
 });
 
@@ -128,4 +131,47 @@ scenario!(root_obeys_no_configuration_that_others_can_write, needs(Root), || {
     // its owner obeys it
     let own = Gatewatch::new(&["agent", "--check-config", "--config", path]).as_nobody().run();
     assert_eq!(own.status, 0, "{own:?}");
+    // and nobody else can put another one in its place
+    chown(&file, Some(0), None).unwrap();
+    set_mode(top.path(), 0o777);
+    refused("its folder's mode");
+    set_mode(top.path(), 0o1777);
+    assert_eq!(Gatewatch::plain(commands[0]).status, 0);
+    let real = top.path().join("real.toml");
+    fs::rename(&file, &real).unwrap();
+    symlink(&real, &file).unwrap();
+    assert_eq!(Gatewatch::plain(commands[0]).status, 0);
+    lchown(&file, Some(NOBODY), None).unwrap();
+    for command in commands {
+        let answer = Gatewatch::plain(command);
+        assert_eq!(answer.status, 2, "{answer:?}");
+    }
+});
+
+scenario!(a_configuration_that_would_be_waited_for_is_refused, needs(Root), || {
+    let top = folder();
+    let file = top.path().join("config.toml");
+    let path = file.to_str().unwrap();
+    let commands =
+        [&["agent", "--check-config", "--config", path][..], &["owners", "-p", "1", "--config", path]];
+    // given a named pipe that nobody writes to, and whoever could write may
+    mkfifo(&file, Mode::S_IRWXU).unwrap();
+    for command in commands {
+        let answer = Gatewatch::plain(command);
+        assert_eq!(answer.status, 2, "{answer:?}");
+        assert!(answer.err.contains("it is no plain file"), "{answer:?}");
+    }
+    fs::remove_file(&file).unwrap();
+    // or a file without an end
+    fs::write(&file, "#".repeat(2 << 20)).unwrap();
+    assert_eq!(Gatewatch::plain(commands[0]).status, 2);
+    fs::remove_file(&file).unwrap();
+    // then an agent whose configuration became one goes on by the old one
+    let port = unused_port();
+    let agent = Agent::watching(&[(port, "")]);
+    fs::remove_file(agent.config()).unwrap();
+    mkfifo(&agent.config(), Mode::S_IRWXU).unwrap();
+    agent.signal(Signal::SIGHUP);
+    until("it says so", || agent.log().contains("it is no plain file"));
+    assert_eq!(agent.get("/healthz").status, 200);
 });

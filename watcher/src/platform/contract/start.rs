@@ -94,12 +94,12 @@ pub(crate) trait Platform: System + Clone + Sized + 'static {
         Err(RecordFault::NeedsLinux)
     }
 
-    /// Who, besides root, can change an open file that root is about to obey; `None` for nobody, and for any other user
-    /// than root.
+    /// Opens a file by which this program is told what to do: a plain file, for root one that no other user can change or
+    /// replace. Whatever is there instead, this never waits.
     ///
     /// # Errors
-    /// If that can't be read.
-    fn who_else_commands_root(file: &File) -> io::Result<Option<String>>;
+    /// [`NotObeyed`].
+    fn open_to_obey(path: &Path) -> Result<File, NotObeyed>;
 
     /// What tells the file at a path from all others; `None` where that can't be read, or the system does not number files.
     fn file(path: &Path) -> Option<FileId> {
@@ -178,6 +178,18 @@ pub(crate) enum Signal {
     Reload,
     /// Shut down (SIGTERM, SIGINT; a closed console).
     End,
+}
+
+/// Why a file is not obeyed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotObeyed {
+    /// It can't be opened, or is no plain file, or others can put another one in its place.
+    #[error(transparent)]
+    Unopened(#[from] io::Error),
+    /// This user can change it.
+    #[error("can be changed by {0}")]
+    #[cfg_attr(windows, expect(dead_code, reason = "Windows has no root"))]
+    Strangers(String),
 }
 
 /// Why a path can't be used as a network namespace.

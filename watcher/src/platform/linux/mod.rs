@@ -41,8 +41,8 @@ use self::processes::{foreign, kin, pidfd, proc};
 use self::seeing::{EbpfObserver, LinuxTable, Netns, Scope, Wanted};
 use super::contract::{
     AgentObserver, Ancestor, Bind, BindAddress, BindAs, ByEvents, FileId, Hook, Interest, KeepError,
-    KeptSocket, NetnsError, ObserveError, Observer, Platform, ProcessError, ProcessHandle, SignalError,
-    System,
+    KeptSocket, NetnsError, NotObeyed, ObserveError, Observer, Platform, ProcessError, ProcessHandle,
+    SignalError, System,
 };
 use super::poll::{PollObserver, SocketTable as _};
 use super::unix;
@@ -228,8 +228,8 @@ impl Platform for Linux {
         owner_record::row(file)
     }
 
-    fn who_else_commands_root(file: &File) -> io::Result<Option<String>> {
-        unix::who_else_commands_root(file)
+    fn open_to_obey(path: &Path) -> Result<File, NotObeyed> {
+        unix::open_to_obey(path)
     }
 
     fn file(path: &Path) -> Option<FileId> {

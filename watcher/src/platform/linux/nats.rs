@@ -4,7 +4,6 @@
 //! The library's own way of connecting again is not used: it would send what waits in it in another order, and never read
 //! the credentials again. Whoever holds an [`Exporter`] drops it once it is lost, with the runtime that it lives in.
 
-use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -20,7 +19,7 @@ use tokio::sync::Notify;
 
 use super::Linux;
 use crate::config::{NatsConfig, NewStream};
-use crate::platform::contract::{Delivery, ExportSystem, Exporter, Outgoing};
+use crate::platform::contract::{Delivery, ExportSystem, Exporter, NotObeyed, Outgoing};
 use crate::platform::unix;
 
 /// How long a server may take to greet, and to confirm a record.
@@ -116,14 +115,14 @@ async fn create(jetstream: &Context, new: &NewStream, config: &NatsConfig) -> Re
     created.map(drop).map_err(|error| format!("the stream {} can't be created: {}", new.name, chain(&error)))
 }
 
-/// A secret's text. The open file is judged, so that it can't be exchanged between the look and the reading.
+/// A secret's text.
 fn secret(path: &Path) -> Result<String, String> {
     let unread = |error: std::io::Error| format!("can't be read: {error}");
-    let mut file = File::open(path).map_err(unread)?;
+    let mut file = unix::open_to_obey(path).map_err(|error| match error {
+        NotObeyed::Unopened(error) => unread(error),
+        NotObeyed::Strangers(_) => format!("{error}: `chown root` and `chmod 600` it"),
+    })?;
     let metadata = file.metadata().map_err(unread)?;
-    if let Some(who) = unix::who_else_commands_root(&file).map_err(unread)? {
-        return Err(format!("can be changed by {who}: `chown root` and `chmod 600` it"));
-    }
     if metadata.mode() & OTHERS_READ != 0 {
         return Err("can be read by others: `chmod 600` it".to_owned());
     }

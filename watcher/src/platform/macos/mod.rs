@@ -22,7 +22,7 @@ pub(super) use self::handle::MacProcess as OwnProcess;
 pub(super) use self::peer::MacPeer as OwnPeer;
 pub(super) use super::unix::{
     SHELL, Signals, become_command, end_group, file, interpreter, is_executable, is_in_group, lead_group,
-    reader_gone, who_else_commands_root, with_all_rights,
+    open_to_obey, reader_gone, with_all_rights,
 };
 
 /// The default path of the configuration.

@@ -2,10 +2,13 @@
 
 use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
+
 use super::own_user;
+use crate::platform::contract::NotObeyed;
 
 /// How many links are followed to a folder, as by the kernel (path_resolution(7)).
 const LINKS: u32 = 40;
@@ -13,14 +16,14 @@ const LINKS: u32 = 40;
 const OTHERS_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
 
-/// Refuses a folder in which a user other than root and this one could replace a file: the folder itself, each one above
-/// it, and each one with a link on the way. In a sticky folder nobody replaces another's file.
+/// Refuses a path at which a user other than root and this one could put something else: each folder on the way, the last
+/// part as well, each link, and each folder with a link on the way. In a sticky folder nobody replaces another's file.
 ///
 /// # Errors
 /// The folder that others can write, and the mend.
-pub(in crate::platform) fn refuse_strangers(folder: &Path) -> io::Result<()> {
+pub(in crate::platform) fn refuse_strangers(path: &Path) -> io::Result<()> {
     let mut left = LINKS;
-    refuse_on_the_way(&std::path::absolute(folder)?, &mut left)
+    refuse_on_the_way(&std::path::absolute(path)?, &mut left)
 }
 
 fn refuse_on_the_way(path: &Path, left: &mut u32) -> io::Result<()> {
@@ -29,6 +32,14 @@ fn refuse_on_the_way(path: &Path, left: &mut u32) -> io::Result<()> {
         way.push(part);
         let metadata = fs::symlink_metadata(&way)?;
         if metadata.is_symlink() {
+            if !is_own(&metadata) {
+                let text = format!(
+                    "user {} can let the link {} lead elsewhere; `chown -h root` it, or name another path",
+                    metadata.uid(),
+                    way.display()
+                );
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+            }
             *left = left.checked_sub(1).ok_or_else(|| io::Error::other("too many links"))?;
             // A link's target counts from the folder that the link is in.
             let target = way.parent().unwrap_or(Path::new("/")).join(fs::read_link(&way)?);
@@ -74,7 +85,26 @@ fn others(metadata: &Metadata) -> Option<String> {
     (metadata.mode() & OTHERS_WRITE != 0).then(|| "another user".to_owned())
 }
 
-/// Who, besides root, can change a file that root obeys; `None` for nobody, and where this user isn't root.
-pub(in crate::platform) fn who_else_commands_root(file: &File) -> io::Result<Option<String>> {
-    Ok(if own_user() == 0 { others(&file.metadata()?) } else { None })
+/// Opens a file by which this program is told what to do. The open file is judged, so that it can't be exchanged between
+/// the look and the reading; the folders on the way say whether it will be the same one the next time.
+///
+/// # Errors
+/// [`NotObeyed`].
+pub(in crate::platform) fn open_to_obey(path: &Path) -> Result<File, NotObeyed> {
+    // A named pipe or a terminal would be waited for (open(2)).
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = File::options().read(true).custom_flags(flags.bits()).open(path)?;
+    let metadata = file.metadata()?;
+    if own_user() == 0 {
+        if let Some(who) = others(&metadata).filter(|_| metadata.is_file()) {
+            return Err(NotObeyed::Strangers(who));
+        }
+        refuse_strangers(path)?;
+    }
+    // Whoever wants to obey nothing may say so.
+    if metadata.is_file() || path == Path::new("/dev/null") {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no plain file").into())
+    }
 }

@@ -28,9 +28,9 @@ pub(super) use self::bind::try_bind;
 pub(super) use self::children::{
     SHELL, become_command, end_group, interpreter, is_executable, is_in_group, lead_group,
 };
+pub(super) use self::folders::open_to_obey;
 #[cfg(target_os = "linux")]
 pub(super) use self::folders::refuse_strangers;
-pub(super) use self::folders::who_else_commands_root;
 pub(super) use self::inherited::close_inherited;
 pub(super) use self::signals::Signals;
 pub(super) use self::users::{own_user, with_all_rights};
