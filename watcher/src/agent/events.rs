@@ -89,13 +89,18 @@ impl Subscription {
         self.netns.is_none() || netns.is_none() || self.netns == netns
     }
 
+    fn first_port(&self) -> Port {
+        self.ports.as_ref().and_then(|Asked(ports, _)| ports.first().copied()).unwrap_or(Port::EVERY)
+    }
+
     fn frame(&self, event: &WatchEvent, cursor: Cursor) -> Bytes {
         let cursor = cursor.to_string();
         let told = match event.kind {
-            // None of this reader's, but the look that stands in for them is of all: what it has already is not told.
-            WatchKind::Lost { lost_in, .. } if !self.is_concerned(lost_in) => {
-                let kind = WatchKind::Lost { count: Some(0), lost_in };
-                &WatchEvent { kind, ..event.clone() }
+            WatchKind::Lost { count, lost_in } => {
+                // None of this reader's, but the look that stands in for them is of all: what it has already is not told.
+                let count = if self.is_concerned(lost_in) { count } else { Some(0) };
+                let kind = WatchKind::Lost { count, lost_in };
+                &WatchEvent { kind, port: self.first_port(), ..event.clone() }
             }
             _ => event,
         };
@@ -135,10 +140,8 @@ impl Subscription {
                     if count == Some(0) {
                         continue;
                     }
-                    let asked = self.ports.as_ref().and_then(|Asked(ports, _)| ports.first().copied());
-                    let port = asked.unwrap_or(Port::GATEWAY);
                     let kind = WatchKind::Lost { count, lost_in: LostIn::Anywhere };
-                    let lost = WatchEvent::now(kind, port, self.agent.backend);
+                    let lost = WatchEvent::now(kind, self.first_port(), self.agent.backend);
                     let mut first = vec![lost];
                     first.extend(current(&self.agent, self.ports.as_ref()));
                     self.first = first.into_iter();
@@ -154,7 +157,7 @@ fn current(agent: &Agent, ports: Option<&Asked>) -> Vec<WatchEvent> {
     let Some(Asked(ports, _)) = ports else {
         let mut events = watch.current(&watch.held_ports());
         events.retain(|event| !matches!(event.kind, WatchKind::Ready { .. }));
-        events.extend(watch.current(&[Port::GATEWAY]).pop());
+        events.extend(watch.current(&[Port::EVERY]).pop());
         return events;
     };
     watch.current(ports)

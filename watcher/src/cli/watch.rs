@@ -63,7 +63,7 @@ pub(super) async fn run(args: &WatchArgs) -> Result<Exit, CliError> {
     let mut end: Option<Instant> = None;
     while left != Some(0) && end.is_none_or(|end| Instant::now() < end) {
         leave_a_turn().await;
-        let (event, cursor) = tokio::select! {
+        let (mut event, cursor) = tokio::select! {
             biased;
             // The ends are first, because the source may never be without an event.
             time = &mut over, if end.is_none() => {
@@ -79,6 +79,9 @@ pub(super) async fn run(args: &WatchArgs) -> Result<Exit, CliError> {
             args.all && matches!(event.kind, WatchKind::Ready { .. }) && mem::replace(&mut is_ready, true);
         if is_told {
             continue;
+        }
+        if args.all && matches!(event.kind, WatchKind::Ready { .. } | WatchKind::Lost { .. }) {
+            event.port = Port::EVERY;
         }
         let text = match context.format {
             Format::Json => {

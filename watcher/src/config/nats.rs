@@ -238,7 +238,7 @@ fn safe(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Backend, Described, Port, Told, WatchEvent, WatchKind};
+    use crate::model::{Backend, Described, LostIn, Port, Told, WatchEvent, WatchKind};
 
     fn record() -> Record {
         let event = WatchEvent::now(WatchKind::Listen, Port::tcp(80), Backend::Ebpf);
@@ -250,6 +250,9 @@ mod tests {
         let subject = Subject::parse("fleet.{host}.{protocol}.{port}.{event}").unwrap();
         assert_eq!(subject.of("a.example.org", &record()), "fleet.a_example_org.tcp.80.listen");
         assert_eq!(subject.of("a > *", &record()), "fleet.a____.tcp.80.listen");
+        let kind = WatchKind::Lost { count: Some(1), lost_in: LostIn::Anywhere };
+        let lost = Told::Event(WatchEvent::now(kind, Port::EVERY, Backend::Agent));
+        assert_eq!(subject.of("a", &Record { told: lost, ..record() }), "fleet.a.any.0.lost");
         assert_eq!(subject.wildcard(), "fleet.*.*.*.*");
         assert_eq!(subject.to_string(), "fleet.{host}.{protocol}.{port}.{event}");
         assert_eq!(Subject::parse("gatewatch.{host}.{port}.{event}").unwrap(), Subject::default());

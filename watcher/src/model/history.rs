@@ -48,10 +48,10 @@ impl Told {
         }
     }
 
-    /// Its port; a gap has none.
+    /// Its port; a gap has none, nor have events that were lost.
     pub(crate) fn port(&self) -> Option<Port> {
         match self {
-            Self::Event(event) => Some(event.port),
+            Self::Event(event) => Some(event.port).filter(|&port| port != Port::EVERY),
             Self::Clean(clean) => Some(clean.port),
             Self::Gap(_) => None,
         }

@@ -40,6 +40,8 @@ pub struct Port {
 impl Port {
     /// The port of OpenClaw's gateway.
     pub const GATEWAY: Self = Self::tcp(18789);
+    /// In a line that concerns every port, and none of them alone: no socket can have it.
+    pub const EVERY: Self = Self::tcp(0);
     /// The environment variable that sets the port.
     pub(crate) const VARIABLE: &'static str = "OPENCLAW_GATEWAY_PORT";
 

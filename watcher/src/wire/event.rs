@@ -18,7 +18,7 @@ pub(crate) struct WatchLine {
     /// What happened.
     #[schema(value_type = WatchKind)]
     event: String,
-    /// The port; for `ready` and `lost`, which concern all ports, the first one.
+    /// The port. Of `lost`, which concerns all that were asked for, the first one; 0 where every port was.
     port: u16,
     /// Its protocol, where that is not TCP.
     #[serde(default, skip_serializing_if = "is_tcp")]

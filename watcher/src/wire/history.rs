@@ -11,7 +11,7 @@ use crate::model::{
 };
 
 /// One line of `history`. `event` is also `clean`, for what the agent was asked to clean (with who asked), and `gap`, for a
-/// span of time of which nothing, or not all, is known. `port` is 0 for a gap.
+/// span of time of which nothing, or not all, is known. `port` is 0 for a gap and for `lost`, which concern every port.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub(crate) struct HistoryLine {
     #[serde(flatten)]
@@ -116,7 +116,7 @@ impl From<&Record> for HistoryLine {
                 (line, Some(CleanJson::from(&**clean)), None)
             }
             Told::Gap(gap) => {
-                let event = WatchEvent { time: gap.until, ..empty(STAND_IN, Port::tcp(0)) };
+                let event = WatchEvent { time: gap.until, ..empty(STAND_IN, Port::EVERY) };
                 let line = WatchLine::from(&event).named(Told::GAP);
                 let from = gap.from.map(|from| timestamp(from, 6));
                 (line, None, Some(GapJson { from, reason: gap.why.name().to_owned() }))

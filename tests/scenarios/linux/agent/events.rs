@@ -117,7 +117,7 @@ scenario!(a_cursor_of_the_past_is_told_what_is_gone, needs(Bpf), || {
     let owner = Part::other().on_port(port).with(&["--churn", "1500", "--churn-for", "200"]).start();
     let mut back = agent.events(&format!("after={before}"));
     let lost = back.line();
-    assert_eq!(lost["event"], "lost");
+    assert_eq!((&lost["event"], &lost["port"]), (&"lost".into(), &port.into()));
     assert!(lost["count"].as_u64().unwrap() > 0, "{lost}");
     assert_eq!(back.line()["pid"], owner.pid());
     assert_eq!(back.line()["event"], "ready");

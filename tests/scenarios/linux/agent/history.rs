@@ -123,6 +123,9 @@ scenario!(watch_all_is_asked_of_an_agent_that_follows_every_port, needs(Bpf), ||
         let held = lines.iter().find(|line| line["port"] == owner.port()).unwrap();
         assert_eq!((&held["event"], &held["pid"]), (&"held".into(), &owner.pid().into()));
         assert!(held["cursor"].is_string() && answer.err.is_empty(), "{}", answer.err);
+        // and what concerns every port names none
+        let ready = lines.iter().find(|line| line["event"] == "ready").unwrap();
+        assert_eq!(ready["port"], 0);
     }
     // and another agent is no source of every port's events
     let some = Agent::with("[agent]\ngroup = \"65534\"\n");

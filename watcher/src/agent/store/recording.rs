@@ -298,7 +298,7 @@ impl Recording {
         if missed > 0 && self.writer.is_some() {
             let lost = WatchKind::Lost { count: Some(missed), lost_in: LostIn::Anywhere };
             self.push(
-                Told::Event(WatchEvent::now(lost, Port::GATEWAY, Backend::Agent)),
+                Told::Event(WatchEvent::now(lost, Port::EVERY, Backend::Agent)),
                 Described::default(),
                 false,
                 None,
@@ -386,6 +386,7 @@ impl Recording {
             WatchKind::Held | WatchKind::Ready { .. } => {}
             WatchKind::Lost { .. } => {
                 self.shared.wants_sockets.store(true, Ordering::Relaxed);
+                let event = WatchEvent { port: Port::EVERY, ..event };
                 self.push(Told::Event(event), Described::default(), false, None);
             }
             WatchKind::Bind | WatchKind::Listen => self.begun(event),

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::clock::Clock;
 use super::style::{self, Colour};
-use crate::model::{WatchEvent, WatchKind};
+use crate::model::{Port, WatchEvent, WatchKind};
 
 /// Writes the lines, one after the other: a date where the day changes, and equal conflicts in a row as one.
 pub(in crate::cli) struct Lines {
@@ -85,9 +85,11 @@ fn is_same_conflict(a: &WatchEvent, b: &WatchEvent) -> bool {
 
 pub(super) fn line(time: &str, event: &WatchEvent) -> String {
     let name = style::paint(colour(&event.kind), &format!("{:<8}", event.kind.name()));
-    let address = event
-        .address
-        .map_or_else(|| format!("port {}", event.port), |address| style::address(event.port, address));
+    let address = match event.address {
+        Some(address) => style::address(event.port, address),
+        None if event.port == Port::EVERY => "every port".to_owned(),
+        None => format!("port {}", event.port),
+    };
     let mut out = format!("{}  {name}  {address:<22}", style::paint(Colour::Faint, time));
     match (&event.kind, &event.comm, event.pid) {
         (WatchKind::Ready { resolution: None }, ..) => out.push_str("  nothing later is missed"),
