@@ -1,24 +1,35 @@
 //! The agent is killed, suspended, or robbed of what it needs while it is asked: its clients, under `--agent auto`, always
 //! end, and what they answer is true.
 
+use std::fs::File;
+use std::io::{ErrorKind, Write as _};
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gatewatch_tests::{
-    Actor, Agent, Answer, Gatewatch, Part, can_bind, config, detach_cgroup_hooks, send, unused_port,
+    Actor, Agent, Answer, Frozen, Gatewatch, Part, can_bind, config, detach_cgroup_hooks, send, unused_port,
 };
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::Signal;
 
 use super::{Busy, Random, Rounds};
+use crate::run::run as done;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trouble {
     Killed,
     Ended,
     Suspended,
+    /// By a control group: not even SIGKILL reaches it.
+    Frozen,
     NoDescriptors,
+    /// It gets no more from the kernel, and may end of that.
+    NoMemory,
+    /// The disk of its history is full.
+    NoDisk,
     HooksDetached,
     Reloaded,
 }
@@ -37,7 +48,10 @@ const TROUBLES: &[Trouble] = &[
     Trouble::Killed,
     Trouble::Ended,
     Trouble::Suspended,
+    Trouble::Frozen,
     Trouble::NoDescriptors,
+    Trouble::NoMemory,
+    Trouble::NoDisk,
     Trouble::HooksDetached,
     Trouble::Reloaded,
 ];
@@ -47,15 +61,16 @@ const ASKED: &[Asked] =
 
 pub(super) fn run(rounds: &mut Rounds) -> Result<()> {
     let port = unused_port();
-    let text = config(&[(port, "")]);
+    let disk = Disk::mount()?;
+    let text = format!("[history]\npath = {:?}\n{}", disk.0.join("history.sqlite"), config(&[(port, "")]));
     let mut agent = Agent::with(&text);
     let _busy = Busy::begin();
     while rounds.go_on() {
         let held = rounds.round(|random| {
             let (trouble, asked) = (*random.of(TROUBLES), *random.of(ASKED));
-            let outcome = ask(random, &agent, port, trouble, asked)
+            let outcome = ask(random, &Scene { agent: &agent, disk: &disk, port }, trouble, asked)
                 .with_context(|| format!("{asked:?} while the agent is {trouble:?}"))?;
-            if matches!(trouble, Trouble::Killed | Trouble::Ended) {
+            if matches!(trouble, Trouble::Killed | Trouble::Ended | Trouble::NoMemory) {
                 agent.replace();
             } else {
                 answers_again(&agent).with_context(|| format!("after it was {trouble:?}"))?;
@@ -80,7 +95,14 @@ fn answers_again(agent: &Agent) -> Result<()> {
         .map_err(|_| anyhow::anyhow!(said()))
 }
 
-fn ask(random: &mut Random, agent: &Agent, port: u16, trouble: Trouble, asked: Asked) -> Result<String> {
+struct Scene<'a> {
+    agent: &'a Agent,
+    disk: &'a Disk,
+    port: u16,
+}
+
+fn ask(random: &mut Random, scene: &Scene<'_>, trouble: Trouble, asked: Asked) -> Result<String> {
+    let Scene { agent, disk, port } = *scene;
     let owner = (asked != Asked::WaitFree).then(|| Part::gateway().on_port(port).start());
     let command: &[&str] = match asked {
         Asked::Owners => &["owners"],
@@ -96,7 +118,7 @@ fn ask(random: &mut Random, agent: &Agent, port: u16, trouble: Trouble, asked: A
     let early = random.chance();
     let mut made = None;
     if early {
-        made = Some(Made::make(trouble, agent)?);
+        made = Some(Made::make(trouble, agent, disk)?);
     }
     let running: Vec<_> = (0..clients)
         .map(|_| {
@@ -109,7 +131,7 @@ fn ask(random: &mut Random, agent: &Agent, port: u16, trouble: Trouble, asked: A
         while begun.elapsed() < after {
             std::thread::yield_now();
         }
-        made = Some(Made::make(trouble, agent)?);
+        made = Some(Made::make(trouble, agent, disk)?);
     }
     let answers: Vec<Answer> = running.into_iter().map(gatewatch_tests::Running::finish).collect();
     drop(made);
@@ -129,7 +151,8 @@ fn judge(
     owner: Option<&Actor>,
     port: u16,
 ) -> Result<String> {
-    let gone = matches!(trouble, Trouble::Killed | Trouble::Ended | Trouble::NoDescriptors);
+    let gone =
+        matches!(trouble, Trouble::Killed | Trouble::Ended | Trouble::NoDescriptors | Trouble::NoMemory);
     if answer.status == 1 && gone && answer.err.contains("went away before it had answered") {
         // What became of a request that was on its way can't be known.
         return Ok("the agent went away".to_owned());
@@ -148,12 +171,14 @@ fn judge(
     let outcome = answer.outcome();
     // The agent had signalled the owner when it could not go on, and refused, or was silent; the client then found nobody.
     let was_left = match trouble {
-        Trouble::NoDescriptors => {
-            ["the agent refuses", "says nothing"].iter().any(|why| answer.err.contains(why))
+        Trouble::NoDescriptors | Trouble::NoMemory => {
+            ["the agent refuses", "says nothing", "went away before it had answered"]
+                .iter()
+                .any(|why| answer.err.contains(why))
         }
-        Trouble::Suspended => answer.err.contains("says nothing"),
+        Trouble::Suspended | Trouble::Frozen => answer.err.contains("says nothing"),
         Trouble::Killed | Trouble::Ended => answer.err.contains("went away before it had answered"),
-        Trouble::Reloaded | Trouble::HooksDetached => false,
+        Trouble::Reloaded | Trouble::HooksDetached | Trouble::NoDisk => false,
     };
     let fine = (answer.status, outcome.as_str()) == wanted
         || asked == Asked::Clean && was_left && (answer.status, outcome.as_str()) == (0, "free");
@@ -173,25 +198,68 @@ fn tail(log: &str) -> String {
     lines[lines.len().saturating_sub(20)..].join("\n")
 }
 
+/// The disk of the agent's history, a small one. It is given up when this is dropped.
+struct Disk(PathBuf);
+
+impl Disk {
+    fn mount() -> Result<Self> {
+        let disk = Self(std::env::temp_dir().join(format!("gatewatch-torture-{}", std::process::id())));
+        std::fs::create_dir_all(&disk.0)?;
+        let words = ["-t", "tmpfs", "-o", "size=4m,mode=700", "gatewatch-torture"];
+        done(Command::new("mount").args(words).arg(&disk.0))?;
+        Ok(disk)
+    }
+
+    /// Writes until there is no more room.
+    fn fill(&self) -> Result<()> {
+        let mut filler = File::create(self.filler())?;
+        loop {
+            match filler.write_all(&[0; 4096]) {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // The last agent may still have its history open.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
 /// Trouble that is over when this is dropped, where it can be.
 struct Made {
     trouble: Trouble,
     agent: u32,
-    descriptors: Option<libc::rlimit>,
+    limited: Option<(Limited, libc::rlimit)>,
+    frozen: Option<Frozen>,
+    filler: Option<PathBuf>,
 }
 
+type Limited = libc::__rlimit_resource_t;
+
 impl Made {
-    fn make(trouble: Trouble, agent: &Agent) -> Result<Self> {
-        let mut made = Self { trouble, agent: agent.pid(), descriptors: None };
+    fn make(trouble: Trouble, agent: &Agent, disk: &Disk) -> Result<Self> {
+        let mut made = Self { trouble, agent: agent.pid(), limited: None, frozen: None, filler: None };
         match trouble {
             Trouble::Killed => agent.signal(Signal::SIGKILL),
             Trouble::Ended => agent.signal(Signal::SIGTERM),
             Trouble::Suspended => agent.signal(Signal::SIGSTOP),
+            Trouble::Frozen => made.frozen = Some(Frozen::new(made.agent)),
             Trouble::Reloaded => agent.signal(Signal::SIGHUP),
-            Trouble::NoDescriptors => {
-                let before = limit(made.agent, None)?;
-                limit(made.agent, Some(libc::rlimit { rlim_cur: 1, ..before }))?;
-                made.descriptors = Some(before);
+            Trouble::NoDescriptors => made.limit(libc::RLIMIT_NOFILE)?,
+            Trouble::NoMemory => made.limit(libc::RLIMIT_AS)?,
+            Trouble::NoDisk => {
+                made.filler = Some(disk.filler());
+                disk.fill()?;
             }
             Trouble::HooksDetached => {
                 // The agent may be attaching them again in this moment; then there is nothing to detach.
@@ -201,6 +269,14 @@ impl Made {
         }
         Ok(made)
     }
+
+    /// Lets the agent have no more of this.
+    fn limit(&mut self, what: Limited) -> Result<()> {
+        let before = limit(self.agent, what, None)?;
+        limit(self.agent, what, Some(libc::rlimit { rlim_cur: 1, ..before }))?;
+        self.limited = Some((what, before));
+        Ok(())
+    }
 }
 
 impl Drop for Made {
@@ -208,18 +284,21 @@ impl Drop for Made {
         if self.trouble == Trouble::Suspended {
             send(self.agent, Signal::SIGCONT);
         }
-        if let Some(before) = self.descriptors {
-            let _ = limit(self.agent, Some(before));
+        if let Some((what, before)) = self.limited {
+            let _ = limit(self.agent, what, Some(before));
+        }
+        if let Some(filler) = &self.filler {
+            let _ = std::fs::remove_file(filler);
         }
     }
 }
 
-/// A process's limit of open descriptors, which is changed if another is given.
-fn limit(pid: u32, new: Option<libc::rlimit>) -> Result<libc::rlimit> {
+/// A process's limit of something, which is changed if another is given.
+fn limit(pid: u32, what: Limited, new: Option<libc::rlimit>) -> Result<libc::rlimit> {
     let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     let new = new.as_ref().map_or(std::ptr::null(), |new| &raw const *new);
     // SAFETY: prlimit(2) reads the one and writes the other, or takes null.
-    let result = unsafe { libc::prlimit(pid.try_into()?, libc::RLIMIT_NOFILE, new, &raw mut old) };
+    let result = unsafe { libc::prlimit(pid.try_into()?, what, new, &raw mut old) };
     Errno::result(result)?;
     Ok(old)
 }
