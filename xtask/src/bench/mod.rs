@@ -108,7 +108,8 @@ impl Samples {
     fn percentile(&self, hundredths: usize) -> Duration {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
-        let at = (sorted.len() * hundredths / 100).min(sorted.len().saturating_sub(1));
+        // The nearest rank: so many hundredths of all are at most as long.
+        let at = (sorted.len() * hundredths).div_ceil(100).saturating_sub(1);
         sorted.get(at).copied().unwrap_or_default()
     }
 
