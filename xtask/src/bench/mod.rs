@@ -8,6 +8,7 @@ mod history;
 mod load;
 mod owners;
 mod probe;
+mod report;
 mod restart;
 mod watch;
 
@@ -20,6 +21,7 @@ use gatewatch_tests::{Actor, Gatewatch};
 use crate::run::build_release;
 
 pub(crate) use load::hold_sockets;
+pub(crate) use report::{LoadKind, hold_load, make as make_report};
 
 /// Which figures are wanted.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
