@@ -126,6 +126,12 @@ enum Task {
     Bench {
         /// Only these figures
         parts: Vec<bench::Part>,
+        /// Instead measure everything beside other tools, and write docs/benchmarks.md with its plots
+        #[arg(long, conflicts_with = "parts")]
+        report: bool,
+        /// The part that runs in namespaces of its own
+        #[arg(long, hide = true, requires = "report")]
+        inside: bool,
     },
     /// Try gatewatch with random scenes and against time, and fail if it ends a wrong process or gives a wrong answer
     #[cfg(target_os = "linux")]
@@ -143,6 +149,13 @@ enum Task {
     #[cfg(target_os = "linux")]
     #[command(hide = true)]
     HoldSockets { count: usize },
+    /// A load of the report
+    #[cfg(target_os = "linux")]
+    #[command(hide = true)]
+    HoldLoad {
+        #[command(subcommand)]
+        kind: bench::LoadKind,
+    },
     /// A process that gives the pid of an owner to a bystander
     #[cfg(target_os = "linux")]
     #[command(hide = true)]
@@ -178,10 +191,14 @@ fn main() -> anyhow::Result<()> {
         Task::Package(options) => package::package(&options),
         Task::Image(options) => image::image(&options),
         #[cfg(target_os = "linux")]
-        Task::Bench { parts } => bench::run_parts(&parts),
+        Task::Bench { report: true, inside, .. } => bench::make_report(inside),
+        #[cfg(target_os = "linux")]
+        Task::Bench { parts, .. } => bench::run_parts(&parts),
         Task::TestOpenclaw { short, inside } => openclaw::test(short, inside),
         #[cfg(target_os = "linux")]
         Task::HoldSockets { count } => bench::hold_sockets(count),
+        #[cfg(target_os = "linux")]
+        Task::HoldLoad { kind } => bench::hold_load(&kind),
         #[cfg(target_os = "linux")]
         Task::Torture(options) => torture::run_parts(&options),
         #[cfg(target_os = "linux")]

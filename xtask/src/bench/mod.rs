@@ -8,6 +8,7 @@ mod history;
 mod load;
 mod owners;
 mod probe;
+mod report;
 mod restart;
 mod watch;
 
@@ -20,6 +21,7 @@ use gatewatch_tests::{Actor, Gatewatch};
 use crate::run::build_release;
 
 pub(crate) use load::hold_sockets;
+pub(crate) use report::{LoadKind, hold_load, make as make_report};
 
 /// Which figures are wanted.
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -108,7 +110,8 @@ impl Samples {
     fn percentile(&self, hundredths: usize) -> Duration {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
-        let at = (sorted.len() * hundredths / 100).min(sorted.len().saturating_sub(1));
+        // The nearest rank: so many hundredths of all are at most as long.
+        let at = (sorted.len() * hundredths).div_ceil(100).saturating_sub(1);
         sorted.get(at).copied().unwrap_or_default()
     }
 
