@@ -22,6 +22,8 @@ const MOST_HOLDERS: usize = 16;
 
 /// The least time between two looks because of lost events: where they are lost all the time, looks are all there would be.
 const LOOKS_APART: Duration = Duration::from_millis(50);
+/// And so many times as long as the last one took: where others have opened a great many descriptors, each takes long.
+const LOOKS_SHARE: u32 = 8;
 
 /// Watched ports, observed by an `O`.
 pub(crate) struct Watch<O: ?Sized = dyn Observer> {
@@ -36,6 +38,8 @@ pub(crate) struct Watch<O: ?Sized = dyn Observer> {
     beside: HashMap<(u32, String), Option<String>>,
     look_begun: Instant,
     last_look: Instant,
+    /// How long it took.
+    look_took: Duration,
     /// Events that were lost since.
     lost: Option<Losses>,
 }
@@ -72,14 +76,15 @@ impl<O: Observer + ?Sized> Watch<O> {
         let pending = VecDeque::new();
         let mut watch = Self {
             system,
+            table: Table::new(observer.home()),
             observer,
             ports: ports.to_vec(),
-            table: Table::default(),
             pending,
             names: HashMap::new(),
             beside: HashMap::new(),
             look_begun: Instant::now(),
             last_look: Instant::now(),
+            look_took: Duration::ZERO,
             lost: None,
         };
         watch.reload()?;
@@ -143,7 +148,7 @@ impl<O: Observer + ?Sized> Watch<O> {
         match observation {
             Observation::Event(event) => self.tell(&event),
             Observation::Lost(count, lost_in) => {
-                let due = self.last_look + LOOKS_APART;
+                let due = self.last_look + LOOKS_APART.max(self.look_took * LOOKS_SHARE);
                 let losses = self.lost.get_or_insert_with(|| Losses {
                     counts: Vec::new(),
                     due: Box::pin(sleep_until(due.into())),
@@ -203,6 +208,11 @@ impl<O: Observer + ?Sized> Watch<O> {
         self.table.held()
     }
 
+    /// Whether anything is left out in the observer's own network namespace, and in others, because there is too much of it.
+    pub(crate) fn is_partial(&self) -> (bool, bool) {
+        self.table.is_partial()
+    }
+
     /// A `Held` event for each owner of the ports, from memory, then `Ready` for each port.
     #[must_use]
     pub(crate) fn current(&self, ports: &[Port]) -> Vec<WatchEvent> {
@@ -245,7 +255,7 @@ impl<O: Observer + ?Sized> Watch<O> {
     fn reload(&mut self) -> Result<(), ObserveError> {
         let since = Instant::now();
         let sockets = self.observer.look(&self.ports)?;
-        (self.look_begun, self.last_look) = (since, Instant::now());
+        (self.look_begun, self.last_look, self.look_took) = (since, Instant::now(), since.elapsed());
         self.table.load(&self.ports, sockets, since);
         let held = self.all_held(&self.ports);
         self.pending.extend(held);

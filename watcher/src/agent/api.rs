@@ -35,7 +35,7 @@ use super::{body, limits, store};
 use crate::clean::Request;
 use crate::config::{Config, ConfigError};
 use crate::history::{LAST_HOUR, moment};
-use crate::model::{Backend, Port, PortError, Protocol, Reason, SocketState, Span};
+use crate::model::{Backend, Port, PortError, Protocol, Reason, Socket, SocketState, Span};
 use crate::platform::Host;
 use crate::platform::contract::{
     AgentSystem, NetnsError, ObserveError, Observer as _, Peer as _, Platform as _, ServiceSystem as _,
@@ -200,6 +200,14 @@ async fn owners_of(
         let exclusions = exclusions(&agent, &peer, &[]);
         let in_namespace = netns.unwrap_or_else(|| agent.host.netns());
         let mut here = NamespaceObserver::new(Arc::clone(&agent), in_namespace);
+        let is_elsewhere = in_namespace != agent.host.netns();
+        let (_, partly_elsewhere) = agent.watch().is_partial();
+        let is_partial = sockets.iter().any(Socket::is_left_out) || (is_elsewhere && partly_elsewhere);
+        if netns.is_some() && is_partial {
+            // There is more room for one port of one namespace than for all together.
+            sockets = here.snapshot(port).map_err(unobserved)?;
+            sockets.retain(Socket::owns_port);
+        }
         if netns.is_some() && sockets.iter().any(|socket| socket.state == SocketState::Bound) {
             // A client binds its port before it connects from it, and only a look tells the two apart.
             let owners = Owners::of_port(&agent.host, &mut here, port, &rules, &exclusions);
@@ -209,11 +217,13 @@ async fn owners_of(
         }
         if sockets.is_empty() {
             let free_in = here.time_wait(port).map_err(unobserved)?;
-            let reason = free_in.map(|_| Reason::TimeWait);
+            let too_many = (netns.is_none() && partly_elsewhere).then_some(Reason::TooMany);
+            let reason = too_many.or(free_in.map(|_| Reason::TimeWait));
             let nobody = Owners::nobody(port, Backend::Agent);
             return Ok(OwnersAnswer::from(&Owners { reason, free_in, ..nobody }));
         }
-        let reason = sockets.iter().find_map(|socket| socket.unheld);
+        let too_many = (netns.is_none() && partly_elsewhere).then_some(Reason::TooMany);
+        let reason = too_many.or_else(|| sockets.iter().find_map(|socket| socket.unheld));
         let unread = limit_holders(&mut sockets, MOST_OWNERS);
         let mut owners = owners(&sockets, &agent.host, &rules, &exclusions);
         agent.makers.known().mark(&mut owners, &agent.host, &exclusions);

@@ -239,7 +239,7 @@ impl Agent {
     pub(super) fn degraded_parts(&self) -> Vec<(&'static str, bool)> {
         let is_degraded = |part| match part {
             Part::KernelEvents => !self.losses.is_empty() || !self.watch().observer().losses().is_empty(),
-            Part::Look => self.is_blind(),
+            Part::Look => self.is_blind() || self.troubles.of(Part::Look).is_some(),
             Part::History => self.store.get().and_then(Store::degraded).is_some(),
             Part::Configuration | Part::Metrics | Part::Export | Part::Guard => {
                 self.troubles.of(part).is_some()
@@ -260,6 +260,8 @@ impl Agent {
             self.look_after_guards();
             self.troubles.note(Part::Guard, self.guards.wrong());
         }
+        let left_out = self.watch().is_partial();
+        self.troubles.note(Part::Look, what_is_left_out(left_out).map(str::to_owned));
         for (uid, count) in self.refusals.take_left_out() {
             warn!(uid, count, "more refusals were left out");
         }
@@ -307,7 +309,8 @@ impl Agent {
     pub(super) fn sockets(&self, port: Port) -> Result<Vec<Socket>, ObserveError> {
         self.see()?;
         let known: Vec<Socket> = self.watch().sockets(port).cloned().collect();
-        let sound = known.iter().all(|socket| {
+        // Those that stand for what was left out have no holder in memory, and another look would leave as much out.
+        let sound = known.iter().filter(|socket| !socket.is_left_out()).all(|socket| {
             let holds = |descriptor| self.host.holds(descriptor, socket).unwrap_or(false);
             !socket.descriptors.is_empty() && socket.descriptors.iter().all(holds)
         });
@@ -519,6 +522,20 @@ impl Agent {
 
     pub(super) fn status_line(&self) -> String {
         format!("watching {} by {}", self.settings().described(), self.backend.name())
+    }
+}
+
+/// What is left out here, and of other network namespaces, in words.
+fn what_is_left_out((here, elsewhere): (bool, bool)) -> Option<&'static str> {
+    match (here, elsewhere) {
+        (false, false) => None,
+        (false, true) => Some(
+            "there are more sockets or holders in other network namespaces than are kept account of; answers about those \
+             ports there say so",
+        ),
+        (true, _) => Some(
+            "there are more sockets or holders on watched ports than are kept account of; answers about those ports say so",
+        ),
     }
 }
 

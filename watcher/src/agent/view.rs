@@ -44,8 +44,7 @@ impl Observer for NamespaceObserver {
             let watch = self.agent.watch();
             ports.iter().flat_map(|&port| watch.sockets(port)).map(Socket::id).collect()
         };
-        let mut sockets = self.agent.look(|watch| watch.observer().look(ports))?;
-        sockets.retain(|socket| socket.netns.is_none_or(|netns| netns == self.netns));
+        let mut sockets = self.agent.look(|watch| watch.observer().look_in(ports, self.netns))?;
         if !self.is_own() {
             // The observer lists the sockets of its own namespace alone; what it finds in another one is compared with what
             // the events told before.

@@ -258,6 +258,8 @@ impl<'a> Cleaning<'a> {
             Outcome::TimedOut
         } else if any(|owner| owner.exclusion.is_some()) {
             Outcome::HeldByProtected
+        } else if any(|owner| owner.unheld() == Some(Reason::TooMany)) {
+            Outcome::Unknown
         } else if left.iter().any(|owner| self.is_new(owner)) {
             Outcome::Respawned
         } else if any(|owner| owner.verdict == Verdict::Other || owner.spared_for.is_some()) {
@@ -419,7 +421,11 @@ impl<'a> Cleaning<'a> {
                     || self.in_the_way().any(|owner| !owner.owns_port()).then_some(Reason::BoundClient);
                 spared.or_else(client)
             }
-            Outcome::Unknown => self.in_the_way().find_map(Owner::unheld),
+            Outcome::Unknown => {
+                let too_many = |owner: &Owner| owner.unheld().filter(|&why| why == Reason::TooMany);
+                let why = self.in_the_way().find_map(too_many);
+                why.or_else(|| self.in_the_way().find_map(Owner::unheld))
+            }
             Outcome::TimedOut if self.left.is_empty() => self.free_in.map(|_| Reason::TimeWait),
             Outcome::Free
             | Outcome::Cleaned

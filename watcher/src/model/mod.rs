@@ -9,6 +9,7 @@ mod outcome;
 mod owner_record;
 mod port;
 mod process;
+mod room;
 mod socket;
 
 pub use self::backend::Backend;
@@ -22,5 +23,6 @@ pub use self::outcome::{Action, EndSignal, Outcome, ProofKind, Reason};
 pub(crate) use self::owner_record::{RECORD_LIMIT, RecordFault, RecordFile};
 pub use self::port::{Port, PortError, Protocol};
 pub use self::process::{Exclusion, Naming, Parent, Pod, PodName, Process, ProcessState, StartTime, Verdict};
+pub(crate) use self::room::{Remainder, Room};
 pub(crate) use self::socket::SocketId;
 pub use self::socket::{Descriptor, Fd, Socket, SocketState};

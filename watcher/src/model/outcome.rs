@@ -62,6 +62,8 @@ pub enum Reason {
     InFlight,
     /// The owner lives in another pid or network namespace.
     OtherNamespace,
+    /// There are more sockets or holders on the port than are kept account of.
+    TooMany,
     /// The owner began less than `--min-age` ago.
     TooYoung,
     /// OpenClaw's own record names the owner as the live gateway.

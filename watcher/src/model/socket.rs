@@ -8,7 +8,7 @@ use super::outcome::Reason;
 use super::port::{Port, Protocol};
 
 /// What a socket does with its port.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, EnumString, VariantNames)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, EnumString, VariantNames)]
 #[strum(serialize_all = "lowercase")]
 pub enum SocketState {
     /// It listens.
@@ -135,6 +135,12 @@ impl Socket {
             (Protocol::Tcp, SocketState::Bound | SocketState::Connected)
             | (Protocol::Udp, SocketState::Listen | SocketState::Connected) => false,
         }
+    }
+
+    /// Whether it stands for sockets, or holders of some, of which there were too many to keep account of.
+    #[must_use]
+    pub(crate) fn is_left_out(&self) -> bool {
+        self.unheld == Some(Reason::TooMany)
     }
 
     /// Whether the port is taken as long as the socket is there. A TCP connection shares its port with the server that

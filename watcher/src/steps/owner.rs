@@ -286,6 +286,9 @@ pub(crate) fn limit_holders(sockets: &mut Vec<Socket>, most: usize) -> usize {
     pids.len() - most
 }
 
+/// So many bytes of arguments are kept of all owners together. They are judged by all that was read.
+const ALL_ARGUMENTS: usize = 16 << 20;
+
 /// The owners of the sockets, in the order of their pids, unseen ones last. Each process counts once, however many
 /// sockets and descriptors it has. A process that has ended since the sockets were read is left out.
 #[must_use]
@@ -296,20 +299,24 @@ pub(crate) fn owners(
     exclusions: &Exclusions,
 ) -> Vec<Owner> {
     let mut owners: Vec<Owner> = Vec::new();
+    let mut places: HashMap<u32, usize> = HashMap::new();
+    let mut left_for_arguments = ALL_ARGUMENTS;
+    let mut known: HashSet<(u32, SocketId, SocketAddr)> = HashSet::new();
     for socket in sockets {
+        // Without its holders but the first, which can be part of what it is known by: each of thousands would have all others.
+        let bare =
+            Socket { descriptors: socket.descriptors.first().cloned().into_iter().collect(), ..*socket };
         if socket.descriptors.is_empty() {
             owners.push(unseen(socket, None, why_unseen(socket, system).to_owned(), None));
         }
         for descriptor in &socket.descriptors {
             let pid = descriptor.pid;
-            let holding = Holding { socket: socket.clone(), descriptor: Some(descriptor.clone()) };
-            if let Some(owner) = owners.iter_mut().find(|owner| owner.pid == Some(pid)) {
-                let known = |other: &Holding| {
-                    other.socket.id() == holding.socket.id() && other.socket.address == holding.socket.address
-                };
-                if !owner.holdings.iter().any(known) {
-                    owner.holdings.push(holding);
-                }
+            if !known.insert((pid, bare.id(), bare.address)) {
+                continue;
+            }
+            let holding = Holding { socket: bare.clone(), descriptor: Some(descriptor.clone()) };
+            if let Some(owner) = places.get(&pid).and_then(|&at| owners.get_mut(at)) {
+                owner.holdings.push(holding);
                 continue;
             }
             match system.process(pid) {
@@ -317,6 +324,13 @@ pub(crate) fn owners(
                     let judgement = rules.judge(&process);
                     // After the verdict, which no name of a container's may change.
                     system.name_container(&mut process);
+                    let length =
+                        process.argv.iter().flatten().map(|word| word.len() + size_of::<String>()).sum();
+                    match left_for_arguments.checked_sub(length) {
+                        Some(left) => left_for_arguments = left,
+                        None => (process.argv, process.argv_cut) = (None, true),
+                    }
+                    places.insert(pid, owners.len());
                     owners.push(Owner {
                         age: SystemTime::now().duration_since(process.start_time.wall).ok(),
                         pid: Some(process.pid),
@@ -333,7 +347,8 @@ pub(crate) fn owners(
                 }
                 Err(ProcessError::Gone) => {}
                 Err(ProcessError::Unreadable(why)) => {
-                    owners.push(unseen(socket, Some(pid), why, exclusions.exclusion(pid)));
+                    places.insert(pid, owners.len());
+                    owners.push(unseen(&bare, Some(pid), why, exclusions.exclusion(pid)));
                 }
             }
         }
@@ -373,6 +388,7 @@ fn why_unseen(socket: &Socket, system: &dyn System) -> &'static str {
         Some(Reason::InFlight) => {
             "no process holds it: it is in a message on its way between two (SCM_RIGHTS), or the kernel itself has it"
         }
+        Some(Reason::TooMany) => "there are more sockets or holders here than are kept account of",
         Some(Reason::OtherNamespace) => "a process outside of this pid namespace holds it",
         _ => system.blindness().unwrap_or("its holder can't be seen by this user"),
     }

@@ -3,6 +3,7 @@
 //! A match is ended only if that gives back at least one of its sockets. Where a process that won't be ended holds the
 //! very same socket, because it inherited it or was passed it, ending the match would cost a service and free nothing.
 
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use super::exclude::Exclusions;
@@ -30,6 +31,23 @@ impl Sparing {
             add_heirs(owners, first_look, exclusions);
         }
         spare_vain(owners, first_look);
+        spare_partly_seen(owners);
+    }
+}
+
+/// Spares those whose socket may have more holders than are kept account of: who they are decides whether to end one.
+fn spare_partly_seen(owners: &mut [Owner]) {
+    let left_out = owners.iter().filter(|owner| owner.unheld() == Some(Reason::TooMany));
+    let places: Vec<SocketAddr> =
+        left_out.flat_map(|owner| &owner.holdings).map(|holding| holding.socket.address).collect();
+    // One on all addresses may stand for sockets on any.
+    let concerns = |address| places.iter().any(|place| *place == address || place.ip().is_unspecified());
+    for owner in owners.iter_mut().filter(|owner| owner.verdict == Verdict::Match || owner.inherits) {
+        if owner.holdings.iter().any(|holding| concerns(holding.socket.address)) {
+            owner.spared_for = Some(Reason::TooMany);
+            "its socket has more holders, or there are more like it, than are kept account of"
+                .clone_into(&mut owner.why);
+        }
     }
 }
 

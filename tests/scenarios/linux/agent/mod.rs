@@ -1,6 +1,7 @@
 //! The host agent.
 
 mod costs;
+mod crowds;
 mod events;
 mod export;
 mod false_agents;

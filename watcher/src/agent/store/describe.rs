@@ -7,6 +7,8 @@ use crate::model::{Described, LONGEST_ARGV, Process};
 use crate::platform::Host;
 use crate::platform::contract::System as _;
 
+/// So many arguments of a process are kept.
+const MOST_ARGUMENTS: usize = 128;
 /// So many processes are remembered.
 const REMEMBERED: usize = 4_096;
 /// A process can change its arguments, and be put into another unit.
@@ -40,6 +42,10 @@ fn cut(argv: &[String]) -> (Vec<String>, bool) {
     let mut left = LONGEST_ARGV;
     let mut kept = Vec::new();
     for argument in argv {
+        // Empty ones would take many times their length in memory.
+        if kept.len() == MOST_ARGUMENTS {
+            return (kept, true);
+        }
         if argument.len() >= left {
             kept.push(argument[..argument.floor_char_boundary(left)].to_owned());
             return (kept, true);

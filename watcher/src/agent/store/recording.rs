@@ -12,8 +12,8 @@ use super::describe::Processes;
 use super::{Message, Shared, Trouble};
 use crate::config::HistoryConfig;
 use crate::model::{
-    Backend, Described, EventKind, Gap, GapReason, LostIn, OpenSocket, Port, Record, Socket, SocketKey,
-    SocketState, Told, WatchEvent, WatchKind,
+    Backend, Described, EventKind, Gap, GapReason, LostIn, OpenSocket, Port, Record, Remainder, Socket,
+    SocketKey, SocketState, Told, WatchEvent, WatchKind,
 };
 use crate::platform::Host;
 use crate::platform::clock;
@@ -43,6 +43,8 @@ const STEADY: Duration = Duration::from_secs(3600);
 const TICK: Duration = Duration::from_millis(20);
 /// How many open sockets are remembered at most: any user can open thousands, in a network namespace of its own.
 const OPEN: usize = 65_536;
+/// Of so many of them it is remembered who opened them, in full: that takes up to 4 KiB each.
+const DESCRIBED: usize = 8_192;
 
 /// The writing of the history.
 pub(super) struct Recording {
@@ -229,7 +231,7 @@ impl Recording {
             }
         };
         self.dropped = None;
-        self.open = open.into_iter().map(|socket| (socket.key.clone(), socket)).collect();
+        self.open = open.into_iter().take(OPEN).map(|socket| (socket.key.clone(), socket)).collect();
         if let Some(gap) = gap {
             self.push(Told::Gap(gap), Described::default(), false, None);
         }
@@ -440,7 +442,10 @@ impl Recording {
         self.opened(OpenSocket { began: number, ..socket });
     }
 
-    fn opened(&mut self, socket: OpenSocket) {
+    fn opened(&mut self, mut socket: OpenSocket) {
+        if self.open.len() >= DESCRIBED {
+            socket.process = Described::default();
+        }
         if self.open.len() < OPEN && self.dropped.is_none() {
             self.batch.opened.push((socket.began, socket.listens));
             self.open.insert(socket.key.clone(), socket);
@@ -481,7 +486,13 @@ impl Recording {
             SocketKey::new(socket.port(), socket.netns, socket.cookie, Some(socket.address))
         };
         let there: HashSet<SocketKey> = sockets.iter().map(key).collect();
-        let gone: Vec<SocketKey> = self.open.keys().filter(|key| !there.contains(key)).cloned().collect();
+        // What stands for sockets of which there are too many may stand for one that is known.
+        let left_out = || sockets.iter().filter(|socket| socket.is_left_out());
+        let partly: HashSet<_> = left_out().map(|socket| (socket.port(), socket.netns)).collect();
+        let is_partial = left_out().count() >= Remainder::ADDRESSES;
+        let may_be_there =
+            |key: &SocketKey| there.contains(key) || is_partial || partly.contains(&(key.port, key.netns));
+        let gone: Vec<SocketKey> = self.open.keys().filter(|key| !may_be_there(key)).cloned().collect();
         for socket in gone.iter().filter_map(|key| self.open.remove(key)).collect::<Vec<_>>() {
             if followed.is_none_or(|ports| ports.contains(&socket.key.port)) {
                 self.found_gone(socket);
@@ -490,7 +501,7 @@ impl Recording {
                 self.batch.closed.push(socket.began);
             }
         }
-        for socket in sockets.iter().filter(|socket| socket.owns_port()) {
+        for socket in sockets.iter().filter(|socket| socket.owns_port() && !socket.is_left_out()) {
             if !self.open.contains_key(&key(socket)) {
                 self.found(socket, key(socket));
             }

@@ -116,6 +116,9 @@ pub(super) fn headline(cleaned: &Cleaned) -> String {
             Some(Reason::InFlight) => {
                 format!("port {port} is held by a socket that no process has at the moment")
             }
+            Some(Reason::TooMany) => {
+                format!("port {port} is held by more sockets or processes than are told apart")
+            }
             Some(Reason::OtherNamespace) => {
                 format!("port {port} is held by a process outside of this pid namespace: clean it from there")
             }

@@ -19,6 +19,11 @@ pub(in crate::cli) fn answer(until: Until, waited: &Waited) -> String {
             (Some(Reason::InFlight), _) => {
                 format!("port {port} is still held by a socket that no process has: timed out")
             }
+            (Some(Reason::TooMany), _) => {
+                format!(
+                    "port {port} is still held, by more sockets or processes than are told apart: timed out"
+                )
+            }
             (Some(Reason::OtherNamespace), _) => {
                 format!("port {port} is still held by a process outside of this pid namespace: timed out")
             }

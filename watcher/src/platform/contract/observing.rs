@@ -41,6 +41,22 @@ pub(crate) trait Observer: Send {
     /// [`ObserveError::Snapshot`] if the tables can't be read: then nothing is known, and no port must count as free.
     fn look(&mut self, ports: &[Port]) -> Result<Vec<Socket>, ObserveError>;
 
+    /// Like [`Self::look`], at this network namespace alone: where there is more than can be kept account of, all that is kept
+    /// is of this one. Others than the observer's own are seen by descriptors alone, and only by kernel events.
+    ///
+    /// # Errors
+    /// As there.
+    fn look_in(&mut self, ports: &[Port], netns: u32) -> Result<Vec<Socket>, ObserveError> {
+        let mut sockets = self.look(ports)?;
+        sockets.retain(|socket| socket.netns.is_none_or(|other| other == netns));
+        Ok(sockets)
+    }
+
+    /// The network namespace that it observes from, if it sees others.
+    fn home(&self) -> Option<u32> {
+        None
+    }
+
     /// Like [`Self::look`], for one port.
     ///
     /// # Errors

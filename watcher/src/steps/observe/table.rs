@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use crate::model::{Descriptor, Event, EventKind, Port, Socket, SocketId, SocketState};
+use crate::model::{Descriptor, Event, EventKind, Port, Remainder, Room, Socket, SocketId, SocketState};
 
 /// What an event changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,35 +106,35 @@ impl OfPort {
         known.since = since;
         if changed { Change::News } else { Change::Known }
     }
-
-    fn insert(&mut self, event: &Event, state: SocketState) -> Change {
-        let socket = Socket {
-            cookie: event.cookie,
-            netns: event.netns,
-            uid: event.uid,
-            descriptors: event.pid.map(|pid| Descriptor { pid, fd: None }).into_iter().collect(),
-            ..Socket::new(event.protocol, event.address, state)
-        };
-        self.push(TrackedSocket::new(socket, event.at));
-        Change::News
-    }
 }
 
 /// The sockets that take the watched ports.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     ports: HashMap<Port, OfPort>,
+    room: Room,
+    /// What there is no room for, in the snapshots and since.
+    left_out: Remainder,
     /// When each port's newest snapshot was begun. It contains everything that happened to the port before.
     since: HashMap<Port, Instant>,
 }
 
 impl Table {
+    /// An empty one, with room above all for this network namespace (`None`: there is only one).
+    pub(crate) fn new(here: Option<u32>) -> Self {
+        Self { room: Room::new(here), ..Self::default() }
+    }
+
     /// Replaces the ports' known sockets with a snapshot that was begun at `since`.
     pub(crate) fn load(&mut self, ports: &[Port], snapshot: Vec<Socket>, since: Instant) {
         for port in ports {
-            self.ports.remove(port);
+            for tracked in self.ports.remove(port).into_iter().flat_map(|of_port| of_port.known) {
+                self.room.give_back(&tracked.socket);
+            }
         }
-        for socket in snapshot.into_iter().filter(Socket::takes_port) {
+        self.forget_left_out(ports, Instant::now());
+        for socket in self.without_left_out(snapshot, since) {
+            self.room.count(&socket);
             self.ports.entry(socket.port()).or_default().push(TrackedSocket::new(socket, since));
         }
         self.since.extend(ports.iter().map(|&port| (port, since)));
@@ -153,6 +153,8 @@ impl Table {
         released: &HashSet<u64>,
     ) {
         let looked: HashSet<Port> = ports.iter().copied().collect();
+        self.forget_left_out(ports, since);
+        let snapshot = self.without_left_out(snapshot, since);
         let there: HashSet<SocketId> = snapshot.iter().map(Socket::id).collect();
         let mut known: Vec<TrackedSocket> =
             std::mem::take(&mut self.ports).into_values().flat_map(|of_port| of_port.known).collect();
@@ -173,11 +175,16 @@ impl Table {
         let is_gone = |socket: &Socket| socket.cookie.is_some_and(|cookie| released.contains(&cookie));
         let mut places: HashMap<SocketId, usize> =
             known.iter().enumerate().map(|(at, known)| (known.socket.id(), at)).collect();
-        for socket in snapshot.into_iter().filter(|socket| socket.takes_port() && !is_gone(socket)) {
+        self.recount(&known);
+        for socket in snapshot.into_iter().filter(|socket| !is_gone(socket)) {
             match places.get(&socket.id()).and_then(|&at| known.get_mut(at)) {
                 Some(known) => {
                     let state = if known.since >= since { known.socket.state } else { socket.state };
                     known.socket = Socket { state, ..socket };
+                }
+                // Some that are known and were not found may still be there, and keep their place until the next look.
+                None if !self.room.take(&socket, 0) => {
+                    self.left_out.add(&socket, self.room.is_here(socket.netns), since);
                 }
                 None => {
                     places.insert(socket.id(), known.len());
@@ -185,6 +192,7 @@ impl Table {
                 }
             }
         }
+        self.recount(&known);
         let mut by_port: HashMap<Port, Vec<TrackedSocket>> = HashMap::new();
         for known in known {
             by_port.entry(known.socket.port()).or_default().push(known);
@@ -192,9 +200,45 @@ impl Table {
         self.ports = by_port.into_iter().map(|(port, known)| (port, OfPort::of(known))).collect();
     }
 
+    fn recount(&mut self, known: &[TrackedSocket]) {
+        self.room = self.room.emptied();
+        for tracked in known {
+            self.room.count(&tracked.socket);
+        }
+    }
+
+    fn forget_left_out(&mut self, ports: &[Port], before: Instant) {
+        let Self { room, left_out, .. } = self;
+        for &port in ports {
+            left_out.forget(port, before, |netns| room.is_here(netns));
+        }
+    }
+
+    /// The snapshot's sockets that take a port, without those that stand for others: these are remembered as such.
+    fn without_left_out(&mut self, mut snapshot: Vec<Socket>, since: Instant) -> Vec<Socket> {
+        snapshot.retain(|socket| {
+            if socket.is_left_out() {
+                self.left_out.add(socket, self.room.is_here(socket.netns), since);
+            }
+            !socket.is_left_out() && socket.takes_port()
+        });
+        snapshot
+    }
+
+    /// Whether anything is left out in the network namespace that is meant, and in others. Of other namespaces more may be
+    /// missing than [`Self::on_port`] tells.
+    pub(crate) fn is_partial(&self) -> (bool, bool) {
+        self.left_out.is_partial()
+    }
+
     /// Forgets all ports except these.
     pub(crate) fn keep(&mut self, ports: &[Port]) {
         let ports: HashSet<Port> = ports.iter().copied().collect();
+        let gone: Vec<Port> = self.left_out.ports().filter(|port| !ports.contains(port)).collect();
+        self.forget_left_out(&gone, Instant::now());
+        let Self { ports: known, room, .. } = self;
+        let gone = known.iter().filter(|(port, _)| !ports.contains(port)).flat_map(|(_, gone)| &gone.known);
+        gone.for_each(|gone| room.give_back(&gone.socket));
         self.ports.retain(|port, _| ports.contains(port));
         self.since.retain(|port, _| ports.contains(port));
     }
@@ -202,14 +246,16 @@ impl Table {
     /// The ports that a socket takes, in order.
     pub(crate) fn held(&self) -> Vec<Port> {
         let held = self.ports.iter().filter(|(_, of_port)| !of_port.known.is_empty());
-        let mut ports: Vec<Port> = held.map(|(&port, _)| port).collect();
+        let mut ports: Vec<Port> = held.map(|(&port, _)| port).chain(self.left_out.ports()).collect();
         ports.sort_unstable();
+        ports.dedup();
         ports
     }
 
-    /// The sockets that take the port.
+    /// The sockets that take the port, and those that stand for what was left out.
     pub(crate) fn on_port(&self, port: Port) -> impl Iterator<Item = &Socket> {
-        self.ports.get(&port).into_iter().flat_map(|of_port| &of_port.known).map(|known| &known.socket)
+        let known = self.ports.get(&port).into_iter().flat_map(|of_port| &of_port.known);
+        known.map(|known| &known.socket).chain(self.left_out.on_port(port))
     }
 
     /// The sockets that own the port in a network namespace; those of an unknown namespace are in each.
@@ -235,8 +281,10 @@ impl Table {
             (EventKind::Release, Some(at)) => {
                 let of_port = self.of(port);
                 let gone = of_port.remove(at);
+                let is_empty = of_port.known.is_empty();
+                self.room.give_back(&gone);
                 // Where every port is followed, one entry for each that was ever held would take tens of megabytes.
-                if of_port.known.is_empty() {
+                if is_empty {
                     self.ports.remove(&port);
                 }
                 let mut others = self.in_namespace(port, event.netns.or(gone.netns));
@@ -244,12 +292,29 @@ impl Table {
             }
             // The socket came or went before the snapshot, which would contain it if it still existed.
             (_, None) if before_snapshot => Change::Known,
-            (EventKind::Bind, None) => self.of(port).insert(event, SocketState::Bound),
-            (EventKind::Listen, None) => self.of(port).insert(event, SocketState::Listen),
+            (EventKind::Bind, None) => self.insert(event, SocketState::Bound),
+            (EventKind::Listen, None) => self.insert(event, SocketState::Listen),
             // Connections that a closing listener never accepted are destroyed with it, and no longer have a remote
             // port by then: to the kernel program they look like listeners, but they were never seen to bind or listen.
+            // Of a socket that is left out nobody knows whether it was the last: the next look tells.
             (EventKind::Unlisten | EventKind::Release, None) => Change::Known,
         }
+    }
+
+    fn insert(&mut self, event: &Event, state: SocketState) -> Change {
+        let socket = Socket {
+            cookie: event.cookie,
+            netns: event.netns,
+            uid: event.uid,
+            descriptors: event.pid.map(|pid| Descriptor { pid, fd: None }).into_iter().collect(),
+            ..Socket::new(event.protocol, event.address, state)
+        };
+        if self.room.take(&socket, 0) {
+            self.of(event.port()).push(TrackedSocket::new(socket, event.at));
+        } else {
+            self.left_out.add(&socket, self.room.is_here(socket.netns), event.at);
+        }
+        Change::News
     }
 }
 
@@ -378,5 +443,59 @@ mod tests {
         look(&mut table, vec![listener(2)]);
         look(&mut table, Vec::new());
         assert_eq!(table.on_port(PORT).count(), 1);
+    }
+
+    /// The network namespace that is meant.
+    const HERE: u32 = 1;
+
+    fn of_namespace(kind: EventKind, netns: u32, cookie: u64) -> Event {
+        Event { kind, netns: Some(netns), cookie: Some(cookie), uid: Some(7), ..release(cookie) }
+    }
+
+    #[test]
+    fn listeners_of_another_namespace_beyond_the_bound_are_news_and_not_kept() {
+        const MANY: u64 = 5_000;
+        let mut table = Table::new(Some(HERE));
+        table.load(&[PORT], Vec::new(), Instant::now());
+        for cookie in 1..=MANY {
+            assert_eq!(table.apply(&of_namespace(EventKind::Listen, 2, cookie)), Change::News);
+        }
+        let kept = table.on_port(PORT).filter(|socket| !socket.is_left_out()).count();
+        assert!(kept < 2_000, "{kept}");
+        assert_eq!(table.is_partial(), (false, true));
+        // and none of the own namespace is left out because of them
+        assert_eq!(table.apply(&of_namespace(EventKind::Listen, HERE, MANY + 1)), Change::News);
+        assert_eq!(table.in_namespace(PORT, Some(HERE)).count(), 1);
+        assert_eq!(table.apply(&of_namespace(EventKind::Release, HERE, MANY + 1)), Change::NewsAndFree);
+        // when all of them go, those that were not kept are no news, and take no other's place with them
+        let news = (1..=MANY).rev().filter(|&cookie| {
+            let change = table.apply(&of_namespace(EventKind::Release, 2, cookie));
+            assert!(change != Change::NewsAndFree, "nobody knows that {cookie} was the last");
+            change == Change::News
+        });
+        assert_eq!(news.count(), kept);
+        // and there is room again, and after a look nothing is left out
+        assert_eq!(table.apply(&of_namespace(EventKind::Listen, 2, MANY + 2)), Change::News);
+        let there = Socket { netns: Some(2), ..listener(MANY + 2) };
+        look(&mut table, vec![there]);
+        assert_eq!((table.is_partial(), table.on_port(PORT).count()), ((false, false), 1));
+        assert_eq!(table.apply(&of_namespace(EventKind::Release, 2, MANY + 2)), Change::NewsAndFree);
+    }
+
+    #[test]
+    fn what_a_look_leaves_out_keeps_a_port_from_being_called_free() {
+        let mut left_out = Remainder::default();
+        left_out.add(&Socket { netns: Some(HERE), ..listener(9) }, true, Instant::now());
+        let mut snapshot: Vec<Socket> = left_out.into_sockets().collect();
+        snapshot.push(Socket { netns: Some(HERE), ..listener(1) });
+        let mut table = Table::new(Some(HERE));
+        table.load(&[PORT], snapshot, Instant::now());
+        assert_eq!((table.held(), table.is_partial()), (vec![PORT], (true, false)));
+        // then neither the end of what is known, nor that of what is not, is that of all
+        assert_eq!(table.apply(&of_namespace(EventKind::Release, HERE, 1)), Change::News);
+        assert_eq!(table.apply(&of_namespace(EventKind::Release, HERE, 9)), Change::Known);
+        assert_eq!(table.in_namespace(PORT, Some(HERE)).count(), 1);
+        table.keep(&[]);
+        assert_eq!((table.held().len(), table.is_partial()), (0, (false, false)));
     }
 }

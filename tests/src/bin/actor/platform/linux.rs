@@ -129,6 +129,7 @@ pub(crate) fn after_listen(part: &Part, socket: &Socket) -> std::io::Result<()> 
 
 /// Gives the sockets to the processes that will hold them, and plays the part.
 pub(crate) fn act(part: Part, ending: Ending, mut sockets: Vec<Socket>, address: Option<SocketAddr>) -> ! {
+    part.own.hostile.gather(&part, &mut sockets);
     if part.own.leak {
         for socket in &sockets {
             socket.set_cloexec(false).unwrap();

@@ -8,13 +8,13 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use procfs::FromRead as _;
 use procfs::process::Stat;
 
 use super::{cgroup, file, foreign, kin, state, status, time, user};
-use crate::model::{Descriptor, Fd, Parent, Pod, Process, Socket};
+use crate::model::{Descriptor, Fd, Parent, Pod, Process, Remainder, Room, Socket};
 use crate::platform::contract::ProcessError;
 use crate::platform::patience;
 
@@ -263,7 +263,7 @@ pub(in crate::platform::linux) enum Sight {
 
 /// Finds the descriptors of sockets by walking all readable processes: for kernels without the iterator. None are found in
 /// another pid namespace's /proc, because its pids are not ours.
-pub(in crate::platform::linux) fn add_descriptors(sockets: &mut [Socket]) -> io::Result<Sight> {
+pub(in crate::platform::linux) fn add_descriptors(sockets: &mut Vec<Socket>) -> io::Result<Sight> {
     let mut places: HashMap<PathBuf, usize> = HashMap::new();
     for (place, socket) in sockets.iter().enumerate() {
         if let Some(inode) = socket.inode {
@@ -274,6 +274,8 @@ pub(in crate::platform::linux) fn add_descriptors(sockets: &mut [Socket]) -> io:
         return Ok(Sight::Partial);
     }
     let mut sight = if hides_processes() { Sight::Partial } else { Sight::Whole };
+    let (mut room, mut left_out) = (Room::new(None), Remainder::default());
+    let begun = Instant::now();
     for pid in numbers(Path::new("/proc"))? {
         let folder = PathBuf::from(format!("/proc/{pid}"));
         let alive = stat(&folder).is_ok_and(|stat| !state::has_ended(&stat));
@@ -289,11 +291,17 @@ pub(in crate::platform::linux) fn add_descriptors(sockets: &mut [Socket]) -> io:
                 let Ok(link) = fs::read_link(table.join(fd.to_string())) else { continue };
                 if let Some(&place) = places.get(&link) {
                     let fd = Some(Fd { thread: tid, number: fd });
-                    sockets[place].descriptors.push(Descriptor { pid, fd });
+                    let socket = &mut sockets[place];
+                    if room.take(socket, socket.descriptors.len()) {
+                        socket.descriptors.push(Descriptor { pid, fd });
+                    } else {
+                        left_out.add(socket, true, begun);
+                    }
                 }
             }
         }
     }
+    sockets.extend(left_out.into_sockets());
     Ok(sight)
 }
 

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::sys::socket::{
@@ -18,7 +18,7 @@ use watcher_common::{AF_INET, AF_INET6, OWN_MARK};
 use super::address::{is_mapped, socket_address};
 use super::hooks::Part;
 use super::netns::Netns;
-use crate::model::{Port, Protocol, Socket, SocketState};
+use crate::model::{Port, Protocol, Remainder, Room, Socket, SocketState};
 use crate::platform::linux::protocol;
 
 /// `SOCK_DIAG_BY_FAMILY` and `SOCK_DESTROY`, linux/sock_diag.h.
@@ -106,16 +106,34 @@ const fn bits(states: &[u8]) -> u32 {
     bits
 }
 
-/// The sockets with one of these ports, without their holders.
+/// The sockets with one of these ports, without their holders; and those that stand for what there is no room for.
 pub(super) fn sockets(netns: &Netns, ports: &[Port], states: States) -> io::Result<Vec<Socket>> {
-    let rows = rows(netns, ports, states)?;
-    Ok(rows.into_iter().filter(|row| row.timer != LINGERS).map(|row| row.socket).collect())
+    let (mut room, mut left_out) = (Room::new(None), Remainder::default());
+    let (mut sockets, begun) = (Vec::new(), Instant::now());
+    each_row(netns, ports, states, &mut |row| {
+        if row.timer == LINGERS {
+            return Ok(());
+        }
+        if room.take(&row.socket, 0) {
+            sockets.push(row.socket);
+        } else {
+            left_out.add(&row.socket, true, begun);
+        }
+        Ok(())
+    })?;
+    sockets.extend(left_out.into_sockets());
+    Ok(sockets)
 }
 
 /// All sockets of the namespace that serve by this protocol, without their holders.
 pub(super) fn listeners(netns: &Netns, protocol: Protocol) -> io::Result<Vec<Socket>> {
-    let rows = netns.run(|| dump_both(&open()?, protocol, 0, States::LISTENING))??;
-    Ok(rows.into_iter().map(|row| row.socket).filter(Socket::serves).collect())
+    let mut listeners = Vec::new();
+    let mut keep = |row: Row| {
+        listeners.extend(Some(row.socket).filter(Socket::serves));
+        may_go_on(listeners.len())
+    };
+    netns.run(|| dump_both(&open()?, protocol, 0, States::LISTENING, &mut keep))??;
+    Ok(listeners)
 }
 
 /// Whether the kernel still has the socket in its table: until then it has not given the port back.
@@ -160,8 +178,12 @@ pub(super) fn lists_bound() -> bool {
         let own = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
         bind(own.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0))?;
         let number = getsockname::<SockaddrIn>(own.as_raw_fd())?.port();
-        let rows = dump(&open()?, AF_INET, Protocol::Tcp, number, bits(&[BOUND_INACTIVE]))?;
-        Ok(rows.iter().any(|row| row.socket.address.port() == number))
+        let mut is_listed = false;
+        dump(&open()?, AF_INET, Protocol::Tcp, number, bits(&[BOUND_INACTIVE]), &mut |row| {
+            is_listed |= row.socket.address.port() == number;
+            Ok(())
+        })?;
+        Ok(is_listed)
     };
     listed().unwrap_or(false)
 }
@@ -177,26 +199,43 @@ pub(super) struct Row {
     pub(super) id: [u8; 48],
 }
 
+/// So many rows are kept at most: any user can make millions of sockets.
+const MOST_ROWS: usize = 131_072;
+
+fn may_go_on(rows: usize) -> io::Result<()> {
+    if rows > MOST_ROWS { Err(io::Error::other("there are too many sockets")) } else { Ok(()) }
+}
+
 fn rows(netns: &Netns, ports: &[Port], states: States) -> io::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    each_row(netns, ports, states, &mut |row| {
+        rows.push(row);
+        may_go_on(rows.len())
+    })?;
+    Ok(rows)
+}
+
+/// Whoever is given the rows; an error of its own ends the list.
+type Take<'a> = dyn FnMut(Row) -> io::Result<()> + Send + 'a;
+
+fn each_row(netns: &Netns, ports: &[Port], states: States, take: &mut Take<'_>) -> io::Result<()> {
     // A protocol's table has the sockets of all ports: for several, it is read whole rather than several times.
     let mut asked: HashMap<Protocol, u16> = HashMap::new();
     for port in ports {
         asked.entry(port.protocol).and_modify(|number| *number = 0).or_insert(port.number);
     }
-    let mut rows = netns.run(|| -> io::Result<Vec<Row>> {
-        let mut rows = Vec::new();
-        for (&protocol, &number) in asked.iter().filter(|(protocol, _)| states.of(**protocol) != 0) {
-            rows.extend(dump_both(&open()?, protocol, number, states)?);
-        }
-        Ok(rows)
-    })??;
     // The kernel filters listeners by port, but not sockets that are bound without listening (seen on 6.18).
     let ports: HashSet<Port> = ports.iter().copied().collect();
-    rows.retain(|row| ports.contains(&row.socket.port()));
-    for row in &mut rows {
+    let mut take = |mut row: Row| {
         row.socket.netns = Some(netns.inode());
-    }
-    Ok(rows)
+        if ports.contains(&row.socket.port()) { take(row) } else { Ok(()) }
+    };
+    netns.run(|| -> io::Result<()> {
+        for (&protocol, &number) in asked.iter().filter(|(protocol, _)| states.of(**protocol) != 0) {
+            dump_both(&open()?, protocol, number, states, &mut take)?;
+        }
+        Ok(())
+    })?
 }
 
 fn open() -> io::Result<OwnedFd> {
@@ -254,10 +293,15 @@ fn ask(
 }
 
 /// The sockets of both families.
-fn dump_both(netlink: &OwnedFd, protocol: Protocol, number: u16, states: States) -> io::Result<Vec<Row>> {
-    let mut rows = dump(netlink, AF_INET, protocol, number, states.of(protocol))?;
-    rows.extend(dump(netlink, AF_INET6, protocol, number, states.of(protocol))?);
-    Ok(rows)
+fn dump_both(
+    netlink: &OwnedFd,
+    protocol: Protocol,
+    number: u16,
+    states: States,
+    take: &mut Take<'_>,
+) -> io::Result<()> {
+    dump(netlink, AF_INET, protocol, number, states.of(protocol), take)?;
+    dump(netlink, AF_INET6, protocol, number, states.of(protocol), take)
 }
 
 fn dump(
@@ -266,19 +310,26 @@ fn dump(
     protocol: Protocol,
     number: u16,
     states: u32,
-) -> io::Result<Vec<Row>> {
+    take: &mut Take<'_>,
+) -> io::Result<()> {
     let family = u8::try_from(family).map_err(io::Error::other)?;
     // The kernel looks at the port of the request where sockets listen or are connected, but not where they are bound without
     // listening (seen on 6.18): a host can have tens of thousands of these.
     let filter = if number == 0 { Vec::new() } else { of_port(number) };
     let id = number.to_be_bytes();
     ask(netlink, (SOCK_DIAG_BY_FAMILY, DUMP), family, protocol, states, &id, &filter)?;
-    let mut rows = Vec::new();
     let mut buffer = vec![0; 32 * 1024];
     loop {
         let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
-        if read_messages(&buffer[..length], |message| rows.extend(decode(protocol, message)))? {
-            return Ok(rows);
+        let mut taken = Ok(());
+        let is_over = read_messages(&buffer[..length], |message| {
+            if let (Ok(()), Some(row)) = (&taken, decode(protocol, message)) {
+                taken = take(row);
+            }
+        })?;
+        taken?;
+        if is_over {
+            return Ok(());
         }
     }
 }
@@ -419,7 +470,12 @@ mod tests {
         let sockets: Vec<_> = (0..8).map(|_| bound()).collect();
         let number = sockets[3].1;
         let states = bits(&[LISTEN, BOUND_INACTIVE]);
-        let rows = dump(&open().unwrap(), AF_INET, Protocol::Tcp, number, states).unwrap();
+        let mut rows = Vec::new();
+        let mut take = |row| {
+            rows.push(row);
+            Ok(())
+        };
+        dump(&open().unwrap(), AF_INET, Protocol::Tcp, number, states, &mut take).unwrap();
         assert!(rows.iter().all(|row| row.socket.address.port() == number));
         // Kernels before 6.8 list none of them.
         assert_eq!(rows.len(), usize::from(lists_bound()));

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Instant;
 
 use aya::maps::{Map, MapData, MapError, RingBuf};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
@@ -19,7 +20,7 @@ use super::attach::TaskIterator;
 use super::load::{LoadError, Loader};
 use super::stream::ip;
 use super::sys;
-use crate::model::{Descriptor, Fd, Port, Protocol, Socket, SocketState};
+use crate::model::{Descriptor, Fd, Port, Protocol, Remainder, Room, Socket, SocketState};
 
 /// The iterator over the descriptors of processes.
 pub(super) struct Holders {
@@ -43,10 +44,13 @@ impl Holders {
         Ok(Self { iterator, found, progress: loader.take_map("PROGRESS")?, example })
     }
 
-    /// The descriptors of sockets on watched ports, of all processes.
-    pub(super) fn read(&mut self) -> io::Result<Vec<DescriptorRecord>> {
+    /// Gives the descriptors of sockets on watched ports, of all processes. There can be any number, so none is kept here.
+    pub(super) fn read(&mut self, mut each: impl FnMut(&DescriptorRecord)) -> io::Result<()> {
         self.begin(false)?;
-        self.visit(sys::iterate(self.iterator.link.as_fd())?, usize::MAX)
+        self.visit(sys::iterate(self.iterator.link.as_fd())?, |record| {
+            each(record);
+            Ok(())
+        })
     }
 
     /// The inodes of the sockets by which a process holds ports, watched or not: at most `left`, from which they are
@@ -54,9 +58,15 @@ impl Holders {
     pub(super) fn inodes_of(&mut self, pid: u32, left: &mut usize) -> io::Result<HashSet<u64>> {
         self.begin(true)?;
         let link = sys::link_to_process(self.iterator.program.as_fd(), pid)?;
-        let records = self.visit(sys::iterate(link.as_fd())?, *left)?;
-        *left -= records.len();
-        Ok(records.iter().map(|record| record.inode).collect())
+        let mut inodes = HashSet::new();
+        let mut count = 0;
+        self.visit(sys::iterate(link.as_fd())?, |record| {
+            count += 1;
+            inodes.insert(record.inode);
+            if count > *left { Err(io::Error::other("it has too many descriptors")) } else { Ok(()) }
+        })?;
+        *left -= count;
+        Ok(inodes)
     }
 
     fn begin(&mut self, any_port: bool) -> io::Result<()> {
@@ -67,20 +77,25 @@ impl Holders {
         sys::set_data(self.progress.fd().as_fd(), progress.bytes())
     }
 
-    fn visit(&mut self, mut iterator: File, most: usize) -> io::Result<Vec<DescriptorRecord>> {
-        let mut records = Vec::new();
+    fn visit(
+        &mut self,
+        mut iterator: File,
+        mut each: impl FnMut(&DescriptorRecord) -> io::Result<()>,
+    ) -> io::Result<()> {
         loop {
             // The records come by the ring, because the kernel drops what an iterator writes about a task that it asks to
             // be shown again.
             let read = iterator.read(&mut [0]);
+            let mut wanted = Ok(());
+            // The ring is emptied even after an error: what is left in it would be the next reader's.
             while let Some(record) = self.found.next() {
-                records.extend(DescriptorRecord::read(&record));
+                if let (Ok(()), Some(record)) = (&wanted, DescriptorRecord::read(&record)) {
+                    wanted = each(&record);
+                }
             }
-            if records.len() > most {
-                return Err(io::Error::other("it has too many descriptors"));
-            }
+            wanted?;
             match read {
-                Ok(0) => return Ok(records),
+                Ok(0) => return Ok(()),
                 // The older program ends each read by a byte, so that the files it visited are let go.
                 Ok(_) => {}
                 // The program has found one, or no room for it, and asks to be shown its task again. The kernel itself ends
@@ -92,33 +107,95 @@ impl Holders {
     }
 }
 
-/// One socket for each inode, with all its holders; then the `listed` sockets that no descriptor led to.
-pub(super) fn join(records: impl Iterator<Item = DescriptorRecord>, listed: &[Socket]) -> Vec<Socket> {
-    let mut sockets: Vec<Socket> = Vec::new();
-    let mut places: HashMap<u64, usize> = HashMap::new();
-    for record in records {
-        let place = *places.entry(record.inode).or_insert_with(|| {
-            sockets.push(of_record(&record));
-            sockets.len() - 1
-        });
+/// What the iterator has found so far: one socket for each inode, with its holders. Any user can open more than there is memory
+/// for, so it is joined as it is read, and what there is no room for is only noted.
+pub(super) struct Found {
+    sockets: Vec<Socket>,
+    places: HashMap<u64, usize>,
+    room: Room,
+    left_out: Remainder,
+    begun: Instant,
+}
+
+impl Found {
+    /// Nothing yet, with room above all for this network namespace.
+    pub(super) fn new(here: u32) -> Self {
+        Self {
+            sockets: Vec::new(),
+            places: HashMap::new(),
+            room: Room::new(Some(here)),
+            left_out: Remainder::default(),
+            begun: Instant::now(),
+        }
+    }
+
+    /// Adds a descriptor: the first one by which each process holds the socket.
+    pub(super) fn add(&mut self, record: &DescriptorRecord) {
         // A process that is not visible in our pid namespace has no pid to name it by.
-        if record.pid != 0 {
-            let fd = Some(Fd { thread: record.tid, number: record.fd });
-            sockets[place].descriptors.push(Descriptor { pid: record.pid, fd });
+        let descriptor = (record.pid != 0).then_some(Descriptor {
+            pid: record.pid,
+            fd: Some(Fd { thread: record.tid, number: record.fd }),
+        });
+        let Some(&at) = self.places.get(&record.inode) else {
+            let mut socket = of_record(record);
+            if self.take(&socket, 0) {
+                socket.descriptors.extend(descriptor);
+                self.places.insert(record.inode, self.sockets.len());
+                self.sockets.push(socket);
+            }
+            return;
+        };
+        let Some(descriptor) = descriptor else { return };
+        let Some(socket) = self.sockets.get_mut(at) else { return };
+        // The iterator goes from table to table. Whether a process holds a socket is never a matter of which descriptor.
+        if socket.descriptors.last().is_some_and(|last| is_of_same_table(last, &descriptor)) {
+            return;
+        }
+        let has = socket.descriptors.len();
+        if has == 0 || self.room.take(socket, has) {
+            socket.descriptors.push(descriptor);
+        } else {
+            self.left_out.add(socket, self.room.is_here(socket.netns), self.begun);
         }
     }
-    let table = Listed::new(listed);
-    let mut found = vec![false; listed.len()];
-    for socket in &mut sockets {
-        if let Some(at) = table.find(socket) {
-            found[at] = true;
-            socket.cookie = socket.cookie.or(listed[at].cookie);
-            // netlink knows the number that the user has in our own user namespace.
-            socket.uid = listed[at].uid.or(socket.uid);
+
+    fn take(&mut self, socket: &Socket, has: usize) -> bool {
+        let fits = self.room.take(socket, has);
+        if !fits {
+            self.left_out.add(socket, self.room.is_here(socket.netns), self.begun);
         }
+        fits
     }
-    sockets.extend(listed.iter().zip(found).filter(|(_, found)| !found).map(|(other, _)| other.clone()));
-    sockets
+
+    /// The sockets, then the `listed` ones that no descriptor led to; and those that stand for what was left out.
+    pub(super) fn join(mut self, listed: &[Socket]) -> (Vec<Socket>, impl Iterator<Item = Socket>) {
+        let table = Listed::new(listed);
+        let mut found = vec![false; listed.len()];
+        for socket in &mut self.sockets {
+            if let Some(at) = table.find(socket) {
+                found[at] = true;
+                socket.cookie = socket.cookie.or(listed[at].cookie);
+                // netlink knows the number that the user has in our own user namespace.
+                socket.uid = listed[at].uid.or(socket.uid);
+            }
+        }
+        for (other, _) in listed.iter().zip(found).filter(|(_, found)| !found) {
+            if other.is_left_out() {
+                self.left_out.add(other, true, self.begun);
+                continue;
+            }
+            // One whose descriptors were left out is no socket without a holder.
+            if !self.left_out.covers(other) && self.take(other, 0) {
+                self.sockets.push(other.clone());
+            }
+        }
+        (self.sockets, self.left_out.into_sockets())
+    }
+}
+
+fn is_of_same_table(one: &Descriptor, other: &Descriptor) -> bool {
+    let thread = |descriptor: &Descriptor| descriptor.fd.map(|fd| fd.thread);
+    one.pid == other.pid && thread(one) == thread(other)
 }
 
 /// The kernel's list of sockets, to find those in it that the iterator found too. There can be thousands of each.
@@ -155,7 +232,7 @@ pub(super) fn mark_newer(sockets: &mut [Socket], listed: &[Socket], netns: u32, 
     let table = Listed::new(listed);
     for socket in sockets {
         let is_listed = socket.protocol == Protocol::Udp || states.contains(&socket.state);
-        let would_be_listed = socket.netns == Some(netns) && is_listed;
+        let would_be_listed = socket.netns == Some(netns) && is_listed && !socket.is_left_out();
         socket.after_look = would_be_listed && table.find(socket).is_none();
     }
 }

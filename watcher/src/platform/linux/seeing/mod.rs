@@ -30,7 +30,7 @@ mod udp_release;
 mod unheld;
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -43,7 +43,7 @@ use self::attach::Hooks;
 use self::bucket::Bucket;
 use self::diag::States;
 use self::guard::KernelGuard;
-use self::holders::Holders;
+use self::holders::{Found, Holders};
 use self::hooks::Part;
 pub(super) use self::hooks::Wanted;
 use self::kernel_layout::KernelLayout;
@@ -202,49 +202,16 @@ impl Observer for EbpfObserver {
         Backend::Ebpf
     }
 
+    fn home(&self) -> Option<u32> {
+        Some(self.scope.home().inode())
+    }
+
     fn look(&mut self, ports: &[Port]) -> Result<Vec<Socket>, ObserveError> {
-        let Some(holders) = &mut self.holders else {
-            return LinuxTable(self.scope.home().clone()).snapshot(ports);
-        };
-        let only = self.scope.only();
-        let asked: HashSet<Port> = ports.iter().copied().collect();
-        let wanted = |descriptor: &watcher_common::Descriptor| {
-            asked.contains(&holders::port(descriptor)) && only.is_none_or(|netns| netns == descriptor.netns)
-        };
-        let mut read = |listed: &[Socket]| -> Result<Vec<Socket>, ObserveError> {
-            let records = holders.read().map_err(|error| failed(ports, error.to_string()))?;
-            let mut sockets = holders::join(records.into_iter().filter(wanted), listed);
-            // The iterator visits every process of our pid namespace.
-            unheld::explain(&mut sockets);
-            Ok(sockets)
-        };
-        let home = self.scope.home();
-        // The table comes first, and its moment is the look's: what begins to listen while the descriptors are read is
-        // found by them alone, and is known to be newer.
-        let listed = match diag::sockets(home, ports, States::LISTENING) {
-            Ok(listed) => listed,
-            Err(error) => {
-                tracing::debug!(%error, "the kernel does not list sockets (sock_diag)");
-                return read(&[]);
-            }
-        };
-        let mut sockets = read(&listed)?;
-        let bound: Vec<Socket> =
-            sockets.iter().filter(|socket| is_bound_without_serving(socket)).cloned().collect();
-        if !bound.is_empty() {
-            // Sockets that do not listen are in another table, which takes milliseconds to read. So it is read only if
-            // there are some, and then the look begins again with it. Before Linux 6.8 they are not in it.
-            let listed = diag::sockets(home, ports, States::OWNING).unwrap_or_default();
-            let table = holders::Listed::new(&listed);
-            if bound.iter().any(|socket| table.find(socket).is_some()) {
-                sockets = read(&listed)?;
-                let states = [SocketState::Listen, SocketState::Bound];
-                holders::mark_newer(&mut sockets, &listed, home.inode(), &states);
-                return Ok(sockets);
-            }
-        }
-        holders::mark_newer(&mut sockets, &listed, home.inode(), &[SocketState::Listen]);
-        Ok(sockets)
+        self.look_at(ports, None)
+    }
+
+    fn look_in(&mut self, ports: &[Port], netns: u32) -> Result<Vec<Socket>, ObserveError> {
+        self.look_at(ports, Some(netns))
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Observation, ObserveError>> {
@@ -338,12 +305,11 @@ impl Observer for EbpfObserver {
         ports.dedup();
         let watched = self.ports.watched.clone();
         self.ports.set(&ports).ok()?;
-        let records = self.holders.as_mut().map(Holders::read);
+        let mut pids = BTreeSet::new();
+        let read = self.holders.as_mut().map(|holders| holders.read(|record| _ = pids.insert(record.pid)));
         self.ports.set(&watched).ok()?;
-        let mut pids: Vec<u32> = records?.ok()?.into_iter().map(|record| record.pid).collect();
-        pids.sort_unstable();
-        pids.dedup();
-        Some(pids)
+        read?.ok()?;
+        Some(pids.into_iter().collect())
     }
 }
 
@@ -380,6 +346,63 @@ impl AgentObserver for EbpfObserver {
 }
 
 impl EbpfObserver {
+    /// As [`Observer::look_in`]; without a network namespace, at all that are seen.
+    fn look_at(&mut self, ports: &[Port], netns: Option<u32>) -> Result<Vec<Socket>, ObserveError> {
+        let Some(holders) = &mut self.holders else {
+            return LinuxTable(self.scope.home().clone()).snapshot(ports);
+        };
+        let home = self.scope.home();
+        let here = netns.unwrap_or(home.inode());
+        let only = netns.or(self.scope.only());
+        let asked: HashSet<Port> = ports.iter().copied().collect();
+        let wanted = |descriptor: &watcher_common::Descriptor| {
+            asked.contains(&holders::port(descriptor)) && only.is_none_or(|netns| netns == descriptor.netns)
+        };
+        let mut read = |listed: &[Socket]| -> Result<Vec<Socket>, ObserveError> {
+            let mut found = Found::new(here);
+            let add = |descriptor: &watcher_common::Descriptor| {
+                if wanted(descriptor) {
+                    found.add(descriptor);
+                }
+            };
+            holders.read(add).map_err(|error| failed(ports, error.to_string()))?;
+            let (mut sockets, left_out) = found.join(listed);
+            // The iterator visits every process of our pid namespace.
+            unheld::explain(&mut sockets);
+            sockets.extend(left_out);
+            Ok(sockets)
+        };
+        if here != home.inode() {
+            return read(&[]);
+        }
+        // The table comes first, and its moment is the look's: what begins to listen while the descriptors are read is
+        // found by them alone, and is known to be newer.
+        let listed = match diag::sockets(home, ports, States::LISTENING) {
+            Ok(listed) => listed,
+            Err(error) => {
+                tracing::debug!(%error, "the kernel does not list sockets (sock_diag)");
+                return read(&[]);
+            }
+        };
+        let mut sockets = read(&listed)?;
+        let bound: Vec<Socket> =
+            sockets.iter().filter(|socket| is_bound_without_serving(socket)).cloned().collect();
+        if !bound.is_empty() {
+            // Sockets that do not listen are in another table, which takes milliseconds to read. So it is read only if
+            // there are some, and then the look begins again with it. Before Linux 6.8 they are not in it.
+            let listed = diag::sockets(home, ports, States::OWNING).unwrap_or_default();
+            let table = holders::Listed::new(&listed);
+            if bound.iter().any(|socket| table.find(socket).is_some()) {
+                sockets = read(&listed)?;
+                let states = [SocketState::Listen, SocketState::Bound];
+                holders::mark_newer(&mut sockets, &listed, home.inode(), &states);
+                return Ok(sockets);
+            }
+        }
+        holders::mark_newer(&mut sockets, &listed, home.inode(), &[SocketState::Listen]);
+        Ok(sockets)
+    }
+
     /// Adds the cookie of a listen, which the plain tracepoint does not give. Without one, a connection that ends with
     /// its listener could be taken for the listener itself.
     fn with_cookie(&self, mut observation: Observation) -> Observation {
@@ -445,7 +468,7 @@ impl Ports {
 
 /// Whether it is in the kernel's table of sockets that are bound and do not listen.
 fn is_bound_without_serving(socket: &Socket) -> bool {
-    socket.state == SocketState::Bound && !socket.serves()
+    socket.state == SocketState::Bound && !socket.serves() && !socket.is_left_out()
 }
 
 /// As [`System::bound`](crate::platform::contract::System::bound).
@@ -488,7 +511,8 @@ mod tests {
         else {
             return;
         };
-        let records = observer.holders.as_mut().unwrap().read().unwrap();
+        let mut records = Vec::new();
+        observer.holders.as_mut().unwrap().read(|record| records.push(*record)).unwrap();
         assert!(records.iter().all(|record| record.uid == geteuid().as_raw()), "{records:?}");
         let sockets = observer.snapshot(port).unwrap();
         assert_eq!(sockets.len(), 1, "{sockets:?}");

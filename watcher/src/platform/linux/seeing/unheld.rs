@@ -8,9 +8,10 @@ use crate::platform::linux::processes::proc;
 
 /// Marks the sockets that no process holds with the reason, where there can only be one.
 pub(super) fn explain(sockets: &mut [Socket]) {
-    if sockets.iter().any(|socket| socket.descriptors.is_empty()) {
+    let is_unheld = |socket: &Socket| socket.descriptors.is_empty() && !socket.is_left_out();
+    if sockets.iter().any(is_unheld) {
         let reason = reason();
-        for socket in sockets.iter_mut().filter(|socket| socket.descriptors.is_empty()) {
+        for socket in sockets.iter_mut().filter(|socket| is_unheld(socket)) {
             socket.unheld = reason;
         }
     }

@@ -8,12 +8,13 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::libc;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use socket2::Socket;
 
 use crate::Part;
-use crate::sockets::open;
+use crate::sockets::{address_of, open};
 
 /// Hostile deeds.
 #[derive(clap::Args)]
@@ -42,6 +43,9 @@ pub(crate) struct Hostile {
     /// Receive a message at this Unix socket, and keep what comes with it: a daemon that takes messages
     #[arg(long)]
     take_at: Option<PathBuf>,
+    /// Open the address so many times more, which takes `--reuse-port`
+    #[arg(long, default_value_t = 0)]
+    crowd: usize,
     /// Set this firewall mark on the sockets
     #[arg(long)]
     pub(super) mark: Option<u32>,
@@ -67,6 +71,17 @@ impl Hostile {
             let taken = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) };
             nix::errno::Errno::result(taken).unwrap();
             std::mem::forget(file);
+        }
+    }
+
+    /// Opens the address as often as was asked for, with as many descriptors as this user may have.
+    pub(super) fn gather(&self, part: &Part, sockets: &mut Vec<Socket>) {
+        if self.crowd > 0 {
+            let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+            setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+            sockets.extend(
+                (0..self.crowd).map(|_| open(part, address_of(&sockets[0])).unwrap()).collect::<Vec<_>>(),
+            );
         }
     }
 
