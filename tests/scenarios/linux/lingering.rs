@@ -65,6 +65,26 @@ scenario!(connections_in_time_wait_are_taken_away_where_asked, needs(Root), |bac
     assert!(can_bind(address));
 });
 
+scenario!(a_dry_run_takes_no_connection_in_time_wait_away_and_waits_for_none, |backend| {
+    let address = lingers_without_reuse();
+    for (arguments, would_be) in [
+        (&["--drop-time-wait"][..], (0, "would_clean")),
+        (&["--free-timeout", "5m"], (0, "would_clean")),
+        (&["--free-timeout", "10ms"], (7, "timed_out")),
+    ] {
+        let answer = clean(backend, address.port(), &[arguments, &["--dry-run"]].concat());
+        assert_eq!((answer.status, answer.outcome().as_str()), would_be, "{answer:?}");
+        let (reason, free_in) = why(&answer.json());
+        assert_eq!(reason, "time_wait", "{answer:?}");
+        // then it did not wait for them, nor are they gone
+        assert!(answer.json()["elapsed_us"].as_u64().unwrap() < free_in * 1000, "{answer:?}");
+        assert!(!can_bind(address), "{arguments:?}");
+        let text = Gatewatch::in_text(backend, &["clean", "--dry-run"], address.port()).with(arguments).run();
+        assert!(text.out.contains("TIME_WAIT"), "{text:?}");
+        assert!(!can_bind(address), "{arguments:?}");
+    }
+});
+
 scenario!(a_client_whose_local_port_it_is_is_named, needs(Root), |backend| {
     let server = Part::other().on_port(unused_port()).start();
     let to = server.address().to_string();
