@@ -235,6 +235,8 @@ impl<'a> Cleaning<'a> {
         let may_be_going = self.looked.saturating_duration_since(self.first_looked) < UNSEEN_GRACE;
         let of_ended = |owner: &Owner| {
             let ended = || owner.holdings.iter().all(|holding| was_ended(holding.socket.address));
+            // A connection is no listener of one that has just ended, unless that is what was done here.
+            let may_be_going = may_be_going && (owner.owns_port() || !self.dealt_with.is_empty());
             owner.pid.is_none() && (may_be_going || ended())
         };
         self.is_held() && self.in_the_way().all(|owner| owner.is_leaving() || of_ended(owner))
