@@ -18,6 +18,23 @@ scenario!(another_users_owner_is_unknown_and_not_nobody, needs(Root), || {
     assert!(gateway.is_alive());
 });
 
+scenario!(the_sockets_of_an_unseen_process_are_not_counted_as_processes, needs(Root), || {
+    let port = unused_port();
+    let second = ([127, 0, 0, 2], port).into();
+    let owner = Part::other().on_port(port).on(second).start();
+    let ask = |format: &str| {
+        Gatewatch::new(&["owners", "--format", format, "-p", &port.to_string()]).as_nobody().run()
+    };
+    let text = ask("text");
+    assert!(text.out.contains("is held by 2 sockets whose processes can't be seen"), "{text:?}");
+    // and whether it is suspended is not known
+    for unseen in ask("json").json()["owners"].as_array().unwrap() {
+        assert_eq!((&unseen["pid"], &unseen["stopped"]), (&Value::Null, &Value::Null));
+    }
+    let seen = Gatewatch::on(Backend::Poll, &["owners"], port).run();
+    assert_eq!(seen.owner(owner.pid())["stopped"], false, "{seen:?}");
+});
+
 /// An owner that may not be looked into is not said to be none, nor to be elsewhere: the answers say what is lacking.
 fn assert_unseen_for_want_of(lacks: &str, ask: impl Fn(&[&str]) -> Gatewatch) {
     for command in [&["owners"][..], &["clean", "--any"], &["wait", "free", "--timeout", "100ms"]] {
