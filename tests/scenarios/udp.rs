@@ -46,6 +46,29 @@ fn two(part: fn() -> Part) -> (Actor, Actor) {
     (part().on_port(port).start(), udp(part()).on_port(port).start())
 }
 
+scenario!(a_held_udp_port_is_told_beside_the_tcp_port_that_nobody_holds, |backend| {
+    let by_udp = udp(Part::other()).on_port(unused_port()).start();
+    let (number, pid) = (by_udp.port(), by_udp.pid());
+    let told = format!("UDP port {number} is held by ");
+    let how = format!("(pid {pid}): `gatewatch owners {number}/udp`");
+    for command in [&["owners"][..], &["clean"]] {
+        let answer = Gatewatch::in_text(backend, command, number).run();
+        assert_eq!(answer.status, 0, "{answer:?}");
+        let lines: Vec<&str> = answer.out.lines().filter(|line| line.contains("UDP")).collect();
+        assert!(lines.len() == 1 && lines[0].contains(&told) && lines[0].contains(&how), "{answer:?}");
+        // but not where programs read it
+        let answer = Gatewatch::on(backend, command, number).run();
+        assert_eq!(answer.json()["owners"], serde_json::json!([]), "{answer:?}");
+        // nor where the TCP port is the one that is asked for and held, or the UDP port is free
+        let answer = Gatewatch::in_text(backend, command, unused_port()).run();
+        assert!(!answer.out.contains("UDP"), "{answer:?}");
+    }
+    let _by_tcp = Part::other().on_port(number).start();
+    let answer = Gatewatch::in_text(backend, &["owners"], number).run();
+    assert!(!answer.out.contains("UDP"), "{answer:?}");
+    assert!(by_udp.is_alive());
+});
+
 scenario!(the_owner_of_a_udp_port_is_not_that_of_the_tcp_port, |backend| {
     let (tcp, by_udp) = two(Part::other);
     let answer = owners_udp(backend, by_udp.port());

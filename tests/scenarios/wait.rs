@@ -50,3 +50,26 @@ scenario!(listening_does_not_come_for_a_bound_socket, |backend| {
     let answer = wait(backend, "listening", owner.port()).with(&["--timeout", "100ms"]).run();
     assert_eq!((answer.status, answer.outcome().as_str()), (7, "timed_out"));
 });
+
+scenario!(a_flag_of_the_other_wait_is_refused, || {
+    for (words, flag) in [
+        (&["free", "--pid", "1"][..], "--pid"),
+        (&["free", "--settle", "1s"], "--settle"),
+        (&["listening", "--plain"], "--plain"),
+    ] {
+        let port = unused_port().to_string();
+        let answer = Gatewatch::new(&["wait"]).with(words).with(&["--timeout", "1ms", "-p", &port]).run();
+        assert_eq!((answer.status, answer.out.as_str()), (2, ""), "{answer:?}");
+        assert!(answer.err.contains(flag) && answer.err.lines().count() == 1, "{answer:?}");
+    }
+});
+
+scenario!(a_wait_tells_of_the_owner_what_owners_tells, |backend| {
+    let [port, second] = [(); 2].map(|()| unused_port());
+    let owner = Part::other().on_port(port).on_port(second).start();
+    let others = Gatewatch::on(backend, &["owners"], port).run().owner(owner.pid())["other_ports"].clone();
+    for (state, status) in [("free", 7), ("listening", 0)] {
+        let answer = wait(backend, state, port).with(&["--timeout", "100ms"]).run();
+        assert_eq!((answer.status, &answer.json()["owner"]["other_ports"]), (status, &others), "{answer:?}");
+    }
+});

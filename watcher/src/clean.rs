@@ -237,8 +237,10 @@ pub(crate) async fn clean(
         if cleaning.is_held() && !cleaning.is_leaving() {
             continue;
         }
-        if !cleaning.is_held() && !cleaning.outlasts_time_wait(observer)? {
-            break Outcome::TimedOut;
+        if !cleaning.is_held()
+            && let Some(outcome) = cleaning.of_time_wait(observer)?
+        {
+            break outcome;
         }
         if !cleaning.wait(observer).await? {
             break cleaning.outcome();

@@ -11,7 +11,7 @@ use crate::platform::contract::{ObserveError, Observer, System};
 use crate::steps::exclude::Exclusions;
 use crate::steps::identify::Rules;
 use crate::steps::observe;
-use crate::steps::owner::{Owner, owners};
+use crate::steps::owner::{Owner, add_other_ports, owners};
 use crate::steps::prove::{self, Plain, PortState};
 
 /// How a wait ended.
@@ -202,7 +202,8 @@ pub(crate) fn still_held(
     rules: &Rules,
     begun: Instant,
 ) -> Result<Waited, ObserveError> {
-    let owner = owners(seen, system, rules, &Exclusions::default()).into_iter().next();
+    let mut owner = owners(seen, system, rules, &Exclusions::default()).into_iter().next();
+    add_other_ports(owner.as_mut_slice(), observer, port);
     let reason = match &owner {
         Some(owner) if !owner.owns_port() => Some(Reason::BoundClient),
         Some(owner) => owner.unheld(),
@@ -242,23 +243,19 @@ pub(crate) async fn listening(
             Some((_, since)) => wanted.settle.saturating_sub(since.elapsed()),
             None => Duration::from_secs(3600),
         };
-        let answer = |outcome, reason, owner, backend| Waited {
-            port,
-            outcome,
-            reason,
-            backend,
-            elapsed: begun.elapsed(),
-            owner,
+        let answer = |outcome, reason, mut owner: Option<Owner>, observer: &mut dyn Observer| {
+            add_other_ports(owner.as_mut_slice(), observer, port);
+            Waited { reason, owner, ..answer_of(outcome, observer, port, begun) }
         };
         if let Some((owner, _)) = &found
             && settles_in.is_zero()
         {
-            return Ok(answer(Outcome::Listening, None, Some(owner.clone()), observer.backend()));
+            return Ok(answer(Outcome::Listening, None, Some(owner.clone()), observer));
         }
         let Some(wait) = deadline.next_pause(begun, settles_in) else {
             let reason = found.as_ref().map(|_| Reason::NotSettled);
             let owner = found.map(|(owner, _)| owner).or_else(|| all.into_iter().next());
-            return Ok(answer(Outcome::TimedOut, reason, owner, observer.backend()));
+            return Ok(answer(Outcome::TimedOut, reason, owner, observer));
         };
         // Any event may be the one: it is looked at afresh, because a listener that comes can go again at once.
         let event = timeout(wait, observe::next(observer)).await.ok().transpose()?;

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use tokio::time::{Sleep, sleep_until};
 
 use crate::model::{
-    Event, EventKind, LostIn, NamedProcess, Observation, Port, Socket, WatchEvent, WatchKind,
+    Event, EventKind, LostIn, NamedProcess, Observation, Port, Protocol, Socket, SocketState, WatchEvent,
+    WatchKind,
 };
 use crate::platform::clock;
 use crate::platform::contract::{AgentObserver, ObserveError, Observer, System};
@@ -298,6 +299,7 @@ impl<O: Observer + ?Sized> Watch<O> {
         // which process held the socket until the event removes it. Looking it up costs more than all the rest.
         let by_kernel = event.kind == EventKind::Release && event.by_kernel_thread;
         let owner = if by_kernel { self.owner_of(event) } else { None };
+        let made_by = if by_kernel { None } else { self.maker_where_another_may_have_ended_it(event) };
         let change = self.table.apply(event);
         if change == Change::Known {
             return;
@@ -314,6 +316,8 @@ impl<O: Observer + ?Sized> Watch<O> {
         let mut told = WatchEvent::of(event, kind, self.observer.backend());
         if let Some((pid, comm)) = owner {
             (told.pid, told.comm) = (Some(pid), comm);
+        } else if let Some(uid) = made_by {
+            (told.pid, told.comm, told.uid) = (None, None, uid);
         } else if let (Some(pid), Some(thread)) = (told.pid, &told.comm)
             && let Some(name) = self.name_beside(pid, thread, event.at.elapsed())
         {
@@ -324,6 +328,19 @@ impl<O: Observer + ?Sized> Watch<O> {
         if change == Change::NewsAndFree {
             self.pending.push_back(free);
         }
+    }
+
+    /// The user who made a TCP socket that goes, where the process of the event may have nothing to do with it. A client that
+    /// was bound to the port, and has closed its connection before its peer did, goes when the peer's last segment arrives: in
+    /// the context of whatever runs then, over the loopback the peer itself. A listener goes with its last descriptor.
+    fn maker_where_another_may_have_ended_it(&self, event: &Event) -> Option<Option<u32>> {
+        let is_kernels = event.kind == EventKind::Release && event.delay.is_some();
+        if !is_kernels || event.protocol != Protocol::Tcp {
+            return None;
+        }
+        let socket = self.table.find(event)?;
+        let is_known = socket.descriptors.iter().any(|descriptor| Some(descriptor.pid) == event.pid);
+        (socket.state != SocketState::Listen && !is_known).then_some(socket.uid)
     }
 
     fn name_beside(&mut self, pid: u32, thread: &str, ago: Duration) -> Option<String> {

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::net::TcpStream;
 
-use gatewatch_tests::{Agent, Gatewatch, Part, can_bind, unused_port};
+use gatewatch_tests::{Agent, Backend, Gatewatch, Part, can_bind, unused_port};
 use serde_json::Value;
 
 use crate::clean::clean;
@@ -63,6 +63,67 @@ scenario!(connections_in_time_wait_are_taken_away_where_asked, needs(Root), |bac
     let answer = clean(backend, address.port(), &["--drop-time-wait"]);
     assert_eq!((answer.status, answer.outcome().as_str()), (0, "free"), "{answer:?}");
     assert!(can_bind(address));
+});
+
+scenario!(a_dry_run_takes_no_connection_in_time_wait_away_and_waits_for_none, |backend| {
+    let address = lingers_without_reuse();
+    for (arguments, would_be) in [
+        (&["--drop-time-wait"][..], (0, "would_clean")),
+        (&["--free-timeout", "5m"], (0, "would_clean")),
+        (&["--free-timeout", "10ms"], (7, "timed_out")),
+    ] {
+        let answer = clean(backend, address.port(), &[arguments, &["--dry-run"]].concat());
+        assert_eq!((answer.status, answer.outcome().as_str()), would_be, "{answer:?}");
+        let (reason, free_in) = why(&answer.json());
+        assert_eq!(reason, "time_wait", "{answer:?}");
+        // then it did not wait for them, nor are they gone
+        assert!(answer.json()["elapsed_us"].as_u64().unwrap() < free_in * 1000, "{answer:?}");
+        assert!(!can_bind(address), "{arguments:?}");
+        let text = Gatewatch::in_text(backend, &["clean", "--dry-run"], address.port()).with(arguments).run();
+        assert!(text.out.contains("TIME_WAIT"), "{text:?}");
+        assert!(!can_bind(address), "{arguments:?}");
+    }
+});
+
+scenario!(another_users_client_is_named_to_an_ordinary_user, needs(Root), |backend| {
+    let server = Part::other().on_port(unused_port()).start();
+    let to = server.address().to_string();
+    let client = Part::other().on_port(unused_port()).with(&["--no-reuse", "--connect", &to]).start();
+    let ask = |words: &[&str]| {
+        let asked = Gatewatch::on(backend, words, client.port());
+        match backend {
+            Backend::Ebpf => asked.as_nobody_with_kernel_events().run(),
+            Backend::Poll => asked.as_nobody().run(),
+        }
+    };
+    // The socket tables show everybody the state and the user, and the iterator also the process.
+    let pid = match backend {
+        Backend::Ebpf => Value::from(client.pid()),
+        Backend::Poll => Value::Null,
+    };
+    let owners = ask(&["owners"]).json();
+    assert_eq!((&owners["owners"], &owners["reason"]), (&Value::from([0; 0]), &"bound_client".into()));
+    let named = &owners["clients"][0];
+    assert_eq!((&named["pid"], &named["uid"], &named["identity"]), (&pid, &0.into(), &"other".into()));
+    let answer = ask(&["clean", "--any", "--free-timeout", "5m"]);
+    assert_eq!((answer.status, &answer.json()["reason"]), (3, &"bound_client".into()), "{answer:?}");
+    assert_eq!((&answer.json()["owners"][0]["pid"], &answer.json()["owners"][0]["uid"]), (&pid, &0.into()));
+    let answer = ask(&["wait", "free", "--timeout", "100ms"]);
+    assert_eq!((answer.status, &answer.json()["reason"]), (7, &"bound_client".into()), "{answer:?}");
+    assert_eq!((&answer.json()["owner"]["pid"], &answer.json()["owner"]["uid"]), (&pid, &0.into()));
+    // and in words
+    if backend == Backend::Poll {
+        for command in [&["owners"][..], &["clean"], &["wait", "free", "--timeout", "100ms"]] {
+            let text = Gatewatch::in_text(backend, command, client.port()).as_nobody().run();
+            assert!(text.out.contains("an unseen process of user 0"), "{text:?}");
+        }
+    }
+    assert!(client.is_alive());
+    // Connections to a listener that this user can't see are the listener's.
+    let owners = Gatewatch::on(backend, &["owners"], server.port()).as_nobody();
+    let owners = if backend == Backend::Poll { owners.run() } else { return };
+    assert_eq!(owners.json()["owners"].as_array().unwrap().len(), 1, "{owners:?}");
+    assert_eq!(owners.json().get("clients"), None, "{owners:?}");
 });
 
 scenario!(a_client_whose_local_port_it_is_is_named, needs(Root), |backend| {

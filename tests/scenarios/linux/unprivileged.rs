@@ -2,6 +2,7 @@
 
 use gatewatch_tests::{Answer, Backend, Gatewatch, Part, unused_port};
 use nix::errno::Errno;
+use serde_json::Value;
 
 use crate::clean::assert_cleaned;
 
@@ -15,6 +16,71 @@ scenario!(another_users_owner_is_unknown_and_not_nobody, needs(Root), || {
     let text = Gatewatch::plain(&["owners", "-p", &gateway.port().to_string()]);
     assert!(text.out.contains("held by one process"));
     assert!(gateway.is_alive());
+});
+
+scenario!(the_sockets_of_an_unseen_process_are_not_counted_as_processes, needs(Root), || {
+    let port = unused_port();
+    let second = ([127, 0, 0, 2], port).into();
+    let owner = Part::other().on_port(port).on(second).start();
+    let ask = |format: &str| {
+        Gatewatch::new(&["owners", "--format", format, "-p", &port.to_string()]).as_nobody().run()
+    };
+    let text = ask("text");
+    assert!(text.out.contains("is held by 2 sockets whose processes can't be seen"), "{text:?}");
+    // and whether it is suspended is not known
+    for unseen in ask("json").json()["owners"].as_array().unwrap() {
+        assert_eq!((&unseen["pid"], &unseen["stopped"]), (&Value::Null, &Value::Null));
+    }
+    let seen = Gatewatch::on(Backend::Poll, &["owners"], port).run();
+    assert_eq!(seen.owner(owner.pid())["stopped"], false, "{seen:?}");
+});
+
+/// An owner that may not be looked into is not said to be none, nor to be elsewhere: the answers say what is lacking.
+fn assert_unseen_for_want_of(lacks: &str, ask: impl Fn(&[&str]) -> Gatewatch) {
+    for command in [&["owners"][..], &["clean", "--any"], &["wait", "free", "--timeout", "100ms"]] {
+        let answer = ask(&[command, &["--format", "json"]].concat()).run();
+        let json = answer.json();
+        assert_eq!(json.get("reason").filter(|reason| !reason.is_null()), None, "{answer:?}");
+        let owner = json.get("owner").unwrap_or_else(|| &json["owners"][0]);
+        assert_eq!((&owner["pid"], &owner["identity"]), (&Value::Null, &"unclassified".into()), "{answer:?}");
+        assert!(owner["why"].as_str().unwrap().contains(lacks), "{answer:?}");
+        let text = ask(command).run();
+        assert!(text.out.contains(lacks), "{text:?}");
+        for falsehood in ["no process holds", "on its way", "that no process has", "by a process outside"] {
+            assert!(!text.out.contains(falsehood), "{text:?}");
+        }
+    }
+    let answer = ask(&["clean", "--any", "--format", "json"]).run();
+    assert_eq!((answer.status, answer.outcome().as_str()), (5, "unknown"), "{answer:?}");
+}
+
+/// Without these root lists the folder of another user's descriptors, and may not see where they lead.
+const NO_TRACING: &str = "sys_ptrace,-bpf,-perfmon,-sys_admin";
+
+scenario!(an_owner_that_root_may_not_look_into_is_not_called_nobody, needs(Root), || {
+    let owner = Part::gateway().on_port(unused_port()).as_nobody().start();
+    let port = owner.port().to_string();
+    let ask = |words: &[&str]| Gatewatch::new(words).with(&["-p", &port]);
+    assert_unseen_for_want_of("CAP_SYS_PTRACE", |words| ask(words).without_capability(NO_TRACING));
+    assert_unseen_for_want_of("CAP_SYS_PTRACE", |words| {
+        ask(words).with(&["--backend", "poll"]).without_capability("sys_ptrace")
+    });
+    let own = Part::gateway().on_port(unused_port()).start();
+    let port = own.port().to_string();
+    assert_unseen_for_want_of("root of a user namespace", |words| {
+        Gatewatch::new(words).with(&["-p", &port]).in_own_user_namespace()
+    });
+    assert!(owner.is_alive() && own.is_alive());
+});
+
+scenario!(an_owner_inside_that_root_may_not_look_into_is_not_said_to_be_outside, needs(Root), || {
+    // given a container's root with what runtimes leave it, and a server of another user's beside it
+    let owner = Part::gateway().on_port(unused_port()).start_as_init_of_nobody();
+    let port = owner.port().to_string();
+    assert_unseen_for_want_of("CAP_SYS_PTRACE", |words| {
+        Gatewatch::new(words).with(&["-p", &port]).without_capability(NO_TRACING).inside(owner.pid())
+    });
+    assert!(owner.is_alive());
 });
 
 scenario!(an_owner_that_may_not_be_signalled_is_not_permitted, needs(Bpf), || {

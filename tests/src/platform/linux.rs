@@ -278,9 +278,21 @@ impl Part {
     /// # Panics
     /// When it ends before it is ready.
     pub fn start_as_init(self) -> Actor {
+        self.start_as_init_through(&[])
+    }
+
+    /// Like [`Self::start_as_init`], as an ordinary user.
+    ///
+    /// # Panics
+    /// When it ends before it is ready.
+    pub fn start_as_init_of_nobody(self) -> Actor {
+        self.start_as_init_through(&AS_NOBODY)
+    }
+
+    fn start_as_init_through(self, before: &[&str]) -> Actor {
         let name = "openclaw-gateway";
         let mut outer = Command::new("unshare");
-        outer.args(["--pid", "--fork", "--mount-proc", "--kill-child", "bash", "-c"]);
+        outer.args(["--pid", "--fork", "--mount-proc", "--kill-child"]).args(before).args(["bash", "-c"]);
         outer.arg(format!("exec -a {name} \"$0\" \"$@\"")).arg(self.command.get_program());
         outer.args(self.command.get_args());
         let mut actor = Self::program(outer).start();

@@ -235,6 +235,8 @@ impl<'a> Cleaning<'a> {
         let may_be_going = self.looked.saturating_duration_since(self.first_looked) < UNSEEN_GRACE;
         let of_ended = |owner: &Owner| {
             let ended = || owner.holdings.iter().all(|holding| was_ended(holding.socket.address));
+            // A connection is no listener of one that has just ended, unless that is what was done here.
+            let may_be_going = may_be_going && (owner.owns_port() || !self.dealt_with.is_empty());
             owner.pid.is_none() && (may_be_going || ended())
         };
         self.is_held() && self.in_the_way().all(|owner| owner.is_leaving() || of_ended(owner))
@@ -334,18 +336,27 @@ impl<'a> Cleaning<'a> {
         if self.has_signalled() { Outcome::Cleaned } else { Outcome::Free }
     }
 
-    /// Where nobody is left and the port can't be bound: whether waiting can help. Connections in TIME_WAIT of a server
-    /// that did not set `SO_REUSEADDR` keep every bind out until the kernel's timer is over; one that is longer than the
-    /// time for the port is not waited for.
-    pub(super) fn outlasts_time_wait(&mut self, observer: &mut dyn Observer) -> Result<bool, ObserveError> {
-        let Some(free_in) = observer.time_wait(self.request.port)? else { return Ok(true) };
-        if self.request.drop_time_wait {
-            let dropped = observer.drop_time_wait(self.request.port)?;
+    /// Where nobody is left and the port can't be bound: the outcome, if connections in TIME_WAIT decide it. Those of a server
+    /// that did not set `SO_REUSEADDR` keep every bind out until the kernel's timer is over; one that is longer than the time
+    /// for the port is not waited for. A dry run waits for none and takes none away, and says that they would go.
+    pub(super) fn of_time_wait(
+        &mut self,
+        observer: &mut dyn Observer,
+    ) -> Result<Option<Outcome>, ObserveError> {
+        let Request { port, dry_run, drop_time_wait, .. } = *self.request;
+        let Some(free_in) = observer.time_wait(port)? else { return Ok(None) };
+        if drop_time_wait && !dry_run {
+            let dropped = observer.drop_time_wait(port)?;
             debug!(dropped, "connections in TIME_WAIT were taken away");
-            return Ok(true);
+            return Ok(None);
         }
         self.free_in = Some(free_in);
-        Ok(free_in <= self.time_left())
+        let would_go = drop_time_wait || free_in <= self.time_left();
+        Ok(match (would_go, dry_run) {
+            (true, true) => Some(Outcome::WouldClean),
+            (true, false) => None,
+            (false, _) => Some(Outcome::TimedOut),
+        })
     }
 
     fn time_left(&mut self) -> Duration {
@@ -426,7 +437,9 @@ impl<'a> Cleaning<'a> {
                 let why = self.in_the_way().find_map(too_many);
                 why.or_else(|| self.in_the_way().find_map(Owner::unheld))
             }
-            Outcome::TimedOut if self.left.is_empty() => self.free_in.map(|_| Reason::TimeWait),
+            Outcome::TimedOut | Outcome::WouldClean if self.left.is_empty() => {
+                self.free_in.map(|_| Reason::TimeWait)
+            }
             Outcome::Free
             | Outcome::Cleaned
             | Outcome::WouldClean

@@ -8,7 +8,7 @@ use super::args::{AgentChoice, CleanArgs, EndingArgs, Format, Sparing as Sparing
 use super::context::{Context, NOT_ALL_IS_SEEN};
 use super::exit::{CliError, Exit};
 use super::ports::{self, Asked};
-use super::{confirm, next, text, unit};
+use super::{confirm, next, text, udp_beside, unit};
 use crate::agent::client::Client;
 use crate::agent::socket_path;
 use crate::clean::{Cleaned, Request, clean};
@@ -31,6 +31,11 @@ pub(super) async fn run(args: &CleanArgs) -> Result<Exit, CliError> {
             Format::Text => {
                 let next = next::after_clean(&cleaned, &asked, args);
                 super::print(&text::clean::answer(&cleaned, next))?;
+                if cleaned.outcome == Outcome::Free
+                    && let Some(note) = udp_beside::note(&context, &asked)
+                {
+                    super::print(&format!("  {:<8} {note}\n", "note"))?;
+                }
             }
         }
         exits.push(cleaned.outcome.into());

@@ -242,7 +242,7 @@ impl Context {
 
     /// As [`Self::tell_fallback`], where some of these owners can't be seen.
     pub(super) fn tell_unseen(&self, all: &[Owners]) {
-        let mut owners = all.iter().flat_map(|owners| &owners.owners);
+        let mut owners = all.iter().flat_map(|owners| owners.owners.iter().chain(&owners.clients));
         if owners.any(|owner| owner.pid.is_none() && owner.unheld().is_none()) {
             self.tell_fallback(NOT_ALL_IS_SEEN);
         }

@@ -31,6 +31,7 @@ mod several;
 mod started;
 mod text;
 mod top;
+mod udp_beside;
 mod unit;
 mod wait;
 mod watch;

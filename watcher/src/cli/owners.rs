@@ -9,12 +9,15 @@ use super::args::{Format, OwnersArgs};
 use super::context::Context;
 use super::exit::{CliError, Exit};
 use super::ports::{Asked, not_for_agent};
-use super::{next, text};
+use super::{next, text, udp_beside};
 use crate::agent::client::Client;
 use crate::platform::contract::{Interest, Platform as _};
 use crate::steps::exclude::Exclusions;
 use crate::steps::owner::Owners;
 use crate::wire::answers::OwnersAnswer;
+
+/// Of so many ports each by itself is told more of, which takes a look of its own.
+const FEW: usize = 16;
 
 pub(super) async fn run(args: &OwnersArgs) -> Result<Exit, CliError> {
     let begun = Instant::now();
@@ -37,8 +40,6 @@ pub(super) async fn run(args: &OwnersArgs) -> Result<Exit, CliError> {
         asked.iter().map(|asked| context.rules(&args.matching, asked.port)).collect::<Result<Vec<_>, _>>()?;
     let mut observer = context.observer(&asked, Interest::Snapshots)?;
     let exclusions = Exclusions::new(&context.host, std::process::id(), &[], false);
-    // Each port by itself tells more, and takes a look of its own.
-    const FEW: usize = 16;
     if asked.len() > FEW {
         let ports: Vec<_> = asked.iter().map(|asked| asked.port).zip(rules).collect();
         let answers = Owners::of_ports(&context.host, observer.as_mut(), &ports, &exclusions)?;
@@ -70,6 +71,13 @@ fn print_all(
             }
         } else {
             print(context, owners, asked, begun)?;
+            if context.format == Format::Text
+                && owners.owners.is_empty()
+                && answers.len() <= FEW
+                && let Some(note) = udp_beside::note(context, asked)
+            {
+                super::print(&format!("  {note}\n"))?;
+            }
         }
     }
     let held = answers.iter().any(|owners| !owners.owners.is_empty());

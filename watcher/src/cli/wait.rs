@@ -20,6 +20,9 @@ use crate::wire::answers::WaitAnswer;
 
 pub(super) async fn run(args: &WaitArgs) -> Result<Exit, CliError> {
     let begun = Instant::now();
+    if let Some(why) = at_odds(args) {
+        return Err(CliError::Usage(why.to_owned()));
+    }
     let context = Context::new(&args.observing)?;
     let asked = context.asked_to_bind(&args.ports)?;
     let until = Until::from(args.state);
@@ -40,6 +43,20 @@ pub(super) async fn run(args: &WaitArgs) -> Result<Exit, CliError> {
     };
     let exits = all.iter().map(|waited| print(&context, until, waited)).collect::<Result<Vec<_>, _>>()?;
     Ok(Exit::worst(exits))
+}
+
+/// Why the flags don't go with what is waited for, if so.
+fn at_odds(args: &WaitArgs) -> Option<&'static str> {
+    let of_listener = args.pid.is_some() || !args.settle.is_zero();
+    match args.state.into() {
+        Until::Free if of_listener => Some(
+            "`wait free` waits for the port, whoever had it: --pid and --settle are for `wait listening`",
+        ),
+        Until::Listening if args.plain => {
+            Some("`wait listening` waits for a process, and binds nothing: --plain is for `wait free`")
+        }
+        Until::Free | Until::Listening => None,
+    }
 }
 
 /// The ports that are waited for, and by whom.

@@ -414,6 +414,10 @@ fn unseen(socket: &Socket, pid: Option<u32>, why: String, exclusion: Option<Excl
 fn spare_clients(owner: &mut Owner) {
     if !owner.owns_port() {
         owner.verdict = Verdict::Other;
+        if owner.pid.is_none() {
+            owner.why = format!("it has a connection whose local port is this one; {}", owner.why);
+            return;
+        }
         let why = match owner.holdings.first().map(|holding| holding.socket.protocol) {
             // A server may connect its socket as well, once a first client has come.
             Some(Protocol::Udp) => "its socket is connected, so it has one peer and serves no others",

@@ -1,5 +1,6 @@
 //! `watch` by kernel events: what the kernel program sees, and what remains of that where parts are missing.
 
+use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use gatewatch_tests::{Backend, Flood, Gatewatch, PATIENCE, Part, send, unused_port};
@@ -53,6 +54,30 @@ scenario!(a_failed_bind_is_a_conflict_with_its_holder, needs(Bpf), || {
     assert_eq!(conflict["comm"], "rival");
     assert_eq!(conflict["holders"][0]["pid"], owner.pid());
     assert_eq!(conflict["address"], owner.address().to_string());
+});
+
+scenario!(the_end_of_a_client_is_not_blamed_on_its_peer, needs(Bpf), || {
+    // given a client that is bound to the port, whose peer is this process
+    let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let to = server.local_addr().unwrap().to_string();
+    for _ in 0..8 {
+        let port = unused_port();
+        let mut watch = watch(Backend::Ebpf, port);
+        let client = Part::other().on_port(port).with(&["--no-reuse", "--connect", &to]).start();
+        assert_eq!(watch.expect("bind")["pid"], client.pid());
+        let (mut peer, _) = server.accept().unwrap();
+        // when it ends first, and the last segment comes from here
+        send(client.pid(), Signal::SIGKILL);
+        let _ = peer.read(&mut [0]);
+        drop(peer);
+        // then its end is its own, or nobody's
+        for line in watch.up_to("free") {
+            let pid = &line["pid"];
+            assert!(pid.is_null() || *pid == client.pid(), "{line}");
+            assert!(!pid.is_null() || line["comm"].is_null(), "{line}");
+            assert_eq!(line["uid"], 0, "{line}");
+        }
+    }
 });
 
 scenario!(an_event_of_a_thread_names_its_process, needs(Bpf), || {

@@ -95,7 +95,14 @@ pub(super) fn headline(cleaned: &Cleaned) -> String {
     match cleaned.outcome {
         Outcome::Free => format!("port {port} is free"),
         Outcome::Cleaned => format!("port {port} is free: cleaned"),
-        Outcome::WouldClean => format!("port {port} would be cleaned"),
+        Outcome::WouldClean => match cleaned.free_in {
+            Some(free_in) => format!(
+                "nobody holds port {port}, and it would be free: connections in TIME_WAIT that keep it for {} would be \
+                 waited for, or with --drop-time-wait be taken away",
+                style::duration(free_in)
+            ),
+            None => format!("port {port} would be cleaned"),
+        },
         Outcome::Listening | Outcome::Restarted => format!("port {port} is being listened on"),
         Outcome::CommandFailed | Outcome::Crashed => format!("no process listens on port {port}"),
         Outcome::HeldByOther => match cleaned.reason {

@@ -19,7 +19,7 @@ pub(in crate::cli) fn answer(owners: &Owners, asked: &Asked, took: Duration, nex
         // It may be held on others.
         0 => format!("no process holds {asked}"),
         1 => format!("port {port} is held by one process"),
-        many => format!("port {port} is held by {many} processes"),
+        many => format!("port {port} is held by {}", holders(owners, many)),
     };
     let _ = writeln!(out, "{}  {took}", style::paint(Colour::Strong, &head));
     if *reason == Some(Reason::TimeWait)
@@ -42,6 +42,24 @@ pub(in crate::cli) fn answer(owners: &Owners, asked: &Asked, took: Duration, nex
         let _ = writeln!(out, "  {next}");
     }
     out
+}
+
+/// How many hold a port. Of processes that can't be seen only their sockets are known, of which one process can have several.
+fn holders(owners: &[Owner], many: usize) -> String {
+    let count = |number: usize, one: &str, more: &str| match number {
+        1 => one.to_owned(),
+        _ => format!("{number} {more}"),
+    };
+    let unseen = owners.iter().filter(|owner| owner.pid.is_none()).count();
+    let sockets = count(unseen, "one socket", "sockets");
+    match many - unseen {
+        seen if unseen == 0 => count(seen, "one process", "processes"),
+        0 => format!("{sockets} whose processes can't be seen"),
+        seen => format!(
+            "{}, and {sockets} whose processes can't be seen",
+            count(seen, "one process", "processes")
+        ),
+    }
 }
 
 /// An owner in a few aligned lines.

@@ -27,7 +27,15 @@ pub(in crate::cli) fn answer(until: Until, waited: &Waited) -> String {
             (Some(Reason::OtherNamespace), _) => {
                 format!("port {port} is still held by a process outside of this pid namespace: timed out")
             }
-            (_, Some(who)) => format!("port {port} is still held by {who}: timed out"),
+            (_, Some(who)) => match owner.as_ref().filter(|owner| owner.pid.is_none()) {
+                Some(unseen) => {
+                    format!(
+                        "port {port} is still held by {who} ({}): timed out",
+                        style::printable(&unseen.why)
+                    )
+                }
+                None => format!("port {port} is still held by {who}: timed out"),
+            },
             (_, None) => format!("port {port} is still held: timed out"),
         },
         (_, Until::Listening) => match who {

@@ -42,7 +42,7 @@ pub(crate) trait System: Send + Sync {
         None
     }
 
-    /// Why no process can be identified here at all; `None` if they can.
+    /// Why a socket's holder can't be seen here; `None` if there is no other reason than the user.
     fn blindness(&self) -> Option<&'static str> {
         None
     }

@@ -37,7 +37,7 @@ use watcher_common::OWN_MARK;
 
 pub(super) use self::agent::{OwnPeer, given_socket};
 use self::processes::root::Root;
-use self::processes::{foreign, kin, pidfd, proc};
+use self::processes::{foreign, kin, pidfd, proc, unseen};
 use self::seeing::{EbpfObserver, LinuxTable, Netns, Scope, Wanted};
 use super::contract::{
     AgentObserver, Ancestor, Bind, BindAddress, BindAs, ByEvents, FileId, Hook, Interest, KeepError,
@@ -79,7 +79,7 @@ impl System for Linux {
     }
 
     fn blindness(&self) -> Option<&'static str> {
-        foreign::why()
+        unseen::why()
     }
 
     fn parent(&self, pid: u32) -> Option<u32> {

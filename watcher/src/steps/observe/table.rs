@@ -263,6 +263,12 @@ impl Table {
         self.on_port(port).filter(move |socket| may_be_same(socket.netns, netns))
     }
 
+    /// The socket that an event is about, as it was before the event.
+    pub(crate) fn find(&self, event: &Event) -> Option<&Socket> {
+        let of_port = self.ports.get(&event.port())?;
+        Some(&of_port.known.get(of_port.find(event)?)?.socket)
+    }
+
     fn of(&mut self, port: Port) -> &mut OfPort {
         self.ports.entry(port).or_default()
     }

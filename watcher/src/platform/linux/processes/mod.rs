@@ -14,5 +14,6 @@ pub(super) mod root;
 mod state;
 pub(super) mod status;
 mod time;
+pub(super) mod unseen;
 mod user;
 pub(super) mod waiting;

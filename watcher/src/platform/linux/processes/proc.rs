@@ -288,7 +288,15 @@ pub(in crate::platform::linux) fn add_descriptors(sockets: &mut Vec<Socket>) -> 
                 sight = Sight::Partial;
             }
             for fd in numbers.unwrap_or_default() {
-                let Ok(link) = fs::read_link(table.join(fd.to_string())) else { continue };
+                let link = match fs::read_link(table.join(fd.to_string())) {
+                    Ok(link) => link,
+                    Err(error) => {
+                        if sight == Sight::Whole && is_refused(&error, pid) {
+                            sight = Sight::Partial;
+                        }
+                        continue;
+                    }
+                };
                 if let Some(&place) = places.get(&link) {
                     let fd = Some(Fd { thread: tid, number: fd });
                     let socket = &mut sockets[place];
@@ -305,6 +313,13 @@ pub(in crate::platform::linux) fn add_descriptors(sockets: &mut Vec<Socket>) -> 
     Ok(sight)
 }
 
+/// Whether the kernel refuses to show where a descriptor leads. The folder is listed by its mode, which `CAP_DAC_OVERRIDE` and
+/// `CAP_DAC_READ_SEARCH` pass; its links are read by the right to trace the process (`proc_fd_access_allowed`, fs/proc/base.c).
+/// The same error comes for a process that has ended since its folder was listed.
+fn is_refused(error: &io::Error, pid: u32) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied && is_running(pid)
+}
+
 /// Whether /proc may leave processes out for this user (`hidepid`, proc(5)); true where that can't be read.
 fn hides_processes() -> bool {
     let Ok(mounts) = fs::read_to_string("/proc/self/mountinfo") else { return true };
@@ -313,22 +328,31 @@ fn hides_processes() -> bool {
     at_proc.next_back().is_none_or(|mount| mount.contains("hidepid="))
 }
 
-/// Whether a message that carries descriptors waits at a local socket of any process (`scm_fds`, Linux 5.6).
-pub(in crate::platform::linux) fn messages_carry_descriptors() -> bool {
-    // Of other files the kernel tells as much as they have, and may wait for whoever uses them (an epoll's lock).
-    let is_socket =
-        |fd: &Path| fs::read_link(fd).is_ok_and(|link| link.as_os_str().as_bytes().starts_with(b"socket:["));
+/// Whether a message that carries descriptors waits at a local socket of any process (`scm_fds`, Linux 5.6), or may: also
+/// where one of them may not be looked into.
+pub(in crate::platform::linux) fn messages_may_carry_descriptors() -> bool {
     let carries = |path: PathBuf| {
         let info = file::text(&path).unwrap_or_default();
         let mut numbers = status::numbers(&info, "scm_fds").into_iter().flatten();
         numbers.next().is_some_and(|number| number != "0")
     };
-    let pids = numbers(Path::new("/proc")).unwrap_or_default();
-    pids.into_iter().any(|pid| {
-        let folder = PathBuf::from(format!("/proc/{pid}"));
-        let mut fds = numbers(&folder.join("fd")).unwrap_or_default().into_iter().map(|fd| fd.to_string());
-        fds.any(|fd| is_socket(&folder.join("fd").join(&fd)) && carries(folder.join("fdinfo").join(&fd)))
-    })
+    let may_carry = |folder: &Path, pid: u32, fd: u32| match fs::read_link(folder.join(format!("fd/{fd}"))) {
+        // Of other files the kernel tells as much as they have, and may wait for whoever uses them (an epoll's lock).
+        Ok(link) => {
+            link.as_os_str().as_bytes().starts_with(b"socket:[")
+                && carries(folder.join(format!("fdinfo/{fd}")))
+        }
+        Err(error) => is_refused(&error, pid),
+    };
+    let Ok(pids) = numbers(Path::new("/proc")) else { return true };
+    hides_processes()
+        || pids.into_iter().any(|pid| {
+            let folder = PathBuf::from(format!("/proc/{pid}"));
+            match numbers(&folder.join("fd")) {
+                Ok(fds) => fds.into_iter().any(|fd| may_carry(&folder, pid, fd)),
+                Err(error) => is_refused(&error, pid),
+            }
+        })
 }
 
 /// The entries of a folder whose names are numbers.

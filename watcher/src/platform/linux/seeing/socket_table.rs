@@ -1,6 +1,6 @@
 //! The socket table without the kernel program: sock_diag's, or else /proc/net's, and the holders from /proc.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::time::Duration;
 
@@ -54,7 +54,20 @@ impl SocketTable for LinuxTable {
         if all == Sight::Whole {
             unheld::explain(&mut sockets);
         }
-        sockets.retain(|socket| socket.takes_port() || reuse::is_unset(socket));
+        let taken: HashSet<Port> =
+            sockets.iter().filter(|socket| socket.takes_port()).map(Socket::port).collect();
+        let mut unseen = HashSet::new();
+        sockets.retain(|socket| {
+            if socket.takes_port() {
+                return true;
+            }
+            if all == Sight::Whole || !socket.descriptors.is_empty() {
+                return reuse::is_unset(socket);
+            }
+            // Whether one of another user's keeps the port can't be found out. Where a socket takes the port, it may have
+            // been accepted there; else it is named as what may be the reason, a server's thousands once.
+            !taken.contains(&socket.port()) && unseen.insert((socket.address, socket.uid))
+        });
         Ok(sockets)
     }
 

@@ -23,7 +23,7 @@ fn reason() -> Option<Reason> {
     let own = u32::try_from(fs::metadata("/proc/self/ns/pid").ok()?.ino()).ok()?;
     if own == proc::INITIAL_PID_NAMESPACE {
         Some(Reason::InFlight)
-    } else if proc::messages_carry_descriptors() {
+    } else if proc::messages_may_carry_descriptors() {
         None
     } else {
         Some(Reason::OtherNamespace)
