@@ -52,7 +52,7 @@ scenario!(a_users_crowd_on_another_address_keeps_nobody_from_a_clean, needs(Bpf)
     let gateway = Part::gateway().on_port(unused_port()).start();
     let port = gateway.port();
     // given a user who has more listeners on the port than are kept account of, here, on an address that is not the gateway's
-    let crowd = Part::other().on(([127, 0, 0, 9], port).into()).with(&["--reuse-port", "--crowd", "15000"]);
+    let crowd = Part::other().on(([127, 0, 0, 9], port).into()).with(&["--reuse-port", "--crowd", "6000"]);
     let _crowd = crowd.with(&["--workers", "2"]).as_nobody().start();
     let agent = Agent::watching(&[(port, "")]);
     until("it says that it leaves some out", || leaves_out(&agent));
