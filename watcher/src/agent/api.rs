@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use axum::Json;
 use axum::Router;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, RawQuery, State};
 use axum::http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -57,6 +58,8 @@ use crate::wire::problem::Problem;
 
 type Peer = <Host as AgentSystem>::Peer;
 type Caller = Extension<Arc<Peer>>;
+/// A port's part of the path, which need not be UTF-8.
+type InPath = Result<Path<String>, PathRejection>;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -185,11 +188,11 @@ async fn all_sockets(
 async fn owners_of(
     State(agent): State<Arc<Agent>>,
     peer: Caller,
-    Path(port): Path<String>,
+    port: InPath,
     RawQuery(query): RawQuery,
 ) -> Result<Json<OwnersAnswer>, Problem> {
     may_read(&agent, &peer)?;
-    let port = watched(&agent, &port)?;
+    let port = watched(&agent, &word(port))?;
     let query = Query::parse(query.as_deref(), &["netns"])?;
     let netns = query.number("netns")?;
     let (uid, here) = (peer.uid(), Arc::clone(&agent));
@@ -236,11 +239,11 @@ async fn owners_of(
 async fn clean_port(
     State(agent): State<Arc<Agent>>,
     peer: Caller,
-    Path(port): Path<String>,
+    port: InPath,
     RawQuery(query): RawQuery,
     request: axum::extract::Request,
 ) -> Result<Json<CleanAnswer>, Problem> {
-    let (pid, uid) = (peer.pid(), peer.uid());
+    let (pid, uid, port) = (peer.pid(), peer.uid(), word(port));
     if !agent.cleans.take(uid, Instant::now()) {
         agent.metrics.refused();
         return Err(too_many("too many requests by this user"));
@@ -348,11 +351,11 @@ async fn override_guards(
 async fn wait_for(
     State(agent): State<Arc<Agent>>,
     peer: Caller,
-    Path(port): Path<String>,
+    port: InPath,
     RawQuery(query): RawQuery,
 ) -> Result<Json<WaitAnswer>, Problem> {
     may_read(&agent, &peer)?;
-    let port = watched(&agent, &port)?;
+    let port = watched(&agent, &word(port))?;
     let query = Query::parse(query.as_deref(), &["until", "timeout_ms"])?;
     let longest = u32::try_from(LONGEST_WAIT.as_millis()).unwrap_or(u32::MAX);
     let timeout = query.number("timeout_ms")?.unwrap_or(longest).min(longest);
@@ -550,6 +553,11 @@ fn watched(agent: &Agent, text: &str) -> Result<Port, Problem> {
     let port = port_of(text)?;
     let settings = agent.settings();
     if settings.follows(port) { Ok(port) } else { Err(unwatched(&settings, port)) }
+/// What the path names. Bytes that are no text are no port either, and are refused as other words are.
+fn word(in_path: InPath) -> String {
+    in_path.map_or_else(|_| char::REPLACEMENT_CHARACTER.into(), |Path(word)| word)
+}
+
 }
 
 /// Whether the port can be cleaned at all: not what is followed decides, but what the configuration names.

@@ -479,13 +479,32 @@ scenario!(a_name_in_the_history_does_not_steer_the_terminal, needs(Bpf), || {
 scenario!(a_span_that_is_none_is_refused, needs(Bpf), || {
     let kept = Kept::new();
     let agent = Agent::with(&kept.config(&[]));
-    for query in ["since=yesterday", "since=1h&until=2h", "since=5", "port=0", "port=x", "ports=1", "since="]
-    {
+    for query in [
+        "since=yesterday",
+        "since=1h&until=2h",
+        "since=5",
+        "since=",
+        "since=1h&since=2h",
+        "since=99999999999d",
+        "until=1h&until=1h",
+        "port=0",
+        "port=x",
+        "ports=1",
+    ] {
         assert_eq!(agent.get(&format!("/v1/history?{query}")).status, 400, "{query}");
     }
-    for words in [&["--since", "yesterday"][..], &["--since", "1h", "--until", "2h"], &["--until", "-1h"]] {
-        let answer = kept.read(words);
-        assert_eq!((answer.status, answer.out.as_str()), (2, ""), "{answer:?}");
+    let socket = agent.socket();
+    let ask =
+        |words: &[&str]| Gatewatch::new(&["history", "--socket", socket.to_str().unwrap()]).with(words).run();
+    for words in [
+        &["--since", "yesterday"][..],
+        &["--since", "1h", "--until", "2h"],
+        &["--until", "-1h"],
+        &["--since", "99999999999d"],
+    ] {
+        for answer in [kept.read(words), ask(words)] {
+            assert_eq!((answer.status, answer.out.as_str()), (2, ""), "{answer:?}");
+        }
     }
     let without = Agent::watching(&[(unused_port(), "")]);
     let answer = without.get("/v1/history");
@@ -514,6 +533,10 @@ scenario!(a_damaged_history_is_put_aside, needs(Bpf), || {
         .unwrap();
     let port = unused_port();
     let agent = Agent::with(&kept.config(&[port]));
+    let answer = ask(&["--since", "99999999999d"]);
+    assert!(answer.err.contains("--since 99999999999d: that is too long ago"), "{answer:?}");
+    // two ports are none too many
+    assert_eq!(agent.get("/v1/history?port=1&port=2").status, 200);
     let _owner = Part::other().on_port(port).start();
     wait_for(&agent, port, "listen");
     assert!(kept.path().with_extension("sqlite.damaged").exists());
