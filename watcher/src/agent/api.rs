@@ -491,7 +491,7 @@ async fn health(RawQuery(query): RawQuery) -> Result<&'static str, Problem> {
     responses((status = 200, content(
             (String = "text/plain; version=0.0.4; charset=utf-8"),
             (String = "application/openmetrics-text; version=1.0.0; charset=utf-8"))),
-        BadRequest, Forbidden, TooMany))]
+        BadRequest, Forbidden, TooMany, Failed))]
 async fn metrics(
     State(agent): State<Arc<Agent>>,
     peer: Caller,
@@ -501,7 +501,8 @@ async fn metrics(
     may_read(&agent, &peer)?;
     Query::parse(query.as_deref(), &[])?;
     let exposition = Exposition::asked(&headers);
-    Ok(([(CONTENT_TYPE, exposition.content_type())], agent.scrape(exposition)).into_response())
+    let text = agent.scrape_by(peer.uid(), exposition).await?;
+    Ok(([(CONTENT_TYPE, exposition.content_type())], text).into_response())
 }
 
 /// This description

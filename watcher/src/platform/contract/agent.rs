@@ -1,6 +1,7 @@
 //! What the host agent needs: a socket and its clients' credentials, a service manager.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -87,6 +88,13 @@ pub(crate) trait ServiceSystem {
 
     /// What this process uses; `None` where that can't be told.
     fn own_resources() -> Option<Resources> {
+        None
+    }
+
+    /// The user who made the other end of a TCP connection, if that is on this host and still open: `there` is its address,
+    /// `here` that of our end.
+    fn user_at(here: SocketAddr, there: SocketAddr) -> Option<u32> {
+        let _ = (here, there);
         None
     }
 
