@@ -258,6 +258,7 @@ async fn clean_port(
         }
         problem
     };
+    still_runs(&peer).map_err(refuse)?;
     // Access comes before all else: the answer must not reveal whether a port is watched to a caller that may not clean
     // it, and a body is not waited for in vain.
     let number = port_of(&port).map_err(refuse)?;
@@ -519,6 +520,7 @@ fn may_read(agent: &Agent, peer: &Peer) -> Result<(), Problem> {
     if !agent.reads.take(peer.uid(), Instant::now()) {
         return Err(too_many("too many requests by this user"));
     }
+    still_runs(peer)?;
     if agent.settings().access.may_read(peer) {
         return Ok(());
     }
@@ -527,6 +529,11 @@ fn may_read(agent: &Agent, peer: &Peer) -> Result<(), Problem> {
         format!("user {} may not read", peer.uid()),
         "add the user to the group that the agent's configuration names under [agent], and log in again",
     ))
+}
+
+/// The user who has connected counts, and only as long as the process that did so runs: another one may have its connection.
+fn still_runs(peer: &Peer) -> Result<(), Problem> {
+    if peer.has_ended() { Err(unknown_caller("the process that has connected has ended")) } else { Ok(()) }
 }
 
 fn too_many(what: &str) -> Problem {
@@ -546,6 +553,11 @@ fn unknown_caller(why: &str) -> Problem {
     )
 }
 
+/// What the path names. Bytes that are no text are no port either, and are refused as other words are.
+fn word(in_path: InPath) -> String {
+    in_path.map_or_else(|_| char::REPLACEMENT_CHARACTER.into(), |Path(word)| word)
+}
+
 fn port_of(text: &str) -> Result<Port, Problem> {
     Port::with_protocol(text).map_err(|why: PortError| bad_request(why.to_string(), "/v1/ports lists them"))
 }
@@ -554,11 +566,6 @@ fn watched(agent: &Agent, text: &str) -> Result<Port, Problem> {
     let port = port_of(text)?;
     let settings = agent.settings();
     if settings.follows(port) { Ok(port) } else { Err(unwatched(&settings, port)) }
-/// What the path names. Bytes that are no text are no port either, and are refused as other words are.
-fn word(in_path: InPath) -> String {
-    in_path.map_or_else(|_| char::REPLACEMENT_CHARACTER.into(), |Path(word)| word)
-}
-
 }
 
 /// Whether the port can be cleaned at all: not what is followed decides, but what the configuration names.

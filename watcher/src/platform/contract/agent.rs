@@ -156,6 +156,10 @@ pub(crate) trait Peer<H>: Send + Sync + 'static {
     /// Whether the process still runs, so that its pid still belongs to it.
     fn is_running(&self) -> bool;
 
+    /// Whether the process is known to have ended. One whose pid can't be seen from here can be neither this nor
+    /// [`running`](Self::is_running).
+    fn has_ended(&self) -> bool;
+
     /// The system as the client sees it: in its network namespace.
     ///
     /// # Errors
