@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{MsgFlags, recv};
 use nix::unistd::Pid;
@@ -280,6 +281,31 @@ impl Agent {
         as_user(uid, move || Connection::new(&socket))
     }
 
+    /// A connection that a process of its own has made, which is prepared by `prepare`. Both have it. That process runs until it
+    /// is killed, or its handle is dropped.
+    ///
+    /// # Panics
+    /// When that can't be done.
+    pub fn connect_by_child(&self, prepare: impl FnOnce(&mut Command)) -> (Connection, Child) {
+        let stream = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        let address = socket2::SockAddr::unix(self.socket()).unwrap();
+        let shared = stream.as_raw_fd();
+        let connect = move || {
+            // SAFETY: the address is read, and has this length.
+            let connected = unsafe { libc::connect(shared, address.as_ptr().cast(), address.len()) };
+            Errno::result(connected).map(drop).map_err(Into::into)
+        };
+        // It ends with its standard input.
+        let mut command = Command::new("cat");
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        prepare(&mut command);
+        // SAFETY: between fork and exec only a system call is made.
+        unsafe { command.pre_exec(connect) };
+        let child = command.spawn().unwrap();
+        stream.set_read_timeout(Some(patience())).unwrap();
+        (Connection(std::os::fd::OwnedFd::from(stream).into()), child)
+    }
+
     /// Waits until this process is connected: the agent has a handle of it.
     ///
     /// # Panics
@@ -447,6 +473,11 @@ impl Connection {
         self.0.write_all(text.as_bytes()).is_ok()
     }
 
+    /// Ends what is sent over it.
+    pub fn say_no_more(&self) {
+        let _ = self.0.shutdown(std::net::Shutdown::Write);
+    }
+
     /// Announces a body, and does not send it.
     pub fn withhold_body(&mut self, path: &str) -> bool {
         self.write(&format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n"))
@@ -474,6 +505,16 @@ impl Connection {
     pub fn has_answered(&self) -> bool {
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
         recv(self.0.as_raw_fd(), &mut [0], flags) != Err(Errno::EAGAIN)
+    }
+
+    /// Whether the agent has closed the connection, whatever has come before.
+    ///
+    /// # Panics
+    /// When the connection can't be asked.
+    pub fn is_closed(&self) -> bool {
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::empty())];
+        poll(&mut fds, PollTimeout::ZERO).unwrap();
+        fds[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP))
     }
 
     /// All that comes, until the agent closes the connection.

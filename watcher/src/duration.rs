@@ -25,6 +25,15 @@ pub(crate) fn parse_long(text: &str) -> Option<Duration> {
     parse(text).or_else(|| in_days('d', 1)).or_else(|| in_days('w', 7))
 }
 
+/// A duration as [`parse_long`] reads it, in the largest unit that it is a whole number of (`14d`, `36h`, `90s`); what is below
+/// a millisecond is left out.
+pub(crate) fn written(duration: Duration) -> String {
+    const UNITS: [(&str, u128); 4] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];
+    let millis = duration.as_millis();
+    let whole = UNITS.iter().find(|(_, unit)| millis != 0 && millis.is_multiple_of(*unit));
+    whole.map_or_else(|| format!("{millis}ms"), |(name, unit)| format!("{}{name}", millis / unit))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -52,7 +61,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_duration_is_written_in_the_largest_unit_that_fits() {
+        for text in ["14d", "36h", "90m", "61s", "1500ms", "0ms"] {
+            assert_eq!(written(parse_long(text).unwrap()), text);
+        }
+        assert_eq!(written(Duration::from_hours(48)), "2d");
+    }
+
     proptest! {
+        #[test]
+        fn what_is_written_is_read_again(millis in 0u64..u64::MAX / 2) {
+            let duration = Duration::from_millis(millis);
+            prop_assert_eq!(parse_long(&written(duration)), Some(duration));
+        }
+
         #[test]
         fn whole_milliseconds_and_seconds_are_exact(number in 0u32..) {
             prop_assert_eq!(parse(&format!("{number}ms")), Some(Duration::from_millis(number.into())));

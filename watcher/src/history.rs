@@ -15,7 +15,9 @@ pub(crate) const LAST_HOUR: Duration = Duration::from_secs(3600);
 /// What is wrong, as a sentence.
 pub(crate) fn moment(text: &str, now: SystemTime) -> Result<SystemTime, String> {
     if let Some(ago) = duration::parse_long(text) {
-        return now.checked_sub(ago).ok_or_else(|| "that is too long ago".to_owned());
+        // A clock can count further back than a time can be written, and it is written for the agent and in answers.
+        let moment = now.checked_sub(ago).filter(|&moment| jiff::Timestamp::try_from(moment).is_ok());
+        return moment.ok_or_else(|| "that is too long ago".to_owned());
     }
     let time: Result<jiff::Timestamp, _> = text.parse();
     time.map(Into::into).map_err(|_| "it is neither a time (RFC 3339) nor a duration".to_owned())

@@ -260,16 +260,7 @@ impl Part {
     /// As an ordinary user who is root of a user namespace and a network namespace of its own: what everybody may be.
     pub fn in_own_user_namespace(self) -> Self {
         let mut part = self.as_nobody();
-        // SAFETY: between fork and exec only system calls are made.
-        unsafe {
-            part.command.pre_exec(|| {
-                use nix::sched::{CloneFlags, unshare};
-                // After a change of the user, the files of the own /proc folder are root's (PR_SET_DUMPABLE, prctl(2)).
-                nix::sys::prctl::set_dumpable(true)?;
-                unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?;
-                std::fs::write("/proc/self/uid_map", "0 65534 1")
-            });
-        }
+        in_own_user_namespace(&mut part.command);
         part
     }
 
@@ -382,6 +373,21 @@ impl Actor {
     /// Its network namespace.
     pub fn netns(&self) -> String {
         format!("/proc/{}/ns/net", self.pid())
+    }
+}
+
+/// Makes it run as the user `nobody`, who is root of a user namespace and a network namespace of its own.
+pub fn in_own_user_namespace(command: &mut Command) {
+    command.uid(65_534).gid(65_534);
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe {
+        command.pre_exec(|| {
+            use nix::sched::{CloneFlags, unshare};
+            // After a change of the user, the files of the own /proc folder are root's (PR_SET_DUMPABLE, prctl(2)).
+            nix::sys::prctl::set_dumpable(true)?;
+            unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?;
+            std::fs::write("/proc/self/uid_map", "0 65534 1")
+        });
     }
 }
 

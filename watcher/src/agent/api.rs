@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use axum::Json;
 use axum::Router;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Extension, Path, RawQuery, State};
 use axum::http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -57,6 +58,8 @@ use crate::wire::problem::Problem;
 
 type Peer = <Host as AgentSystem>::Peer;
 type Caller = Extension<Arc<Peer>>;
+/// A port's part of the path, which need not be UTF-8.
+type InPath = Result<Path<String>, PathRejection>;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -185,11 +188,11 @@ async fn all_sockets(
 async fn owners_of(
     State(agent): State<Arc<Agent>>,
     peer: Caller,
-    Path(port): Path<String>,
+    port: InPath,
     RawQuery(query): RawQuery,
 ) -> Result<Json<OwnersAnswer>, Problem> {
     may_read(&agent, &peer)?;
-    let port = watched(&agent, &port)?;
+    let port = watched(&agent, &word(port))?;
     let query = Query::parse(query.as_deref(), &["netns"])?;
     let netns = query.number("netns")?;
     let (uid, here) = (peer.uid(), Arc::clone(&agent));
@@ -246,11 +249,11 @@ async fn owners_of(
 async fn clean_port(
     State(agent): State<Arc<Agent>>,
     peer: Caller,
-    Path(port): Path<String>,
+    port: InPath,
     RawQuery(query): RawQuery,
     request: axum::extract::Request,
 ) -> Result<Json<CleanAnswer>, Problem> {
-    let (pid, uid) = (peer.pid(), peer.uid());
+    let (pid, uid, port) = (peer.pid(), peer.uid(), word(port));
     if !agent.cleans.take(uid, Instant::now()) {
         agent.metrics.refused();
         return Err(too_many("too many requests by this user"));
@@ -265,6 +268,7 @@ async fn clean_port(
         }
         problem
     };
+    still_runs(&peer).map_err(refuse)?;
     // Access comes before all else: the answer must not reveal whether a port is watched to a caller that may not clean
     // it, and a body is not waited for in vain.
     let number = port_of(&port).map_err(refuse)?;
@@ -358,11 +362,11 @@ async fn override_guards(
 async fn wait_for(
     State(agent): State<Arc<Agent>>,
     peer: Caller,
-    Path(port): Path<String>,
+    port: InPath,
     RawQuery(query): RawQuery,
 ) -> Result<Json<WaitAnswer>, Problem> {
     may_read(&agent, &peer)?;
-    let port = watched(&agent, &port)?;
+    let port = watched(&agent, &word(port))?;
     let query = Query::parse(query.as_deref(), &["until", "timeout_ms"])?;
     let longest = u32::try_from(LONGEST_WAIT.as_millis()).unwrap_or(u32::MAX);
     let timeout = query.number("timeout_ms")?.unwrap_or(longest).min(longest);
@@ -498,7 +502,7 @@ async fn health(RawQuery(query): RawQuery) -> Result<&'static str, Problem> {
     responses((status = 200, content(
             (String = "text/plain; version=0.0.4; charset=utf-8"),
             (String = "application/openmetrics-text; version=1.0.0; charset=utf-8"))),
-        BadRequest, Forbidden, TooMany))]
+        BadRequest, Forbidden, TooMany, Failed))]
 async fn metrics(
     State(agent): State<Arc<Agent>>,
     peer: Caller,
@@ -508,7 +512,8 @@ async fn metrics(
     may_read(&agent, &peer)?;
     Query::parse(query.as_deref(), &[])?;
     let exposition = Exposition::asked(&headers);
-    Ok(([(CONTENT_TYPE, exposition.content_type())], agent.scrape(exposition)).into_response())
+    let text = agent.scrape_by(peer.uid(), exposition).await?;
+    Ok(([(CONTENT_TYPE, exposition.content_type())], text).into_response())
 }
 
 /// This description
@@ -525,6 +530,7 @@ fn may_read(agent: &Agent, peer: &Peer) -> Result<(), Problem> {
     if !agent.reads.take(peer.uid(), Instant::now()) {
         return Err(too_many("too many requests by this user"));
     }
+    still_runs(peer)?;
     if agent.settings().access.may_read(peer) {
         return Ok(());
     }
@@ -533,6 +539,11 @@ fn may_read(agent: &Agent, peer: &Peer) -> Result<(), Problem> {
         format!("user {} may not read", peer.uid()),
         "add the user to the group that the agent's configuration names under [agent], and log in again",
     ))
+}
+
+/// The user who has connected counts, and only as long as the process that did so runs: another one may have its connection.
+fn still_runs(peer: &Peer) -> Result<(), Problem> {
+    if peer.has_ended() { Err(unknown_caller("the process that has connected has ended")) } else { Ok(()) }
 }
 
 fn too_many(what: &str) -> Problem {
@@ -550,6 +561,11 @@ fn unknown_caller(why: &str) -> Problem {
         format!("the caller can't be identified: {why}"),
         "ask from a process that keeps running, on the agent's own host",
     )
+}
+
+/// What the path names. Bytes that are no text are no port either, and are refused as other words are.
+fn word(in_path: InPath) -> String {
+    in_path.map_or_else(|_| char::REPLACEMENT_CHARACTER.into(), |Path(word)| word)
 }
 
 fn port_of(text: &str) -> Result<Port, Problem> {

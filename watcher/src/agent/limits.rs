@@ -1,6 +1,7 @@
 //! Limits: what one client may use, so that a slow or hostile client does not harm the others.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,24 +46,30 @@ pub(super) struct Rate {
 pub(super) const READS: Rate = Rate { per_second: 500.0, burst: 1000.0 };
 /// For requests that may end something.
 pub(super) const CLEANS: Rate = Rate { per_second: 10.0, burst: 20.0 };
+/// For connections of a scrape.
+pub(super) const SCRAPES: Rate = Rate { per_second: 10.0, burst: 20.0 };
 
-/// A token bucket for each user: it fills at the rate, and each request takes one token.
+/// A token bucket for each user, or whoever else asks: it fills at the rate, and each request takes one token.
 #[derive(Debug)]
-pub(super) struct Buckets {
+pub(super) struct Buckets<Who = u32> {
     rate: Rate,
-    filled: Mutex<HashMap<u32, (f64, Instant)>>,
+    filled: Mutex<HashMap<Who, (f64, Instant)>>,
 }
 
 impl Buckets {
+    /// Takes one token of a user's; false if none is left. Root is not limited, because root could do worse anyway.
+    pub(super) fn take(&self, uid: u32, now: Instant) -> bool {
+        uid == 0 || self.take_one(uid, now)
+    }
+}
+
+impl<Who: Eq + Hash> Buckets<Who> {
     pub(super) fn new(rate: Rate) -> Self {
         Self { rate, filled: Mutex::default() }
     }
 
-    /// Takes one token; false if none is left. Root is not limited, because root could do worse anyway.
-    pub(super) fn take(&self, uid: u32, now: Instant) -> bool {
-        if uid == 0 {
-            return true;
-        }
+    /// Takes one token; false if none is left.
+    pub(super) fn take_one(&self, who: Who, now: Instant) -> bool {
         let mut filled = self.filled.lock().unwrap_or_else(PoisonError::into_inner);
         let Rate { per_second, burst } = self.rate;
         let level = |(left, at): (f64, Instant)| {
@@ -72,7 +79,7 @@ impl Buckets {
         if filled.len() > 1024 {
             filled.retain(|_, &mut bucket| level(bucket) < burst);
         }
-        let bucket = filled.entry(uid).or_insert((burst, now));
+        let bucket = filled.entry(who).or_insert((burst, now));
         let now_left = level(*bucket);
         let enough = now_left >= 1.0;
         *bucket = (if enough { now_left - 1.0 } else { now_left }, now);

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -13,7 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
@@ -24,18 +23,15 @@ use super::state::Agent;
 use crate::platform::Host;
 use crate::platform::contract::{AgentSystem, Peer};
 
-/// The path of the event stream.
-const EVENTS: &str = "/v1/events";
-
 type Listener = <Host as AgentSystem>::Listener;
 type Stream = <Host as AgentSystem>::Stream;
 
 /// The longest wait at shutdown for cleans in progress.
 const FINISH: Duration = Duration::from_secs(30);
-/// The longest wait at shutdown for clients that are being answered; for a reader of the events, which has all of them but the
-/// last; and for the request of a client that has connected and not asked yet.
-const ANSWERING: Duration = Duration::from_secs(1);
-const LAST_EVENTS: Duration = Duration::from_millis(100);
+/// The longest wait at shutdown for the answers to requests other than cleans; for a client to read the rest of one that has
+/// begun, which may be a stream; and for the request of a client that has connected and not asked yet.
+const ANSWERING: Duration = Duration::from_millis(700);
+const READING: Duration = Duration::from_millis(150);
 const FIRST_REQUEST: Duration = Duration::from_millis(200);
 
 /// The connections of an agent.
@@ -105,9 +101,13 @@ impl Connections {
             http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(64 * 1024);
             let asked = Arc::new(Asked::default());
             let (service, noted) = (TowerToHyperService::new(router), Arc::clone(&asked));
-            let service = service_fn(move |request| {
-                noted.note(&request);
-                service.call(request)
+            let service = service_fn(move |request: Request<Incoming>| {
+                let answering = noted.begin();
+                let answer = service.call(request);
+                async move {
+                    let _answering = answering;
+                    answer.await
+                }
             });
             let connection = http.serve_connection(TokioIo::new(stream), service);
             tokio::pin!(connection);
@@ -120,11 +120,16 @@ impl Connections {
                 () = asked.first.notified() => {}
                 () = sleep(FIRST_REQUEST) => {}
             }
-            // A request in progress is answered; an idle connection ends at once.
+            // A request in progress is answered; an idle connection ends at once. So does soon one on which no answer is being
+            // made: a head or a body that does not come is not waited for, and neither is a client that does not read.
             connection.as_mut().graceful_shutdown();
-            let longest = if asked.for_events.load(Ordering::Relaxed) { LAST_EVENTS } else { FINISH };
-            if let Ok(ended) = timeout(longest, connection).await {
-                tell_if_broken(ended);
+            let last = async {
+                let _ = timeout(FINISH, asked.answered()).await;
+                sleep(READING).await;
+            };
+            tokio::select! {
+                ended = connection => tell_if_broken(ended),
+                () = last => {}
             }
         });
     }
@@ -150,14 +155,30 @@ impl Connections {
 #[derive(Debug, Default)]
 struct Asked {
     first: Notify,
-    /// Whether it is the event stream.
-    for_events: AtomicBool,
+    /// Whether an answer is being made: up to its head, because a body can be a stream without end.
+    answering: watch::Sender<bool>,
 }
 
+/// While this lives, an answer is being made.
+struct Answering(Arc<Asked>);
+
 impl Asked {
-    fn note(&self, request: &Request<Incoming>) {
-        self.for_events.fetch_or(request.uri().path() == EVENTS, Ordering::Relaxed);
+    fn begin(self: &Arc<Self>) -> Answering {
         self.first.notify_one();
+        self.answering.send_replace(true);
+        Answering(Arc::clone(self))
+    }
+
+    /// Ready while no answer is being made.
+    async fn answered(&self) {
+        // Fails only if the sender is gone, and that is ours.
+        let _ = self.answering.subscribe().wait_for(|answering| !answering).await;
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answering.send_replace(false);
     }
 }
 

@@ -21,6 +21,7 @@ use super::off_loop::OffLoop;
 use super::past::Past;
 use super::refusals::Refusals;
 use super::reserve::Reserve;
+use super::scrape::Texts;
 use super::settings::Settings;
 use super::store::Store;
 use super::troubles::{Part, Troubles};
@@ -66,6 +67,7 @@ pub(super) struct Agent {
     pub(super) losses: Vec<String>,
     pub(super) backend: Backend,
     pub(super) metrics: Metrics,
+    pub(super) texts: Texts,
     pub(super) reads: Buckets,
     pub(super) cleans: Buckets,
     pub(super) connections: ConnectionLimit,
@@ -117,6 +119,7 @@ impl Agent {
             losses,
             backend,
             metrics,
+            texts: Texts::default(),
             reads: Buckets::new(READS),
             cleans: Buckets::new(CLEANS),
             connections: ConnectionLimit::new(),

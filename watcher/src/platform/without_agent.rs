@@ -65,6 +65,10 @@ impl Peer<Host> for Absent {
         match *self {}
     }
 
+    fn has_ended(&self) -> bool {
+        match *self {}
+    }
+
     fn host(&self) -> Result<Host, NetnsError> {
         match *self {}
     }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gatewatch_tests::{
-    Agent, Answer, Gatewatch, Part, as_user, come_and_go, config, folder, until, unused_port,
+    Agent, Answer, Flood, Gatewatch, Part, as_user, come_and_go, config, folder, until, unused_port,
 };
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
@@ -479,17 +479,67 @@ scenario!(a_name_in_the_history_does_not_steer_the_terminal, needs(Bpf), || {
     assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text}");
 });
 
+scenario!(a_history_that_is_cut_off_does_not_look_whole, needs(Bpf), || {
+    const MANY: usize = 10_000;
+    let (kept, port) = (Kept::new(), unused_port());
+    let mut agent = Agent::with(&kept.config(&[port]));
+    // given a history that no buffer has room for
+    let flood = Flood::of(port);
+    let query = format!("/v1/history?port={port}");
+    until("much has happened", || flood.count() > MANY);
+    drop(flood);
+    let whole = agent.get(&query);
+    assert!(whole.body.ends_with("0\r\n\r\n") && whole.body.len() > 2_000_000, "{}", whole.body.len());
+    // and one who has begun to read it
+    let mut reader = agent.connect_as(0);
+    assert!(reader.write(&format!("GET {query} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")));
+    until("it has begun", || reader.has_answered());
+    // As another one has read all of it meanwhile, the first has been sent what there is room for.
+    assert_eq!(agent.get(&query).status, 200);
+    // when the agent is told to end
+    agent.signal(Signal::SIGTERM);
+    until("it is ending", || agent.log().contains("ending"));
+    // then the stream breaks off
+    let cut = reader.rest();
+    assert!(cut.status == 200 && cut.body.len() < whole.body.len(), "{}", cut.body.len());
+    assert!(!cut.body.ends_with("0\r\n\r\n"), "{}", cut.body.len());
+    assert_eq!(agent.end(), Some(0));
+});
+
 scenario!(a_span_that_is_none_is_refused, needs(Bpf), || {
     let kept = Kept::new();
     let agent = Agent::with(&kept.config(&[]));
-    for query in ["since=yesterday", "since=1h&until=2h", "since=5", "port=0", "port=x", "ports=1", "since="]
-    {
+    for query in [
+        "since=yesterday",
+        "since=1h&until=2h",
+        "since=5",
+        "since=",
+        "since=1h&since=2h",
+        "since=99999999999d",
+        "until=1h&until=1h",
+        "port=0",
+        "port=x",
+        "ports=1",
+    ] {
         assert_eq!(agent.get(&format!("/v1/history?{query}")).status, 400, "{query}");
     }
-    for words in [&["--since", "yesterday"][..], &["--since", "1h", "--until", "2h"], &["--until", "-1h"]] {
-        let answer = kept.read(words);
-        assert_eq!((answer.status, answer.out.as_str()), (2, ""), "{answer:?}");
+    let socket = agent.socket();
+    let ask =
+        |words: &[&str]| Gatewatch::new(&["history", "--socket", socket.to_str().unwrap()]).with(words).run();
+    for words in [
+        &["--since", "yesterday"][..],
+        &["--since", "1h", "--until", "2h"],
+        &["--until", "-1h"],
+        &["--since", "99999999999d"],
+    ] {
+        for answer in [kept.read(words), ask(words)] {
+            assert_eq!((answer.status, answer.out.as_str()), (2, ""), "{answer:?}");
+        }
     }
+    let answer = ask(&["--since", "99999999999d"]);
+    assert!(answer.err.contains("--since 99999999999d: that is too long ago"), "{answer:?}");
+    // two ports are none too many
+    assert_eq!(agent.get("/v1/history?port=1&port=2").status, 200);
     let without = Agent::watching(&[(unused_port(), "")]);
     let answer = without.get("/v1/history");
     assert_eq!(answer.status, 404);

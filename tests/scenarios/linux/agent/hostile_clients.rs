@@ -1,6 +1,8 @@
 //! The host agent among clients that mean it harm, most of them other users: it goes on, and serves the rest.
 
-use gatewatch_tests::{Agent, Connection, Gatewatch, Part, config, send, until, unused_port};
+use gatewatch_tests::{
+    Agent, Connection, Gatewatch, Part, as_user, config, in_own_user_namespace, send, until, unused_port,
+};
 use nix::sys::signal::Signal;
 
 /// The user `nobody`.
@@ -321,6 +323,121 @@ scenario!(a_port_that_is_named_again_is_sent_once, needs(Bpf), || {
     let query = format!("port={}&", gateway.port()).repeat(2000);
     let lines = agent.events(&query).up_to("ready");
     assert_eq!(lines.len(), 2, "{lines:?}");
+});
+
+scenario!(a_connection_counts_as_long_as_the_process_that_made_it_runs, needs(Bpf), || {
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let port = gateway.port();
+    let agent = Agent::watching(&[(port, "")]);
+    let ask = |connection: &mut Connection, path: &str| as_user(NOBODY, || connection.ask_and_stay(path));
+    let of_port = format!("/v1/ports/{port}");
+    // given a connection of root's that another user has
+    let (mut connection, mut root) = agent.connect_by_child(|_| {});
+    assert_eq!(ask(&mut connection, &of_port).status, 200);
+    // when the process that made it has ended
+    root.kill().unwrap();
+    root.wait().unwrap();
+    // then it is nobody's
+    let wait = format!("{of_port}/wait?until=listening");
+    for path in
+        [&of_port, &wait, "/v1/ports", "/v1/sockets", "/v1/events", "/v1/history", "/v1/status", "/metrics"]
+    {
+        let reply = ask(&mut connection, path);
+        assert_eq!(reply.status, 403, "{path}: {reply:?}");
+        assert!(reply.head.contains("application/problem+json"), "{path}: {reply:?}");
+    }
+    begin_clean(&mut connection, port, "");
+    assert_eq!(connection.rest().status, 403);
+    // also where it had ended before the agent took the connection
+    send(agent.pid(), Signal::SIGSTOP);
+    let (mut connection, mut root) = agent.connect_by_child(|_| {});
+    root.kill().unwrap();
+    root.wait().unwrap();
+    send(agent.pid(), Signal::SIGCONT);
+    assert_eq!(ask(&mut connection, &of_port).status, 403);
+    assert!(gateway.is_alive());
+});
+
+scenario!(root_of_an_own_user_namespace_is_its_outer_user, needs(Bpf), || {
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let agent = Agent::watching(&[(gateway.port(), "")]);
+    // given a connection that such a root has made
+    let (mut connection, _root) = agent.connect_by_child(in_own_user_namespace);
+    let reply = connection.ask_and_stay(&format!("/v1/ports/{}", gateway.port()));
+    assert_eq!(reply.status, 403, "{reply:?}");
+    assert!(reply.body.contains("user 65534 may not read"), "{reply:?}");
+    begin_clean(&mut connection, gateway.port(), "");
+    let reply = connection.rest();
+    assert_eq!(reply.status, 403, "{reply:?}");
+    assert!(reply.body.contains("user 65534 may not have port"), "{reply:?}");
+    assert!(gateway.is_alive());
+});
+
+scenario!(what_is_no_http_is_no_failure_of_the_agent, needs(Bpf), || {
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let agent = Agent::watching(&[(gateway.port(), "")]);
+    let clean = cleaning(gateway.port());
+    let long = "x".repeat(1_000_000);
+    let many = "a: b\r\n".repeat(1000);
+    let chunked = format!("POST {clean} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n");
+    for text in [
+        "\r\n\r\n\r\n\r\n \r\n\r\n",
+        "\0\u{1}\u{2}\u{3}\r\n\r\n",
+        "GET\r\n\r\n",
+        "GET /v1/ports\r\n\r\n",
+        "GET /v1/ports HTTP/9.9\r\n\r\n",
+        "GET v1/ports HTTP/1.1\r\nhost: x\r\n\r\n",
+        "GET /v1/po rts HTTP/1.1\r\nhost: x\r\n\r\n",
+        "GET /\u{fe} HTTP/1.1\r\nhost: x\r\n\r\n",
+        "GET /v1/ports HTTP/1.1\r\nho st: x\r\n\r\n",
+        "GET /v1/ports HTTP/1.1\r\nhost\r\n\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        &format!("GET /{long} HTTP/1.1\r\nhost: x\r\n\r\n"),
+        &format!("GET /v1/ports HTTP/1.1\r\nhost: {long}\r\n\r\n"),
+        &format!("GET /v1/ports HTTP/1.1\r\n{many}\r\n"),
+        &format!("{chunked}zz\r\n\r\n"),
+        &format!("{chunked}ffffffffffffffffff\r\n{{}}"),
+        &format!("{chunked}5\r\n{{}}\r\n0\r\n\r\n"),
+        &format!("POST {clean} HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n"),
+        &format!("POST {clean} HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{{}}"),
+        &format!("POST {clean} HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999999999999\r\n\r\n"),
+    ] {
+        let mut connection = agent.connect_as(0);
+        connection.write(text);
+        connection.say_no_more();
+        let reply = connection.rest();
+        // One that was closed without an answer has no status.
+        assert!(matches!(reply.status, 0 | 400 | 404 | 413 | 414 | 431), "{text:.80}: {reply:?}");
+    }
+    // then it lives, and has ended nobody
+    assert_eq!(agent.get("/healthz").status, 200);
+    assert!(gateway.is_alive());
+});
+
+scenario!(who_does_not_read_or_send_is_not_waited_for_at_the_end, needs(Bpf), || {
+    // given a clean that takes its time
+    let gateway = Part::gateway().on_port(unused_port()).with(&["--on-term", "drain:5000"]).start();
+    let mut agent = Agent::watching(&[(gateway.port(), "")]);
+    let mut cleaning_up = agent.connect_as(0);
+    begin_clean(&mut cleaning_up, gateway.port(), "{\"term_timeout_ms\":15000}");
+    until("the gateway was asked to end", || agent.log().contains("asked to end"));
+    // and clients that do not read their answers, send no body, and no more than half of a head
+    let [mut unread, mut bodiless, mut headless] = [(); 3].map(|()| agent.connect_as(0));
+    let many = "GET /v1/openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(100);
+    assert!(unread.write(&many) && bodiless.withhold_body(&cleaning(gateway.port())));
+    assert!(headless.write("GET /healthz HTT"));
+    until("the answers have begun", || unread.has_answered());
+    // when the agent is told to end
+    agent.signal(Signal::SIGTERM);
+    // then their connections end while the clean goes on
+    for connection in [&unread, &bodiless, &headless] {
+        until("the connection is closed", || connection.is_closed());
+    }
+    assert!(gateway.is_alive() && !cleaning_up.has_answered());
+    // and that is answered
+    let reply = cleaning_up.rest();
+    assert_eq!((reply.status, &reply.json()["outcome"]), (200, &"cleaned".into()), "{reply:?}");
+    assert_eq!(agent.end(), Some(0));
 });
 
 scenario!(waits_end_when_the_agent_is_told_to_end, needs(Bpf), || {

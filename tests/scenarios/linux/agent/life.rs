@@ -1,6 +1,6 @@
 //! The host agent itself: its start and its end, its privileges, its configuration.
 
-use gatewatch_tests::{Agent, Connection, Gatewatch, Managed, Part, config, until, unused_port};
+use gatewatch_tests::{Agent, Connection, Gatewatch, Managed, Part, config, folder, until, unused_port};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -248,6 +248,20 @@ scenario!(doctor_and_status_tell_what_is_in_force, needs(Bpf), || {
     let answer = doctor("json").run().json();
     assert_eq!(answer["configuration"]["state"], "broken", "{answer}");
     assert!(answer["agent"]["status"]["configuration"]["reload_failed"].is_string(), "{answer}");
+});
+
+scenario!(doctor_tells_what_is_kept_and_followed_as_the_configuration_does, needs(Bpf), || {
+    let (port, folder) = (unused_port(), folder());
+    let history = format!("[history]\npath = {:?}\nkeep = \"14d\"\n", folder.path().join("kept/h.sqlite"));
+    let doctor = |configuration: &str| {
+        let agent = Agent::with(configuration);
+        Gatewatch::new(&["doctor", "--socket", agent.socket().to_str().unwrap()]).run().out
+    };
+    let text = doctor(&format!("[agent]\nwatch = \"all\"\n{history}{}", config(&[(port, "")])));
+    assert!(text.contains(" for 14d and up to 256 MiB"), "{text}");
+    assert!(text.contains(&format!("watches all ports, {port} by its configuration, by ebpf")), "{text}");
+    let text = doctor(&config(&[(port, "")]));
+    assert!(text.contains(&format!("watches {port} by ebpf")), "{text}");
 });
 
 scenario!(doctor_tells_that_no_agent_answers, || {

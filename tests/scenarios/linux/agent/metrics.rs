@@ -1,15 +1,21 @@
 //! The host agent's metrics, also as a real Prometheus reads them.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use gatewatch_tests::{
-    Agent, PATIENCE, Part, Reply, checkout, config, folder, prometheus, until, unused_port,
+    Agent, PATIENCE, Part, Reply, as_user, checkout, config, folder, prometheus, until, unused_port,
 };
 use serde_json::Value;
 use tempfile::TempDir;
+
+/// The user `nobody`.
+const NOBODY: u32 = 65_534;
 
 /// What a server on this port answers to a request with these lines in its head.
 fn get(port: u16, path: &str, head: &str) -> Reply {
@@ -25,6 +31,51 @@ fn get(port: u16, path: &str, head: &str) -> Reply {
 
 fn listens(port: u16) -> bool {
     TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+/// How many answers come to so many requests, sent at once.
+fn scrapes(port: u16, times: usize) -> usize {
+    let mut answers = Vec::new();
+    if let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let request = "GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n";
+        let last = "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        let _ = stream.write_all((request.repeat(times - 1) + last).as_bytes());
+        let _ = stream.read_to_end(&mut answers);
+    }
+    String::from_utf8_lossy(&answers).matches("HTTP/1.1 200").count()
+}
+
+fn is_scraped(port: u16) -> bool {
+    scrapes(port, 1) == 1
+}
+
+/// Keeps 24 connections until it is over: every second one sends half of a request, and the others a whole one, and do not go.
+fn hold_all_places(port: u16, is_over: &AtomicBool, connected: &AtomicUsize) {
+    let mut open: Vec<TcpStream> = Vec::new();
+    while !is_over.load(Ordering::Relaxed) {
+        while open.len() < 24 {
+            let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { break };
+            let request = ["GET /x HTTP/1.1\r\nhost: x\r\n\r\n", "GET /x HT"];
+            let _ = stream.write_all(request[connected.fetch_add(1, Ordering::Relaxed) % 2].as_bytes());
+            stream.set_nonblocking(true).unwrap();
+            open.push(stream);
+        }
+        open.retain_mut(|stream| match stream.read(&mut [0; 1024]) {
+            Ok(length) => length > 0,
+            Err(error) => error.kind() == ErrorKind::WouldBlock,
+        });
+        thread::yield_now();
+    }
+}
+
+/// Set once this is dropped, also by a failure: an attacker would go on for ever.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A configuration that serves metrics on the first port and watches the second.
@@ -160,16 +211,78 @@ scenario!(slow_scrapes_hold_up_nobody, needs(Bpf), || {
     // given more who connect and ask for nothing than are served at once
     let stuck: Vec<_> =
         (0..40).map(|_| TcpStream::connect((Ipv4Addr::LOCALHOST, metrics)).unwrap()).collect();
-    until("some are turned away", || {
-        agent.get("/metrics").body.contains("gatewatch_turned_away_connections_total 24\n")
-    });
+    let turned_away = || {
+        let text = agent.get("/metrics").body;
+        let lines =
+            text.lines().find_map(|line| line.strip_prefix("gatewatch_turned_away_connections_total "));
+        lines.unwrap().parse::<u32>().unwrap()
+    };
+    until("some have given way", || turned_away() > 0);
+    // then one who asks is answered
+    assert!(is_scraped(metrics));
     drop(stuck);
-    until("a scrape is answered", || {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, metrics)).unwrap();
-        let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-        let mut answer = String::new();
-        let _ = stream.read_to_string(&mut answer);
-        answer.starts_with("HTTP/1.1 200")
+});
+
+scenario!(a_connection_over_tcp_has_one_answer, needs(Bpf), || {
+    let (port, metrics) = (unused_port(), unused_port());
+    let _agent = Agent::with(&configured(metrics, port));
+    // given one who would go on to ask
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, metrics)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close\r\n"), "{answer}");
+});
+
+scenario!(a_user_who_takes_all_places_keeps_no_scrape_out, needs(Bpf), || {
+    const TIMES: usize = 10;
+    let (port, metrics) = (unused_port(), unused_port());
+    let agent = Agent::with(&configured(metrics, port));
+    let (is_over, connected) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        let _over = Over(&is_over);
+        // given a user who always has more connections than there are places, and asks slowly or not at all
+        scope.spawn(|| as_user(NOBODY, || hold_all_places(metrics, &is_over, &connected)));
+        until("all places are taken", || connected.load(Ordering::Relaxed) > 100);
+        // then others are answered
+        for _ in 0..TIMES {
+            assert!(is_scraped(metrics), "root is kept out");
+            assert!(as_user(2001, || is_scraped(metrics)), "another user is kept out");
+            assert_eq!(agent.get("/healthz").status, 200);
+        }
+    });
+});
+
+scenario!(the_metrics_of_many_ports_hold_up_nobody, needs(Bpf), || {
+    const TIMES: usize = 21;
+    let metrics = unused_port();
+    let ports: Vec<(u16, &str)> = (40_000..41_000).map(|port| (port, "")).collect();
+    let agent = Agent::with(&format!("[agent]\nmetrics = \"127.0.0.1:{metrics}\"\n{}", config(&ports)));
+    let took = |path: &str| {
+        let begun = Instant::now();
+        assert_eq!(agent.get(path).status, 200);
+        begun.elapsed()
+    };
+    let one_text = (0..5).map(|_| took("/metrics")).min().unwrap();
+    let (is_over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        let _over = Over(&is_over);
+        // given a user who asks for them all the time, many times at once
+        let (is_over, answered) = (&is_over, &answered);
+        let ask = move || {
+            while !is_over.load(Ordering::Relaxed) {
+                answered.fetch_add(scrapes(metrics, 4), Ordering::Relaxed);
+            }
+        };
+        for _ in 0..16 {
+            scope.spawn(move || as_user(NOBODY, ask));
+        }
+        until("they are asked for", || answered.load(Ordering::Relaxed) > 0);
+        // then others wait for less than one text takes
+        let mut times: Vec<Duration> = (0..TIMES).map(|_| took("/healthz")).collect();
+        times.sort_unstable();
+        assert!(times[TIMES / 2] < one_text, "{times:?}, and one text takes {one_text:?}");
     });
 });
 

@@ -292,6 +292,14 @@ scenario!(bad_requests_are_refused_with_the_mend, needs(Bpf), || {
         ("GET", format!("/v1/ports/{port}/wait"), "", 400),
         ("GET", format!("/v1/ports/{port}/wait?until=never"), "", 400),
         ("GET", format!("/v1/ports/{port}/wait?until=free&timeout_ms=-1"), "", 400),
+        ("GET", "/v1/ports/%ff".to_owned(), "", 400),
+        ("GET", "/v1/ports/%ff/wait?until=free".to_owned(), "", 400),
+        ("POST", "/v1/ports/%ff/clean".to_owned(), "", 400),
+        ("GET", format!("/v1/ports/{port}?netns=1&netns=1"), "", 400),
+        ("GET", "/v1/sockets?netns=1&netns=2".to_owned(), "", 400),
+        ("GET", format!("/v1/ports/{port}/wait?until=free&until=listening"), "", 400),
+        ("GET", format!("/v1/ports/{port}/wait?until=free&timeout_ms=1&timeout_ms=1"), "", 400),
+        ("GET", "/v1/events?after=1-1&after=1-2".to_owned(), "", 400),
         ("GET", "/v1/events?after=x".to_owned(), "", 400),
         ("GET", "/v1/events?port=1".to_owned(), "", 404),
         ("GET", "/v1/nothing".to_owned(), "", 404),
@@ -302,6 +310,7 @@ scenario!(bad_requests_are_refused_with_the_mend, needs(Bpf), || {
     ] {
         let reply = if method == "GET" { agent.get(&path) } else { agent.post(&path, body) };
         assert_eq!(reply.status, status, "{method} {path}: {reply:?}");
+        assert!(reply.head.contains("application/problem+json"), "{method} {path}: {reply:?}");
         assert!(!reply.json()["mend"].as_str().unwrap().is_empty(), "{reply:?}");
     }
     assert!(gateway.is_alive());

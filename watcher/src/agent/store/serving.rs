@@ -56,6 +56,7 @@ fn begin(
     Ok((reader, first))
 }
 
+/// Sends one page after the other, and `None` after the last: without it, the stream is cut off.
 async fn send_all(
     agent: Arc<Agent>,
     uid: u32,
@@ -63,19 +64,22 @@ async fn send_all(
     mut reader: Box<dyn HistoryReader>,
     mut page: Page,
     trouble: Option<SystemTime>,
-    send: Sender<io::Result<Bytes>>,
+    send: Sender<Option<Bytes>>,
 ) {
     loop {
-        let bytes = lines(&page);
+        let bytes = match lines(&page) {
+            Ok(bytes) => bytes,
+            Err(error) => return debug!(%error, "the history can't be told"),
+        };
         tokio::select! {
-            sent = send.send(bytes) => if sent.is_err() { return },
-            () = agent.has_to_end() => {
-                // A stream that is cut off must not look as if it were whole.
-                let _ = send.try_send(Err(io::Error::other("the agent is ending")));
-                return;
-            }
+            biased;
+            () = agent.has_to_end() => return,
+            sent = send.send(Some(bytes)) => if sent.is_err() { return },
         }
-        let Some(after) = page.more_after else { return };
+        let Some(after) = page.more_after else {
+            let _ = send.send(None).await;
+            return;
+        };
         let span = span.clone();
         let read = move || {
             let page = history::next_page(&mut *reader, &span, after, trouble);
@@ -84,15 +88,8 @@ async fn send_all(
         let read = agent.off_loop.run(uid, read).await;
         match read {
             Ok((back, Ok(next))) => (reader, page) = (back, next),
-            Ok((_, Err(error))) => {
-                debug!(%error, "the history can't be read on");
-                let _ = send.send(Err(io::Error::other(error))).await;
-                return;
-            }
-            Err(_) => {
-                let _ = send.send(Err(io::Error::other("reading failed"))).await;
-                return;
-            }
+            Ok((_, Err(error))) => return debug!(%error, "the history can't be read on"),
+            Err(_) => return,
         }
     }
 }
@@ -113,14 +110,17 @@ fn unread(error: &HistoryError) -> Problem {
     )
 }
 
-/// The pages, as a body.
-struct Pages(Receiver<io::Result<Bytes>>);
+/// The pages, as a body. One that is cut off must not look as if it were whole, so that it ends with an error.
+struct Pages(Receiver<Option<Bytes>>);
 
 impl hyper::body::Body for Pages {
     type Data = Bytes;
     type Error = io::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        self.0.poll_recv(cx).map(|page| page.map(|page| page.map(Frame::data)))
+        self.0.poll_recv(cx).map(|page| match page {
+            Some(page) => page.map(|bytes| Ok(Frame::data(bytes))),
+            None => Some(Err(io::Error::other("the history is cut off"))),
+        })
     }
 }

@@ -1,9 +1,11 @@
 //! The answer of `doctor`.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use super::style::{self, Colour};
 use crate::doctor::{BackendState, Diagnosis, Health, State};
+use crate::duration::written;
 use crate::model::{Backend, Port};
 use crate::wire::agent::StatusAnswer;
 
@@ -50,13 +52,17 @@ pub(in crate::cli) fn agent(health: &Health, status: Option<&StatusAnswer>) -> S
     let Some(status) = status else { return out };
     let tcp = status.ports.iter().map(u16::to_string);
     let udp = status.udp_ports.iter().map(|port| format!("{port}/udp"));
-    let ports: Vec<String> = tcp.chain(udp).collect();
+    let ports = tcp.chain(udp).collect::<Vec<String>>().join(", ");
+    let watched = match (status.follows_all, ports.is_empty()) {
+        (false, _) => ports,
+        (true, true) => "all ports".to_owned(),
+        (true, false) => format!("all ports, {ports} by its configuration,"),
+    };
     let (pid, version) = (status.pid, &status.version);
-    let up = style::duration(std::time::Duration::from_secs(status.uptime_s));
+    let up = style::age(Duration::from_secs(status.uptime_s));
     let _ = writeln!(
         out,
-        "      version {version}, pid {pid}, up {up}; watches {} by {}",
-        ports.join(", "),
+        "      version {version}, pid {pid}, up {up}; watches {watched} by {}",
         status.backend.name()
     );
     let told = &status.configuration;
@@ -78,7 +84,7 @@ pub(in crate::cli) fn agent(health: &Health, status: Option<&StatusAnswer>) -> S
             "      keeps a history in {}: {} records so far, for {} and up to {} MiB",
             style::printable(&history.path),
             history.newest,
-            style::duration(std::time::Duration::from_secs(history.keep_s)),
+            written(Duration::from_secs(history.keep_s)),
             history.max_size >> 20
         );
     }

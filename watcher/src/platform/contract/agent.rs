@@ -1,6 +1,7 @@
 //! What the host agent needs: a socket and its clients' credentials, a service manager.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -90,6 +91,13 @@ pub(crate) trait ServiceSystem {
         None
     }
 
+    /// The user who made the other end of a TCP connection, if that is on this host and still open: `there` is its address,
+    /// `here` that of our end.
+    fn user_at(here: SocketAddr, there: SocketAddr) -> Option<u32> {
+        let _ = (here, there);
+        None
+    }
+
     /// How often the service manager expects [`ServiceState::Alive`]; `None` if it does not.
     fn alive_every() -> Option<Duration> {
         None
@@ -147,6 +155,10 @@ pub(crate) trait Peer<H>: Send + Sync + 'static {
 
     /// Whether the process still runs, so that its pid still belongs to it.
     fn is_running(&self) -> bool;
+
+    /// Whether the process is known to have ended. One whose pid can't be seen from here can be neither this nor
+    /// [`running`](Self::is_running).
+    fn has_ended(&self) -> bool;
 
     /// The system as the client sees it: in its network namespace.
     ///

@@ -40,6 +40,10 @@ impl Peer<Host> for MacPeer {
         self.started.is_some() && process::start_time(self.pid()).ok() == self.started
     }
 
+    fn has_ended(&self) -> bool {
+        self.started.is_some() && !self.is_running()
+    }
+
     fn host(&self) -> Result<Host, NetnsError> {
         Host::new(None)
     }

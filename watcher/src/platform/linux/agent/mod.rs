@@ -6,11 +6,12 @@ mod privileges;
 mod resources;
 mod service;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 pub(in crate::platform) use self::peer::LinuxPeer as OwnPeer;
 pub(in crate::platform) use self::service::given_socket;
-use super::Linux;
+use super::{Linux, seeing};
 use crate::platform::contract::{BoxedLayer, Resources, ServiceState, ServiceSystem};
 
 impl ServiceSystem for Linux {
@@ -36,6 +37,10 @@ impl ServiceSystem for Linux {
 
     fn own_resources() -> Option<Resources> {
         resources::own()
+    }
+
+    fn user_at(here: SocketAddr, there: SocketAddr) -> Option<u32> {
+        seeing::user_at(here, there)
     }
 
     fn alive_every() -> Option<Duration> {

@@ -1,9 +1,10 @@
 //! The process at the other end of a Unix socket, as the kernel reports it (unix(7)).
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 
+use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
@@ -17,20 +18,57 @@ use crate::platform::linux::processes::{foreign, pidfd, proc};
 #[derive(Debug)]
 pub(crate) struct LinuxPeer {
     credentials: Credentials,
-    /// The very process, even if its pid is reused.
-    handle: Option<OwnedFd>,
+    process: Client,
+}
+
+/// The very process that has connected, even if its pid is reused.
+#[derive(Debug)]
+enum Client {
+    Is(OwnedFd),
+    /// It had ended when it was looked for.
+    Gone,
+    /// Its handle can't be had, for example because no descriptors are left.
+    Unknown,
+}
+
+impl Client {
+    fn of(socket: BorrowedFd<'_>, pid: u32) -> Self {
+        let handle = match peer_pidfd(socket) {
+            // Before Linux 6.5 the process is opened by its pid, a moment after it connected.
+            Err(Errno::ENOPROTOOPT) if pid == 0 => return Self::Unknown,
+            Err(Errno::ENOPROTOOPT) => pidfd::open(pid),
+            handle => handle,
+        };
+        match handle {
+            Ok(handle) => Self::Is(handle),
+            // The option has failed with the second as well, before Linux 6.14 or so.
+            Err(Errno::ESRCH | Errno::EINVAL) => Self::Gone,
+            Err(_) => Self::Unknown,
+        }
+    }
+
+    /// Whether it runs; `None` if that is not known.
+    fn runs(&self) -> Option<bool> {
+        match self {
+            Self::Is(handle) => {
+                let mut fds = [PollFd::new(handle.as_fd(), PollFlags::POLLIN)];
+                Some(poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready == 0))
+            }
+            Self::Gone => Some(false),
+            Self::Unknown => None,
+        }
+    }
 }
 
 impl LinuxPeer {
     pub(in crate::platform) fn of(stream: &UnixStream) -> io::Result<Self> {
-        let socket = std::os::fd::AsFd::as_fd(stream);
+        let socket = stream.as_fd();
         let credentials = getsockopt(&socket, sockopt::PeerCredentials)?;
         let pid = u32::try_from(credentials.pid()).unwrap_or(0);
         let mut groups = supplementary_groups(socket)?;
         groups.push(credentials.gid());
-        // Before Linux 6.5 the process is opened by its pid, a moment after it connected.
-        let handle = peer_pidfd(socket).or_else(|| pidfd::open(pid).ok());
-        Ok(Self { credentials: Credentials { pid, uid: credentials.uid(), groups }, handle })
+        let process = Client::of(socket, pid);
+        Ok(Self { credentials: Credentials { pid, uid: credentials.uid(), groups }, process })
     }
 }
 
@@ -40,9 +78,11 @@ impl Peer<Linux> for LinuxPeer {
     }
 
     fn is_running(&self) -> bool {
-        let Some(handle) = &self.handle else { return false };
-        let mut fds = [PollFd::new(std::os::fd::AsFd::as_fd(handle), PollFlags::POLLIN)];
-        self.pid() != 0 && poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready == 0)
+        self.pid() != 0 && self.process.runs() == Some(true)
+    }
+
+    fn has_ended(&self) -> bool {
+        self.process.runs() == Some(false)
     }
 
     fn host(&self) -> Result<Linux, NetnsError> {
@@ -88,10 +128,10 @@ fn supplementary_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
 }
 
 /// `SO_PEERPIDFD`, Linux 6.5.
-fn peer_pidfd(socket: BorrowedFd<'_>) -> Option<OwnedFd> {
+fn peer_pidfd(socket: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
     const SO_PEERPIDFD: libc::c_int = 77;
     let mut fd: libc::c_int = -1;
-    let mut length = libc::socklen_t::try_from(size_of_val(&fd)).ok()?;
+    let mut length = libc::socklen_t::try_from(size_of_val(&fd)).map_err(|_| Errno::EINVAL)?;
     // SAFETY: the kernel writes one number.
     let result = unsafe {
         libc::getsockopt(
@@ -102,9 +142,7 @@ fn peer_pidfd(socket: BorrowedFd<'_>) -> Option<OwnedFd> {
             &raw mut length,
         )
     };
-    if result != 0 || fd < 0 {
-        return None;
-    }
+    Errno::result(result)?;
     // SAFETY: the kernel has just created this descriptor for this process.
-    Some(unsafe { OwnedFd::from_raw_fd(fd) })
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }

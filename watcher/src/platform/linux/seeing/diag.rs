@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,8 @@ const SOCK_DESTROY: u16 = 21;
 /// `NLMSG_ERROR` and `NLMSG_DONE`, linux/netlink.h.
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-/// `NLM_F_REQUEST | NLM_F_DUMP`, and `NLM_F_REQUEST | NLM_F_ACK`.
+/// `NLM_F_REQUEST`, with `NLM_F_DUMP`, and with `NLM_F_ACK`.
+const ONE: u16 = 0x1;
 const DUMP: u16 = 0x301;
 const ACKNOWLEDGED: u16 = 0x5;
 /// `TCP_ESTABLISHED` and so on, net/tcp_states.h.
@@ -186,6 +187,40 @@ pub(super) fn lists_bound() -> bool {
         Ok(is_listed)
     };
     listed().unwrap_or(false)
+}
+
+/// The user who made the socket with the address `there` of an open TCP connection to `here`, both on this host. Once the other
+/// process has closed it, the kernel may tell root instead, so that it counts only as long as it is established.
+pub(super) fn user_at(here: SocketAddr, there: SocketAddr) -> io::Result<Option<u32>> {
+    let netlink = open()?;
+    let [here, there] = [here, there].map(|at| SocketAddr::new(at.ip().to_canonical(), at.port()));
+    // The socket is looked for as its own process has it.
+    let mut id = Vec::with_capacity(48);
+    id.extend(there.port().to_be_bytes());
+    id.extend(here.port().to_be_bytes());
+    for ip in [there.ip(), here.ip()] {
+        match ip {
+            IpAddr::V4(ip) => {
+                id.extend(ip.octets());
+                id.extend([0; 12]);
+            }
+            IpAddr::V6(ip) => id.extend(ip.octets()),
+        }
+    }
+    // On any interface, and with any cookie.
+    id.extend([0; 4]);
+    id.extend([0xff; 8]);
+    let family = u8::try_from(if there.is_ipv4() { AF_INET } else { AF_INET6 }).map_err(io::Error::other)?;
+    ask(&netlink, (SOCK_DIAG_BY_FAMILY, ONE), family, Protocol::Tcp, u32::MAX, &id, &[])?;
+    let mut buffer = vec![0; 4096];
+    let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+    let mut user = None;
+    read_messages(&buffer[..length], |message| {
+        let is_open = message.get(1) == Some(&ESTABLISHED);
+        let uid = message.get(64..68).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
+        user = uid.filter(|_| is_open);
+    })?;
+    Ok(user)
 }
 
 /// One socket of a table.
@@ -493,6 +528,22 @@ mod tests {
         let listed = sockets(&netns, &[port], States::LISTENING).unwrap();
         assert_eq!(listed[0].v6_only, Some(false));
         assert_eq!(listed[0].address, listener.local_addr().unwrap());
+    }
+
+    #[test]
+    fn the_user_of_a_connection_is_told_as_long_as_it_is_open() {
+        for at in ["127.0.0.1:0", "[::1]:0", "[::]:0"] {
+            let listener = TcpListener::bind(at).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let to =
+                if at.starts_with("[::1]") { format!("[::1]:{port}") } else { format!("127.0.0.1:{port}") };
+            let client = TcpStream::connect(to).unwrap();
+            let (server, there) = listener.accept().unwrap();
+            let here = server.local_addr().unwrap();
+            assert_eq!(user_at(here, there).unwrap(), Some(geteuid().as_raw()), "{at}");
+            drop(client);
+            assert_ne!(user_at(here, there).ok().flatten(), Some(geteuid().as_raw()), "{at}");
+        }
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod unheld;
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -484,6 +485,11 @@ pub(super) fn bound(netns: &Netns, port: Port) -> Option<Vec<Socket>> {
 /// As [`System::has_listeners`](crate::platform::contract::System::has_listeners).
 pub(super) fn has_listeners(netns: &Netns) -> bool {
     diag::listeners(netns, Protocol::Tcp).map_or(true, |listeners| !listeners.is_empty())
+}
+
+/// As [`ServiceSystem::user_at`](crate::platform::contract::ServiceSystem::user_at).
+pub(super) fn user_at(here: SocketAddr, there: SocketAddr) -> Option<u32> {
+    diag::user_at(here, there).ok().flatten()
 }
 
 fn unavailable(error: &LoadError) -> ObserveError {
