@@ -23,6 +23,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long a listener may have none before it counts as one that can't be seen.
 const UNSEEN: Duration = Duration::from_secs(1);
 
+/// How long a command may take to end by the signal that interrupts this program: a terminal sends it to the whole process
+/// group, and a command in that group is then on its way out.
+const WITH_US: Duration = Duration::from_millis(250);
+
 /// By so much later an event is, in nanoseconds, that all of before have been read.
 const AFTER: u64 = 100_000_000;
 
@@ -120,6 +124,10 @@ impl Following<'_, '_> {
                     }
                 },
                 _ = signals.next() => {
+                    if let Some(ended) = self.started.end_within(WITH_US).await {
+                        status = ended.code();
+                        self.command_ended(status).await?;
+                    }
                     self.each(|restart| restart.note("interrupted"));
                     break true;
                 }
