@@ -100,6 +100,41 @@ scenario!(of_two_restarts_at_once_one_is_told_by_whom_it_was_overtaken, |backend
     end(backend, port);
 });
 
+scenario!(two_restarts_of_an_old_owner_at_once_see_no_unknown_one, |backend| {
+    for _ in 0..10 {
+        // given an old owner whose exit takes a while, because the kernel takes its memory back first
+        let old = Part::gateway().on_port(unused_port()).with(&["--memory", "60"]).start();
+        let port = old.port();
+        let command = shell(&format!("exec {}", quiet(&gateway_command(port, "60000"))));
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        let flags = ["restart", "--poll-interval", "2ms", "--kill-on-failure"];
+        let spawn = |()| Gatewatch::on(backend, &flags, port).with(&["--"]).with(&words).spawn();
+        let answers = [(), ()].map(spawn).map(Running::finish);
+        // then one of them has its server there, and the other one knows what came between
+        assert!(answers.iter().any(|answer| answer.status == 0), "{answers:?}");
+        assert!(answers.iter().all(|answer| answer.outcome() != "unknown"), "{answers:?}");
+        assert!(old.is_gone());
+        end(backend, port);
+    }
+});
+
+scenario!(an_owner_that_exits_meanwhile_does_not_make_a_plan_unknown, |backend| {
+    let folder = tempfile::tempdir().unwrap();
+    let mark = folder.path().join("ran").display().to_string();
+    let touch = gatewatch_tests::program("actor").display().to_string();
+    let planned: [&[&str]; 3] = [
+        &["clean", "--dry-run"],
+        &["restart", "--listen-timeout", "1ms", "--", &touch, "--touch", &mark],
+        &["exec", "--", &touch, "--touch", &mark],
+    ];
+    for words in planned.into_iter().cycle().take(12) {
+        let old = Part::gateway().on_port(unused_port()).with(&["--memory", "400"]).start();
+        send(old.pid(), Signal::SIGKILL);
+        let answer = Gatewatch::on(backend, &words[..1], old.port()).with(&words[1..]).run();
+        assert_ne!(answer.status, 5, "{words:?}: {answer:?}");
+    }
+});
+
 /// Addresses that a server on 127.0.0.1 does not need.
 const ELSEWHERE: [&str; 3] = ["127.0.0.2", "[::1]", "[::]"];
 
