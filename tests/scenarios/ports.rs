@@ -183,6 +183,22 @@ scenario!(several_ports_are_answered_in_order_with_the_worst_status, |backend| {
     assert!(other.is_alive() && gateway.is_gone());
 });
 
+scenario!(ports_are_answered_in_the_order_of_the_command_line, || {
+    let [one, two, three] = [(); 3].map(|()| unused_port());
+    let [first, second, third] = [one, two, three].map(|port| port.to_string());
+    let both = format!("{first},{second}");
+    for (words, order) in [
+        (&[&first, "-p", &second, &third][..], [one, two, three]),
+        (&["-p", &third, &first, "--port", &second], [three, one, two]),
+        (&[&second, "-p", &third, &first, "-p", &second], [two, three, one]),
+        (&["-p", &third, &both], [three, one, two]),
+    ] {
+        let answer = Gatewatch::new(&["owners", "--format", "json"]).with(words).run();
+        let ports: Vec<Value> = answers(&answer.out).iter().map(|answer| answer["port"].clone()).collect();
+        assert_eq!(ports, order, "{words:?}: {answer:?}");
+    }
+});
+
 scenario!(wait_waits_for_each_of_several_ports, |backend| {
     let (first, second) = (unused_port(), unused_port());
     let mut owners = [first, second].map(|port| Part::other().on_port(port).start());

@@ -207,6 +207,9 @@ pub(crate) async fn clean(
     request: &Request,
 ) -> Result<Cleaned, ObserveError> {
     let mut cleaning = Cleaning::begin(system, observer, request)?;
+    if request.dry_run || request.all_or_nothing {
+        cleaning.settle(observer).await?;
+    }
     let would_be = cleaning.would_be();
     let in_vain = request.all_or_nothing && would_be != Outcome::WouldClean;
     if cleaning.is_owned() && in_vain {
@@ -338,6 +341,38 @@ mod tests {
         fn may_hide_bound(&mut self, _port: Port) -> Result<bool, ObserveError> {
             Ok(false)
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_left_of_an_owner_that_exits_decides_no_plan() {
+        // given a socket that nobody holds at the first look, as that of a process that exits
+        let system = FakeSystem::with_binds_that_succeed();
+        let listener = Socket::new(Protocol::Tcp, ([127, 0, 0, 1], 80).into(), SocketState::Listen);
+        for (dry_run, all_or_nothing) in [(true, false), (false, true), (true, true)] {
+            let exclusions = Exclusions::new(&system, 1, &[], false);
+            let request = Request::new(Port::tcp(80), Rules::any(), exclusions);
+            let request = Request { dry_run, all_or_nothing, ..request };
+            let cleaned = clean(&system, &mut SlowFirstLook(Some(listener.clone())), &request).await.unwrap();
+            assert_eq!(cleaned.outcome, Outcome::Free);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_dry_run_signals_nobody_who_is_seen_late() {
+        // given a socket that is on its way to a process at the first look
+        let owner = process(&["server"]);
+        let address = ([127, 0, 0, 1], 80).into();
+        let unheld = Socket { cookie: Some(1), ..Socket::new(Protocol::Tcp, address, SocketState::Listen) };
+        let descriptors = vec![Descriptor { pid: owner.pid, fd: None }];
+        let held = Socket { descriptors, ..unheld.clone() };
+        let system = FakeSystem::default().with_process(owner.clone());
+        let exclusions = Exclusions::new(&system, 1, &[], false);
+        let request = Request::new(Port::tcp(80), Rules::any(), exclusions);
+        let request = Request { dry_run: true, ..request };
+        let cleaned = clean(&system, &mut Looks(vec![unheld, held]), &request).await.unwrap();
+        assert_eq!(cleaned.outcome, Outcome::WouldClean);
+        let actions: Vec<Action> = cleaned.owners.iter().map(|dealt| dealt.action).collect();
+        assert_eq!(actions, [Action::WouldKill]);
     }
 
     #[tokio::test]

@@ -1,12 +1,15 @@
 //! `restart` and `exec` as only a system with a shell, signals and inherited descriptors shows them.
 
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::Stdio;
 
 use gatewatch_tests::{
     Actor, Backend, Flood, Gatewatch, Life, Part, Running, Unit, can_bind, send, until, unused_port,
 };
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use crate::restart::{actor, end, gateway_command, listens, restart, server_command};
 
@@ -95,6 +98,41 @@ scenario!(of_two_restarts_at_once_one_is_told_by_whom_it_was_overtaken, |backend
     assert_eq!((loser.status, loser.outcome().as_str()), (8, "respawned"), "{answers:?}");
     assert_eq!(loser.json()["new_owner"]["pid"], winner.json()["new_owner"]["pid"], "{answers:?}");
     end(backend, port);
+});
+
+scenario!(two_restarts_of_an_old_owner_at_once_see_no_unknown_one, |backend| {
+    for _ in 0..10 {
+        // given an old owner whose exit takes a while, because the kernel takes its memory back first
+        let old = Part::gateway().on_port(unused_port()).with(&["--memory", "60"]).start();
+        let port = old.port();
+        let command = shell(&format!("exec {}", quiet(&gateway_command(port, "60000"))));
+        let words: Vec<&str> = command.iter().map(String::as_str).collect();
+        let flags = ["restart", "--poll-interval", "2ms", "--kill-on-failure"];
+        let spawn = |()| Gatewatch::on(backend, &flags, port).with(&["--"]).with(&words).spawn();
+        let answers = [(), ()].map(spawn).map(Running::finish);
+        // then one of them has its server there, and the other one knows what came between
+        assert!(answers.iter().any(|answer| answer.status == 0), "{answers:?}");
+        assert!(answers.iter().all(|answer| answer.outcome() != "unknown"), "{answers:?}");
+        assert!(old.is_gone());
+        end(backend, port);
+    }
+});
+
+scenario!(an_owner_that_exits_meanwhile_does_not_make_a_plan_unknown, |backend| {
+    let folder = tempfile::tempdir().unwrap();
+    let mark = folder.path().join("ran").display().to_string();
+    let touch = gatewatch_tests::program("actor").display().to_string();
+    let planned: [&[&str]; 3] = [
+        &["clean", "--dry-run"],
+        &["restart", "--listen-timeout", "1ms", "--", &touch, "--touch", &mark],
+        &["exec", "--", &touch, "--touch", &mark],
+    ];
+    for words in planned.into_iter().cycle().take(12) {
+        let old = Part::gateway().on_port(unused_port()).with(&["--memory", "400"]).start();
+        send(old.pid(), Signal::SIGKILL);
+        let answer = Gatewatch::on(backend, &words[..1], old.port()).with(&words[1..]).run();
+        assert_ne!(answer.status, 5, "{words:?}: {answer:?}");
+    }
 });
 
 /// Addresses that a server on 127.0.0.1 does not need.
@@ -271,6 +309,28 @@ scenario!(an_interrupted_restart_says_what_runs_on, |backend| {
     });
 });
 
+scenario!(a_command_that_the_interrupt_ends_too_does_not_run_on, |backend| {
+    // given a terminal's process group: gatewatch, and a command that comes up elsewhere
+    let (port, elsewhere) = (unused_port(), unused_port());
+    let words = Gatewatch::on(backend, &["restart"], port).with(&["--"]).words();
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let mut command = std::process::Command::new(&words[0]);
+        command.args(&words[1..]).args(server_command(elsewhere, &[]));
+        command.env("GATEWATCH_SOCKET", "/nonexistent/agent.sock").process_group(0);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let running = command.spawn().unwrap();
+        until("the command runs", || listens(elsewhere));
+        // when the whole group is interrupted
+        killpg(Pid::from_raw(running.id().try_into().unwrap()), signal).unwrap();
+        let answer = running.wait_with_output().unwrap();
+        assert_eq!(answer.status.code(), Some(7), "{answer:?}");
+        let json: serde_json::Value = serde_json::from_slice(&answer.stdout).unwrap();
+        let why = json["why"].as_str().unwrap();
+        assert!(why.contains("interrupted") && !why.contains("still runs"), "{json}");
+        assert_eq!(json["command"]["running"], serde_json::Value::Null, "{json}");
+    }
+});
+
 scenario!(an_interrupt_ends_the_command_where_a_failure_does, |backend| {
     let elsewhere = unused_port();
     interrupted(backend, &["restart", "--kill-on-failure"], elsewhere, |json| {
@@ -298,6 +358,113 @@ scenario!(a_script_that_can_not_be_executed_costs_nobody_anything, |backend| {
         assert!(answer.err.contains(why), "{answer:?}");
     }
     assert!(old.is_alive());
+});
+
+/// The actor's program, changed by this.
+fn changed(change: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
+    let mut program = std::fs::read(gatewatch_tests::program("actor")).unwrap();
+    change(&mut program);
+    program
+}
+
+/// What the kernel refuses, each as a file in the folder, and a word of the reason that is told.
+fn refused_by_the_kernel(folder: &Path) -> Vec<(String, &'static str)> {
+    let file = |name: &str, content: &[u8]| {
+        let file = folder.join(name);
+        std::fs::write(&file, content).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        file.display().to_string()
+    };
+    let mut refused = vec![
+        (file("empty", b""), "neither a program nor a script"),
+        (file("text", b"echo hi\n"), "neither a program nor a script"),
+        (file("nameless", b"#! \n"), "neither a program nor a script"),
+        (file("begun", &changed(|it| it.truncate(7))), "is cut short"),
+        (file("part", &changed(|it| it.truncate(64 * 1024))), "is cut short"),
+        (file("split", b"#!/usr/bin/env -S no-such-node -y\n"), "no-such-node is missing"),
+        (file("unsplit", b"#!/usr/bin/env sh -e\n"), "env -S"),
+    ];
+    refused.push((file("by-part", format!("#!{}/part\n", folder.display()).as_bytes()), "is cut short"));
+    // A static program has no loader that could be missing.
+    let loader = b"/ld-linux";
+    let at = |program: &[u8]| program.windows(loader.len()).position(|part| part == loader);
+    if at(&changed(|_| ())).is_some() {
+        let lost = changed(|program| {
+            let at = at(program).unwrap();
+            program[at + 1] = b'_';
+        });
+        refused.push((file("lost", &lost), "is missing"));
+    }
+    refused
+}
+
+scenario!(what_the_kernel_would_not_execute_costs_nobody_anything, |backend| {
+    let old = Part::gateway().on_port(unused_port()).start();
+    let folder = tempfile::tempdir().unwrap();
+    for (command, why) in refused_by_the_kernel(folder.path()) {
+        for verb in ["restart", "exec"] {
+            let answer = Gatewatch::on(backend, &[verb], old.port()).with(&["--", &command]).run();
+            assert_eq!(answer.status, 2, "{verb} {command}: {answer:?}");
+            let json = answer.json();
+            assert_eq!(json["reason"], "no_such_command", "{verb} {command}: {answer:?}");
+            assert!(json["why"].as_str().unwrap().contains(why), "{verb} {command}: {answer:?}");
+        }
+    }
+    assert!(old.is_alive());
+});
+
+scenario!(a_command_that_is_being_written_costs_nobody_anything_without_a_word, |backend| {
+    let folder = tempfile::tempdir().unwrap();
+    let busy = folder.path().join("busy");
+    std::fs::copy(gatewatch_tests::program("actor"), &busy).unwrap();
+    let _writer = std::fs::File::options().append(true).open(&busy).unwrap();
+    if std::process::Command::new(&busy).args(["--exit", "0"]).status().is_ok() {
+        // Linux 6.11 and 6.12 run it.
+        return;
+    }
+    for verb in ["restart", "exec"] {
+        let old = Part::gateway().on_port(unused_port()).start();
+        let flags = ["--", busy.to_str().unwrap(), "--exit", "0"];
+        let answer = Gatewatch::on(backend, &[verb], old.port()).with(&flags).run();
+        // then it is refused; a kernel that does not tell beforehand makes it an answer with all that was done
+        if answer.status == 2 {
+            assert_eq!(answer.json()["reason"], "no_such_command", "{verb}: {answer:?}");
+            assert!(old.is_alive(), "{verb}: {answer:?}");
+        } else {
+            assert_eq!(
+                (answer.status, answer.outcome().as_str()),
+                (1, "command_failed"),
+                "{verb}: {answer:?}"
+            );
+            assert_eq!(answer.killed(), [u64::from(old.pid())], "{verb}: {answer:?}");
+        }
+    }
+});
+
+scenario!(a_command_that_can_not_be_started_after_all_is_told_with_all_that_was_done, |backend| {
+    // given a command that is gone once it has been looked up
+    let folder = tempfile::tempdir().unwrap();
+    let command = folder.path().join("command");
+    for verb in ["restart", "exec"] {
+        let old = Part::gateway().on_port(unused_port()).start();
+        std::fs::copy(gatewatch_tests::program("actor"), &command).unwrap();
+        let check = format!("rm {}", command.display());
+        let flags = ["--check", &check, "--", command.to_str().unwrap(), "--exit", "0"];
+        let answer = Gatewatch::on(backend, &[verb], old.port()).with(&flags).run();
+        // then the answer names whom that has cost its port
+        assert_eq!((answer.status, answer.outcome().as_str()), (1, "command_failed"), "{verb}: {answer:?}");
+        assert_eq!(answer.killed(), [u64::from(old.pid())], "{verb}: {answer:?}");
+        let json = answer.json();
+        assert!(json["why"].as_str().unwrap().contains("can't be run"), "{verb}: {answer:?}");
+        assert_eq!(json["command"], serde_json::Value::Null, "{verb}: {answer:?}");
+        // and a person reads it too
+        let old = Part::gateway().on_port(unused_port()).start();
+        std::fs::copy(gatewatch_tests::program("actor"), &command).unwrap();
+        let answer = Gatewatch::in_text(backend, &[verb], old.port()).with(&flags).run();
+        assert_eq!(answer.status, 1, "{verb}: {answer:?}");
+        assert!(answer.out.contains("can't be run"), "{verb}: {answer:?}");
+        assert!(answer.out.contains(&format!("(pid {})", old.pid())), "{verb}: {answer:?}");
+    }
 });
 
 scenario!(exec_is_the_new_owner_itself, |backend| {

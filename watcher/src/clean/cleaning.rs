@@ -120,6 +120,23 @@ impl<'a> Cleaning<'a> {
         Ok(())
     }
 
+    /// Looks again before it is decided whether anybody is ended at all, where that depends on a socket that no process is
+    /// seen to hold: it may be what is left of a process that is exiting.
+    pub(super) async fn settle(&mut self, observer: &mut dyn Observer) -> Result<(), ObserveError> {
+        let is_unseen = |owner: &Owner| owner.pid.is_none();
+        while self.would_be() == Outcome::Unknown
+            && self.in_the_way().any(is_unseen)
+            && self.may_be_going()
+            && self.wait(observer).await?
+        {
+            self.refresh(observer)?;
+        }
+        self.add_other_ports(observer);
+        // This wait was not for the port.
+        self.unseen_since = None;
+        Ok(())
+    }
+
     /// Takes a look that began then as the newest one.
     pub(super) fn update(&mut self, sockets: &[Socket], since: Instant) {
         self.looked = since;
@@ -132,7 +149,8 @@ impl<'a> Cleaning<'a> {
     /// hold the same socket. Those of the second generation are forced at once: an owner that forks another whenever it
     /// is asked to end would go on for ever.
     pub(super) async fn end_targets(&mut self, observer: &mut dyn Observer) -> Result<(), ObserveError> {
-        let targets = self.take_targets();
+        // Whom a dry run would end is told, and nobody is signalled.
+        let targets = if self.request.dry_run { Vec::new() } else { self.take_targets() };
         if targets.is_empty() {
             return Ok(());
         }
@@ -230,9 +248,7 @@ impl<'a> Cleaning<'a> {
             let gone = killed.map(|dealt| &dealt.owner).chain(&self.leaving);
             gone.flat_map(|owner| &owner.holdings).any(|holding| holding.socket.address == address)
         };
-        // Somebody else may have ended it just before the first look, or during it: on a busy machine that alone can take
-        // longer than the grace, so only a later look that still finds the socket tells.
-        let may_be_going = self.looked.saturating_duration_since(self.first_looked) < UNSEEN_GRACE;
+        let may_be_going = self.may_be_going();
         let of_ended = |owner: &Owner| {
             let ended = || owner.holdings.iter().all(|holding| was_ended(holding.socket.address));
             // A connection is no listener of one that has just ended, unless that is what was done here.
@@ -240,6 +256,13 @@ impl<'a> Cleaning<'a> {
             owner.pid.is_none() && (may_be_going || ended())
         };
         self.is_held() && self.in_the_way().all(|owner| owner.is_leaving() || of_ended(owner))
+    }
+
+    /// Whether a socket that no process is seen to hold may still be on its way out: somebody else may have ended its process
+    /// just before the first look, or during it. On a busy machine that look alone can take longer than the grace, so only a
+    /// later look that still finds the socket tells.
+    fn may_be_going(&self) -> bool {
+        self.looked.saturating_duration_since(self.first_looked) < UNSEEN_GRACE
     }
 
     /// The outcome that those in the way make, by the order of the contract.

@@ -1,6 +1,8 @@
 //! Looks a command up before anything is signalled for it: a typo must not cost the old server.
 
+use std::collections::VecDeque;
 use std::env::{self, consts::EXE_SUFFIX};
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -12,7 +14,7 @@ use super::context::Context;
 use super::exit::{CliError, Exit};
 use crate::model::{Port, Reason};
 use crate::platform::Host;
-use crate::platform::contract::Platform;
+use crate::platform::contract::{Platform, Runs};
 use crate::wire::restart::{NotRun, NotRunCommand};
 
 /// Looks the command up and runs the check. Returns the exit status, having said why, if it must not go on.
@@ -67,9 +69,19 @@ async fn run_check(check: &str) -> Result<(), String> {
     }
 }
 
-/// The file that would be run. What is checked is what the system checks: the path or PATH, the right to execute it, and
-/// the interpreter of a script.
-fn find(program: &str, path: Option<&std::ffi::OsStr>) -> Result<PathBuf, String> {
+/// The longest chain of scripts that are run by scripts; Linux follows five.
+const MOST_INTERPRETERS: u32 = 4;
+
+/// The file that would be run. What is checked is what the system checks: the path or PATH, the right to execute it, the
+/// interpreter of a script, and what a program says of itself.
+fn find(program: &str, path: Option<&OsStr>) -> Result<PathBuf, String> {
+    let file = located(program, path)?;
+    runnable(&file, path, MOST_INTERPRETERS).map_err(|why| format!("{program} can't be run: {why}"))?;
+    Ok(file)
+}
+
+/// The file, if this user may execute it.
+fn located(program: &str, path: Option<&OsStr>) -> Result<PathBuf, String> {
     if program.is_empty() {
         return Err("the command is empty".to_owned());
     }
@@ -95,10 +107,22 @@ fn find(program: &str, path: Option<&std::ffi::OsStr>) -> Result<PathBuf, String
             file.display()
         ));
     }
-    if let Some(words) = Host::interpreter(&file) {
-        interpreted(program, &words, path)?;
-    }
     Ok(file)
+}
+
+/// Whether the system would run the file.
+fn runnable(file: &Path, path: Option<&OsStr>, most: u32) -> Result<(), String> {
+    match Host::runs(file) {
+        Runs::Itself => Ok(()),
+        Runs::By { .. } if most == 0 => Ok(()),
+        Runs::By { interpreter, arguments } => interpreted(&interpreter, &arguments, path, most - 1),
+        // What runs it here are the system's calls, and not a shell, which would take it for a script.
+        Runs::NoFormat => Err(format!(
+            "{0} is neither a program nor a script that begins with #! (sh {0} takes it for one)",
+            file.display()
+        )),
+        Runs::Never(why) => Err(why),
+    }
 }
 
 /// The file, or the same with the system's suffix for programs.
@@ -108,27 +132,70 @@ fn existing(file: &Path) -> Option<PathBuf> {
     [file.to_owned(), with_suffix.into()].into_iter().find(|file| file.exists())
 }
 
-fn interpreted(program: &str, words: &[String], path: Option<&std::ffi::OsStr>) -> Result<(), String> {
-    let Some((interpreter, arguments)) = words.split_first() else { return Ok(()) };
+fn interpreted(
+    interpreter: &str,
+    arguments: &[String],
+    path: Option<&OsStr>,
+    most: u32,
+) -> Result<(), String> {
     let missing = |name: &str| {
         let hint = if name.ends_with('\r') { ": its first line ends with a carriage return" } else { "" };
-        format!("{program} can't be run: its interpreter {} is missing{hint}", name.trim_end_matches('\r'))
+        format!("its interpreter {} is missing{hint}", name.trim_end_matches('\r'))
     };
-    if !Host::is_executable(Path::new(interpreter)) {
+    let file = Path::new(interpreter);
+    if !file.exists() {
         return Err(missing(interpreter));
     }
-    let is_env = Path::new(interpreter).file_name().is_some_and(|name| name == "env");
-    let named = arguments.first().filter(|name| is_env && !name.starts_with('-') && !name.contains('='));
-    match named {
-        Some(name) if find(name, path).is_err() => Err(missing(name)),
-        _ => Ok(()),
+    if !Host::is_executable(file) {
+        return Err(format!("its interpreter {interpreter} may not be executed"));
     }
+    let unusable = |why| format!("its interpreter {interpreter} can't be run: {why}");
+    runnable(file, path, most).map_err(unusable)?;
+    if file.file_name().is_none_or(|name| name != "env") {
+        return Ok(());
+    }
+    let Some(name) = run_by_env(arguments) else { return Ok(()) };
+    match located(&name, path) {
+        Ok(file) => match Host::runs(&file) {
+            Runs::Never(why) => Err(format!("its interpreter {name} can't be run: {why}")),
+            // env(1) calls execvp(3), which has a shell run what the system can't.
+            Runs::Itself | Runs::By { .. } | Runs::NoFormat => Ok(()),
+        },
+        Err(_) if name.contains([' ', '\t']) => {
+            Err(format!("{}: env takes it for one name, and env -S splits it", missing(&name)))
+        }
+        Err(_) => Err(missing(&name)),
+    }
+}
+
+/// The program that env(1) runs with these arguments; `None` where only env can tell.
+fn run_by_env(arguments: &[String]) -> Option<String> {
+    let mut words: VecDeque<String> = arguments.iter().cloned().collect();
+    while let Some(word) = words.pop_front() {
+        let split = ["-S", "-vS", "--split-string="].into_iter().find_map(|flag| word.strip_prefix(flag));
+        if let Some(rest) = split {
+            // `-S` alone takes the next word.
+            let text = if rest.is_empty() { words.pop_front()? } else { rest.to_owned() };
+            if text.contains(['\'', '"', '\\', '$', '#']) {
+                return None;
+            }
+            for word in text.split_whitespace().rev() {
+                words.push_front(word.to_owned());
+            }
+        } else if word == "-v" || word == "--debug" || (word.contains('=') && !word.starts_with("PATH=")) {
+            // Neither changes what is found.
+        } else if word.starts_with('-') || word.contains('=') {
+            return None;
+        } else {
+            return Some(word);
+        }
+    }
+    None
 }
 
 #[cfg(test)]
 #[cfg(unix)]
 mod tests {
-    use std::ffi::OsStr;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
@@ -153,6 +220,31 @@ mod tests {
     }
 
     #[test]
+    fn env_is_known_by_what_it_runs() {
+        for (arguments, program) in [
+            (&["node"][..], Some("node")),
+            (&["-S node --flag"], Some("node")),
+            (&["-S", "node --flag"], Some("node")),
+            (&["--split-string=A=1 node"], Some("node")),
+            (&["-vSnode x"], Some("node")),
+            (&["A=1", "node"], Some("node")),
+            // all in one word, as Linux hands it on
+            (&["node --flag"], Some("node --flag")),
+            // what changes where it is looked for, or takes a word of its own, is left to env
+            (&["-S PATH=/x node"], None),
+            (&["-i", "node"], None),
+            (&["-u", "A", "node"], None),
+            (&["-S ${X} y"], None),
+            (&["-S 'a b'"], None),
+            (&["-S"], None),
+            (&[], None),
+        ] {
+            let words: Vec<String> = arguments.iter().map(|&word| word.to_owned()).collect();
+            assert_eq!(run_by_env(&words).as_deref(), program, "{arguments:?}");
+        }
+    }
+
+    #[test]
     fn what_can_not_be_run_is_named_with_its_reason() {
         let folder = tempfile::tempdir().unwrap();
         let path = Some(folder.path().as_os_str());
@@ -161,6 +253,11 @@ mod tests {
             (script(folder.path(), "lost", "#!/no/such/shell\n", 0o755), "/no/such/shell is missing"),
             (script(folder.path(), "env", "#!/usr/bin/env no-such-node\n", 0o755), "no-such-node is missing"),
             (script(folder.path(), "crlf", "#!/bin/sh\r\n", 0o755), "carriage return"),
+            (
+                script(folder.path(), "split", "#!/usr/bin/env -S no-such-node -x\n", 0o755),
+                "no-such-node is missing",
+            ),
+            (script(folder.path(), "spent", "#!/bin/sh -e\n", 0o644), "chmod +x"),
             (folder.path().display().to_string(), "it is a folder"),
             ("/no/such/program".to_owned(), "no such file"),
             ("no-such-program".to_owned(), "PATH"),

@@ -12,8 +12,10 @@ use crate::clean::Cleaned;
 use crate::model::{Action, Outcome};
 use crate::platform::Host;
 use crate::platform::contract::Platform;
+use crate::restart::Restart;
 use crate::wire::answers::CleanAnswer;
 use crate::wire::line;
+use crate::wire::restart::RestartAnswer;
 
 pub(super) async fn run(args: &ExecArgs) -> Result<Exit, CliError> {
     let context = Context::new(&args.clean.observing)?;
@@ -37,11 +39,13 @@ pub(super) async fn run(args: &ExecArgs) -> Result<Exit, CliError> {
     if args.clean.dry_run || worst != Exit::Done {
         return Ok(worst);
     }
+    let mut done = Vec::new();
     for Planned { asked, args: own, .. } in &plan {
         let cleaned = clean::clean_port(&context, own, asked, true).await?;
         if let Some(exit) = refused(&context, own, asked, &cleaned)? {
             return Ok(exit);
         }
+        done.push(cleaned);
     }
     // Meanwhile somebody may have taken one that was free.
     if plan.len() > 1 {
@@ -59,9 +63,30 @@ pub(super) async fn run(args: &ExecArgs) -> Result<Exit, CliError> {
         context.ask_agent(observing, None, async |agent| agent.override_guards().await).await?;
     }
     let Some((program, arguments)) = args.command.split_first() else { return Ok(Exit::Usage) };
-    let status = Host::become_command(Command::new(program).args(arguments))
-        .map_err(|error| CliError::Command { program: program.clone(), error })?;
-    Ok(Exit::Command(status))
+    match Host::become_command(Command::new(program).args(arguments)) {
+        Ok(status) => Ok(Exit::Command(status)),
+        Err(error) => {
+            let error = CliError::Command { program: program.clone(), error };
+            failed(&context, done, &error.to_string())?;
+            Ok(Exit::from(&error))
+        }
+    }
+}
+
+/// Tells all where the command could not be run after all, because the old owners have ended for it. No command has standard
+/// output.
+fn failed(context: &Context, done: Vec<Cleaned>, why: &str) -> Result<(), CliError> {
+    for cleaned in done {
+        let mut restart = Restart::new(false);
+        restart.cleaned(&cleaned);
+        restart.note(why);
+        let restarted = restart.finish(cleaned, Outcome::CommandFailed, None, None);
+        match context.format {
+            Format::Json => super::print_json(&RestartAnswer::from(&restarted))?,
+            Format::Text => super::print(&text::restart::answer(&restarted, None))?,
+        }
+    }
+    Ok(())
 }
 
 /// The status with which to end, the answer being told, if the port could not be had.

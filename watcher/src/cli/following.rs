@@ -23,6 +23,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long a listener may have none before it counts as one that can't be seen.
 const UNSEEN: Duration = Duration::from_secs(1);
 
+/// How long a command may take to end by the signal that interrupts this program: a terminal sends it to the whole process
+/// group, and a command in that group is then on its way out.
+const WITH_US: Duration = Duration::from_millis(250);
+
 /// By so much later an event is, in nanoseconds, that all of before have been read.
 const AFTER: u64 = 100_000_000;
 
@@ -56,14 +60,18 @@ impl Following<'_, '_> {
         let mut deadline = Instant::now() + self.args.listen_timeout;
         if !self.all(Restart::is_listening) && !argv.is_empty() {
             let keeper = self.keeper.clone();
-            self.start(&argv, &keeper)?;
+            if let Err(error) = self.start(&argv, &keeper) {
+                return self.not_started(error);
+            }
         }
         let (mut status, mut settled, mut unseen, mut wants_own) = (None, None, None, None);
         let is_interrupted = loop {
             let now = Instant::now();
             self.look_who_took_over();
             if let Some(why) = self.why_not_taken_over(&mut wants_own, now >= deadline) {
-                self.start_without_sockets(&argv, &why).await?;
+                if let Err(error) = self.start_without_sockets(&argv, &why).await {
+                    return self.not_started(error);
+                }
                 (status, settled, unseen) = (None, None, None);
                 deadline = Instant::now() + self.args.listen_timeout;
                 continue;
@@ -116,6 +124,10 @@ impl Following<'_, '_> {
                     }
                 },
                 _ = signals.next() => {
+                    if let Some(ended) = self.started.end_within(WITH_US).await {
+                        status = ended.code();
+                        self.command_ended(status).await?;
+                    }
                     self.each(|restart| restart.note("interrupted"));
                     break true;
                 }
@@ -153,6 +165,16 @@ impl Following<'_, '_> {
             self.leave(command).await;
         }
         Ok((outcomes.into_iter().map(Some).collect(), command))
+    }
+
+    /// The answer where the command could not be started after all. The old owners have ended for it, so that all is told.
+    fn not_started(
+        &mut self,
+        error: CliError,
+    ) -> Result<(Vec<Option<Outcome>>, Option<CommandRun>), CliError> {
+        let CliError::Command { .. } = error else { return Err(error) };
+        self.each(|restart| restart.note(&error.to_string()));
+        Ok((self.restarts.iter().map(|_| Some(Outcome::CommandFailed)).collect(), None))
     }
 
     /// Each port's outcome. What ended the restart on one ends the wait for the others.

@@ -6,13 +6,17 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
-use clap::Args;
+use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use crate::model::{Port, Protocol};
 
-// The ports of a command line, as words and as flags.
+/// The ports of a command line, as they were written.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ports(Vec<Word>);
+
+// As words and as flags. (A comment, because a doc comment would become the command's help.)
 #[derive(Debug, Clone, Default, Args)]
-pub(super) struct Ports {
+struct Written {
     /// Ports: 3000, :3000, 3000,3001, 3000-3005, 127.0.0.1:3000, [::1]:3000, localhost:3000, 53/udp
     /// [default: OPENCLAW_GATEWAY_PORT, then the configuration, then OPENCLAW_PROFILE, then 18789]
     #[arg(value_name = "PORT", value_delimiter = ',')]
@@ -22,12 +26,39 @@ pub(super) struct Ports {
     flags: Vec<Word>,
 }
 
+impl Args for Ports {
+    fn augment_args(command: Command) -> Command {
+        Written::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Written::augment_args_for_update(command)
+    }
+}
+
+impl FromArgMatches for Ports {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let Written { words, flags } = Written::from_arg_matches(matches)?;
+        let places = |name| matches.indices_of(name).into_iter().flatten();
+        let words = places("words").zip(words);
+        // Each value has its place on the command line, also those between commas.
+        let mut all: Vec<(usize, Word)> = words.chain(places("flags").zip(flags)).collect();
+        all.sort_by_key(|(place, _)| *place);
+        Ok(Self(all.into_iter().map(|(_, word)| word).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
 impl Ports {
     /// Each port once, in the order asked; empty if none was named.
     pub(super) fn asked(&self) -> Vec<Asked> {
         let mut all: Vec<Asked> = Vec::new();
         let mut places: HashMap<Port, usize> = HashMap::new();
-        for word in self.flags.iter().chain(&self.words) {
+        for word in &self.0 {
             for number in word.first..=word.last {
                 let port = Port { protocol: word.protocol, number };
                 let place = *places.entry(port).or_insert(all.len());
@@ -170,7 +201,7 @@ mod tests {
 
     fn asked(words: &[&str]) -> Result<Vec<(u16, Vec<String>)>, WordError> {
         let words = words.iter().map(|word| word.parse()).collect::<Result<_, _>>()?;
-        let all = Ports { words, flags: Vec::new() }.asked();
+        let all = Ports(words).asked();
         let texts = |asked: &Asked| asked.at.iter().map(ToString::to_string).collect();
         Ok(all.iter().map(|asked| (asked.port.number, texts(asked))).collect())
     }
@@ -232,7 +263,7 @@ mod tests {
     fn the_same_number_is_another_port_in_each_protocol() {
         let words = ["53", "53/udp", "127.0.0.1:54/UDP", "53/tcp", "55-56/udp"];
         let words = words.iter().map(|word| word.parse().unwrap()).collect();
-        let all = Ports { words, flags: Vec::new() }.asked();
+        let all = Ports(words).asked();
         let written: Vec<String> = all.iter().map(ToString::to_string).collect();
         assert_eq!(written, ["53", "53/udp", "127.0.0.1:54/udp", "55/udp", "56/udp"]);
     }

@@ -224,6 +224,14 @@ impl Started {
         }
     }
 
+    /// The command's end, if that comes within this time. It is reaped, so that it does not count as running.
+    pub(super) async fn end_within(&mut self, time: Duration) -> Option<ExitStatus> {
+        self.child.as_ref()?;
+        let status = timeout(time, exit_of(&mut self.child)).await.ok()?;
+        self.child = None;
+        Some(status)
+    }
+
     /// Whether the command's processes go on after its own end.
     pub(super) fn leaves_others(&self) -> bool {
         self.child.is_none() && Host::has_descendants()

@@ -39,7 +39,7 @@ pub(crate) use self::observing::{
     Admitted, AgentObserver, ByEvents, Guard, Hook, Interest, Left, MOST_OTHER_PORTS, Observer,
     POLL_INTERVAL, ProgramNumber, Relieved, cannot_drop_time_wait,
 };
-pub(crate) use self::start::{NetnsError, NotObeyed, Platform, Signal, Signals};
+pub(crate) use self::start::{NetnsError, NotObeyed, Platform, Runs, Signal, Signals};
 pub(crate) use self::system::{
     Ancestor, Asked, Bind, BindAddress, BindAs, FileId, ProcessError, ProcessHandle, SignalError, System,
 };

@@ -10,7 +10,7 @@ use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, UpdateKind};
 
 use super::contract::{
     AgentObserver, Bind, BindAddress, BindAs, ByEvents, FileId, HistorySystem, Hook, Interest, NetnsError,
-    NotObeyed, ObserveError, Observer, Platform, ProcessError, ProcessHandle, SignalError, System,
+    NotObeyed, ObserveError, Observer, Platform, ProcessError, ProcessHandle, Runs, SignalError, System,
 };
 use super::netstat::SystemTable;
 use super::own;
@@ -128,8 +128,8 @@ impl Platform for Host {
         own::is_executable(path)
     }
 
-    fn interpreter(path: &Path) -> Option<Vec<String>> {
-        own::interpreter(path)
+    fn runs(path: &Path) -> Runs {
+        own::runs(path)
     }
 
     /// Orphans get the system's first process as their parent.

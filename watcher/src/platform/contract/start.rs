@@ -110,8 +110,8 @@ pub(crate) trait Platform: System + Clone + Sized + 'static {
     /// Whether this user may execute the file.
     fn is_executable(path: &Path) -> bool;
 
-    /// The words of a script's first line, if that names the interpreter by which the system runs the file.
-    fn interpreter(path: &Path) -> Option<Vec<String>>;
+    /// How the system would run the file, as far as that is certain.
+    fn runs(path: &Path) -> Runs;
 
     /// Makes the processes that a command leaves behind our own children, where the system can do that: then they are
     /// still known as the command's.
@@ -178,6 +178,25 @@ pub(crate) enum Signal {
     Reload,
     /// Shut down (SIGTERM, SIGINT; a closed console).
     End,
+}
+
+/// How a system would run a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(dead_code, reason = "each system tells some of it")]
+pub(crate) enum Runs {
+    /// Nothing speaks against it.
+    Itself,
+    /// By an interpreter, which gets these arguments and then the file.
+    By {
+        /// The interpreter's path.
+        interpreter: String,
+        /// As the system hands them on.
+        arguments: Vec<String>,
+    },
+    /// The system knows no such format. A shell, and what calls execvp(3), may take it for a script of a shell's.
+    NoFormat,
+    /// Not at all; why, as a clause.
+    Never(String),
 }
 
 /// Why a file is not obeyed.

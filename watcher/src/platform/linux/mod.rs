@@ -11,6 +11,7 @@ mod keep;
 mod nats;
 mod owner_record;
 mod processes;
+mod program;
 mod protocol;
 mod seeing;
 
@@ -41,7 +42,7 @@ use self::processes::{foreign, kin, pidfd, proc, unseen};
 use self::seeing::{EbpfObserver, LinuxTable, Netns, Scope, Wanted};
 use super::contract::{
     AgentObserver, Ancestor, Bind, BindAddress, BindAs, ByEvents, FileId, Hook, Interest, KeepError,
-    KeptSocket, NetnsError, NotObeyed, ObserveError, Observer, Platform, ProcessError, ProcessHandle,
+    KeptSocket, NetnsError, NotObeyed, ObserveError, Observer, Platform, ProcessError, ProcessHandle, Runs,
     SignalError, System,
 };
 use super::poll::{PollObserver, SocketTable as _};
@@ -240,8 +241,8 @@ impl Platform for Linux {
         unix::is_executable(path)
     }
 
-    fn interpreter(path: &Path) -> Option<Vec<String>> {
-        unix::interpreter(path)
+    fn runs(path: &Path) -> Runs {
+        program::runs(path)
     }
 
     /// The orphans among our descendants get us as their parent (PR_SET_CHILD_SUBREAPER).

@@ -5,7 +5,8 @@ mod handle;
 mod peer;
 pub(super) mod process;
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -14,15 +15,15 @@ use std::process::Command;
 use nix::time::ClockId;
 
 use super::Host;
-use super::contract::{Bind, BindAddress, BindAs, ServiceSystem};
+use super::contract::{Bind, BindAddress, BindAs, Runs, ServiceSystem};
 use super::{netstat, unix};
 use crate::model::{Descriptor, Socket};
 
 pub(super) use self::handle::MacProcess as OwnProcess;
 pub(super) use self::peer::MacPeer as OwnPeer;
 pub(super) use super::unix::{
-    SHELL, Signals, become_command, end_group, file, interpreter, is_executable, is_in_group, lead_group,
-    open_to_obey, reader_gone, with_all_rights,
+    SHELL, Signals, become_command, end_group, file, is_executable, is_in_group, lead_group, open_to_obey,
+    reader_gone, with_all_rights,
 };
 
 /// The default path of the configuration.
@@ -52,6 +53,20 @@ pub(super) fn before_main() -> Option<u8> {
 /// Never on macOS.
 pub(super) fn titled(program: &Path, title: &str) -> io::Result<Command> {
     Ok(unix::titled(program, title))
+}
+
+/// By the words of a script's first line, which the kernel splits (BINPRM_BUF_SIZE); a program's own format is left to it.
+pub(super) fn runs(path: &Path) -> Runs {
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(512).read_to_end(&mut start));
+    let Some(line) = start.strip_prefix(b"#!").filter(|_| read.is_ok()) else { return Runs::Itself };
+    // Not split at a carriage return: to the kernel it is part of the name.
+    let line = String::from_utf8_lossy(line.split(|&byte| byte == b'\n').next().unwrap_or_default());
+    let mut words = line.split([' ', '\t']).filter(|word| !word.is_empty()).map(str::to_owned);
+    match words.next() {
+        Some(interpreter) => Runs::By { interpreter, arguments: words.collect() },
+        None => Runs::NoFormat,
+    }
 }
 
 /// Whether the process still has a listener, or a UDP socket, on the socket's address.

@@ -1,7 +1,6 @@
 //! Commands that this program runs, or becomes.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -15,17 +14,6 @@ pub(in crate::platform) const SHELL: [&str; 2] = ["sh", "-c"];
 /// Whether this user may execute the file. Root may if anybody may.
 pub(in crate::platform) fn is_executable(path: &Path) -> bool {
     path.is_file() && access(path, AccessFlags::X_OK).is_ok()
-}
-
-/// The words of a script's first line; `None` for any other file.
-pub(in crate::platform) fn interpreter(path: &Path) -> Option<Vec<String>> {
-    let mut start = Vec::new();
-    // The kernel reads no more of it (BINPRM_BUF_SIZE).
-    File::open(path).ok()?.take(256).read_to_end(&mut start).ok()?;
-    let line = start.strip_prefix(b"#!")?.split(|&byte| byte == b'\n').next()?;
-    // Not split at a carriage return: to the kernel it is part of the name.
-    let line = String::from_utf8_lossy(line);
-    Some(line.split([' ', '\t']).filter(|word| !word.is_empty()).map(str::to_owned).collect())
 }
 
 /// Gives the command a process group of its own.

@@ -25,9 +25,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 pub(super) use self::bind::try_bind;
-pub(super) use self::children::{
-    SHELL, become_command, end_group, interpreter, is_executable, is_in_group, lead_group,
-};
+pub(super) use self::children::{SHELL, become_command, end_group, is_executable, is_in_group, lead_group};
 pub(super) use self::folders::open_to_obey;
 #[cfg(target_os = "linux")]
 pub(super) use self::folders::refuse_strangers;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::handle::WindowsProcess;
-use crate::platform::contract::ProcessHandle as _;
+use crate::platform::contract::{ProcessHandle as _, Runs};
 
 /// The shell, and its option before a command line.
 pub(in crate::platform) const SHELL: [&str; 2] = ["cmd", "/C"];
@@ -15,9 +15,9 @@ pub(in crate::platform) fn is_executable(path: &Path) -> bool {
     path.is_file()
 }
 
-/// None: Windows chooses by a file's suffix what runs it.
-pub(in crate::platform) fn interpreter(_path: &Path) -> Option<Vec<String>> {
-    None
+/// Left to Windows, which chooses by a file's suffix what runs it.
+pub(in crate::platform) fn runs(_path: &Path) -> Runs {
+    Runs::Itself
 }
 
 /// Nothing to prepare.

@@ -26,7 +26,7 @@ use super::contract::{FileId, NotObeyed};
 
 pub(super) use self::bind::try_bind;
 pub(super) use self::children::{
-    SHELL, become_command, end_group, interpreter, is_executable, is_in_group, lead_group,
+    SHELL, become_command, end_group, is_executable, is_in_group, lead_group, runs,
 };
 pub(super) use self::handle::WindowsProcess as OwnProcess;
 pub(super) use self::listeners::holds;
