@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::time::{Sleep, sleep_until};
 
 use crate::model::{
-    Event, EventKind, LostIn, NamedProcess, Observation, Port, Protocol, Socket, SocketState, WatchEvent,
-    WatchKind,
+    Event, EventKind, LostIn, NamedProcess, Observation, Port, Protocol, Socket, WatchEvent, WatchKind,
 };
 use crate::platform::clock;
 use crate::platform::contract::{AgentObserver, ObserveError, Observer, System};
@@ -338,9 +337,9 @@ impl<O: Observer + ?Sized> Watch<O> {
         if !is_kernels || event.protocol != Protocol::Tcp {
             return None;
         }
-        let socket = self.table.find(event)?;
+        let socket = self.table.without_listen(event)?;
         let is_known = socket.descriptors.iter().any(|descriptor| Some(descriptor.pid) == event.pid);
-        (socket.state != SocketState::Listen && !is_known).then_some(socket.uid)
+        (!is_known).then_some(socket.uid)
     }
 
     fn name_beside(&mut self, pid: u32, thread: &str, ago: Duration) -> Option<String> {

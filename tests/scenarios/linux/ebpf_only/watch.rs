@@ -80,6 +80,18 @@ scenario!(the_end_of_a_client_is_not_blamed_on_its_peer, needs(Bpf), || {
     }
 });
 
+scenario!(the_release_of_an_inherited_listener_names_its_last_holder, needs(Bpf), || {
+    let port = unused_port();
+    let mut watch = watch(Backend::Ebpf, port);
+    let owner = Part::other().on_port(port).with(&["--heir", "some-tool"]).start();
+    let (maker, heir) = (owner.started_pid(), owner.pids[1]);
+    assert_eq!(watch.up_to("listen").pop().unwrap()["pid"], maker);
+    send(heir, Signal::SIGKILL);
+    for line in watch.up_to("free") {
+        assert_eq!(line["pid"], heir, "{line}");
+    }
+});
+
 scenario!(an_event_of_a_thread_names_its_process, needs(Bpf), || {
     let port = unused_port();
     let mut watch = watch(Backend::Ebpf, port);

@@ -23,11 +23,14 @@ struct TrackedSocket {
     since: Instant,
     /// The last look did not find it, but no event has reported its end.
     missing: bool,
+    /// It listens, or has listened.
+    listened: bool,
 }
 
 impl TrackedSocket {
     fn new(socket: Socket, since: Instant) -> Self {
-        Self { socket, since, missing: false }
+        let listened = socket.state == SocketState::Listen;
+        Self { socket, since, missing: false, listened }
     }
 }
 
@@ -104,6 +107,7 @@ impl OfPort {
         let changed = known.socket.state != state;
         known.socket.state = state;
         known.since = since;
+        known.listened |= state == SocketState::Listen;
         if changed { Change::News } else { Change::Known }
     }
 }
@@ -181,6 +185,7 @@ impl Table {
                 Some(known) => {
                     let state = if known.since >= since { known.socket.state } else { socket.state };
                     known.socket = Socket { state, ..socket };
+                    known.listened |= state == SocketState::Listen;
                 }
                 // Some that are known and were not found may still be there, and keep their place until the next look.
                 None if !self.room.take(&socket, 0) => {
@@ -263,10 +268,11 @@ impl Table {
         self.on_port(port).filter(move |socket| may_be_same(socket.netns, netns))
     }
 
-    /// The socket that an event is about, as it was before the event.
-    pub(crate) fn find(&self, event: &Event) -> Option<&Socket> {
+    /// The socket that an event is about, if it was never seen to listen.
+    pub(crate) fn without_listen(&self, event: &Event) -> Option<&Socket> {
         let of_port = self.ports.get(&event.port())?;
-        Some(&of_port.known.get(of_port.find(event)?)?.socket)
+        let known = of_port.known.get(of_port.find(event)?)?;
+        (!known.listened).then_some(&known.socket)
     }
 
     fn of(&mut self, port: Port) -> &mut OfPort {
