@@ -25,22 +25,8 @@ mod observing;
 mod start;
 mod system;
 
-pub(crate) use self::agent::{
-    AgentSystem, BoxedLayer, Credentials, Peer, Resources, ServiceState, ServiceSystem,
-};
-pub(crate) use self::export::{Delivery, ExportSystem, Exporter, Outgoing};
-pub(crate) use self::files::{Permissions, Place, ProcessRoot, Root};
-pub(crate) use self::history::{
-    Batch, Exported, HistoryError, HistoryReader, HistorySystem, HistoryWriter, LastRun, Numbers, Reach,
-};
-pub(crate) use self::kept::{KeepError, KeptSocket, Queue, Use};
 pub use self::observing::ObserveError;
-pub(crate) use self::observing::{
-    Admitted, AgentObserver, ByEvents, Guard, Hook, Interest, Left, MOST_OTHER_PORTS, Observer,
-    POLL_INTERVAL, ProgramNumber, Relieved, cannot_drop_time_wait,
-};
-pub(crate) use self::start::{NetnsError, NotObeyed, Platform, Runs, Signal, Signals};
-pub(crate) use self::system::{
-    Ancestor, Asked, Bind, BindAddress, BindAs, FileId, ProcessError, ProcessHandle, SignalError, System,
+pub(crate) use self::{
+    agent::*, export::*, files::*, history::*, kept::*, observing::*, start::*, system::*,
 };
 pub(crate) use super::choose::{BackendChoice, Chosen, choose};
