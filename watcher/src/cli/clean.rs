@@ -124,7 +124,10 @@ async fn clean_once(
     said.apply(&mut request.ending);
     request.ending.kill &= !args.ending.no_kill;
     request.ending.until = args.ending.until.into();
-    let mut cleaned = clean(&context.host, observer.as_mut(), &request).await?;
+    let interrupt = request.ending.interrupt.clone();
+    let job = clean(&context.host, observer.as_mut(), &request);
+    let mut cleaned =
+        if args.dry_run { job.await? } else { context.interrupts.heeded(&interrupt, job).await?? };
     if cleaned.outcome == Outcome::Unknown {
         context.tell_fallback(NOT_ALL_IS_SEEN);
     }

@@ -37,6 +37,7 @@ pub(super) struct Following<'a, 's> {
     pub(super) restarts: &'a mut [(Port, Restart)],
     pub(super) source: &'a mut Source<'s>,
     pub(super) started: Started,
+    pub(super) signals: <Host as Platform>::Signals,
     /// The old owner's sockets, where they are handed to the command.
     pub(super) keeper: Keeper,
 }
@@ -48,8 +49,6 @@ impl Following<'_, '_> {
         &mut self,
         argv: Vec<String>,
     ) -> Result<(Vec<Option<Outcome>>, Option<CommandRun>), CliError> {
-        let failed = |error| CliError::Io { what: "signals can't be received", error };
-        let mut signals = <Host as Platform>::Signals::new().map_err(failed)?;
         // What has happened so far was not caused by the command.
         self.read_what_is_there(Duration::ZERO).await?;
         if self.any(Restart::is_respawned) && !self.args.adopt && !argv.is_empty() {
@@ -112,7 +111,16 @@ impl Following<'_, '_> {
             let pause = pause.min(over - now);
             leave_a_turn().await;
             tokio::select! {
-                told = next_event(self.source) => self.followed(told?).await?,
+                // What ends this program may have ended the command as well, and is why.
+                biased;
+                _ = self.signals.next() => {
+                    if let Some(ended) = self.started.end_within(WITH_US).await {
+                        status = ended.code();
+                        self.command_ended(status).await?;
+                    }
+                    self.each(|restart| restart.note("interrupted"));
+                    break true;
+                }
                 ended = self.started.next_end() => match ended {
                     End::Command(ended) => {
                         status = ended.code();
@@ -123,14 +131,7 @@ impl Following<'_, '_> {
                         self.each(|restart| restart.ended(pid));
                     }
                 },
-                _ = signals.next() => {
-                    if let Some(ended) = self.started.end_within(WITH_US).await {
-                        status = ended.code();
-                        self.command_ended(status).await?;
-                    }
-                    self.each(|restart| restart.note("interrupted"));
-                    break true;
-                }
+                told = next_event(self.source) => self.followed(told?).await?,
                 () = sleep(pause) => {
                     if unseen.is_some() {
                         self.find_holders().await?;

@@ -19,6 +19,7 @@ pub(crate) mod fuzzing;
 mod handing;
 mod hints;
 mod history;
+mod interrupts;
 mod list;
 mod man;
 mod next;

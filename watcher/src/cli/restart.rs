@@ -82,6 +82,9 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
         for restart in of_port(&mut restarts, asked.port) {
             restart.cleaned(&cleaned);
             keeper.since(asked.port).into_iter().for_each(|since| restart.keeps(since));
+            if cleaned.reason == Some(Reason::Interrupted) {
+                restart.note("interrupted; the command was not run");
+            }
         }
         let is_clear = is_vain || is_clear(args, &cleaned).await?;
         let is_adopted = cleaned.outcome == Outcome::Respawned && args.adopt;
@@ -105,7 +108,8 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
             let (format, restarts, source) = (context.format, &mut restarts, &mut source);
             keeper.open();
             let keeper = keeper.clone();
-            let mut following = Following { args, format, restarts, source, started, keeper };
+            let signals = context.interrupts.take()?;
+            let mut following = Following { args, format, restarts, source, started, signals, keeper };
             told(|| awaited, Some(args.listen_timeout), following.run(argv)).await?
         }
         None => (vec![None; done.len()], None),

@@ -127,6 +127,9 @@ pub(super) fn headline(cleaned: &Cleaned) -> String {
                 "nobody holds port {port}, but connections in TIME_WAIT keep it for {}: --drop-time-wait takes them away",
                 style::duration(free_in)
             ),
+            None if cleaned.reason == Some(Reason::Interrupted) => {
+                format!("interrupted before port {port} was known to be free")
+            }
             None => match survivor(cleaned) {
                 Some(survivor) => format!("port {port} is still held by {survivor}: the timeout expired"),
                 None => format!("port {port} is still held: the timeout expired"),
