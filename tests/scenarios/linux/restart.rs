@@ -486,6 +486,28 @@ scenario!(a_command_that_can_not_be_started_after_all_is_told_with_all_that_was_
     }
 });
 
+scenario!(who_has_started_an_ended_owner_and_lives_on_is_named, |backend| {
+    // given a shell that goes on after its server's end, or ends with it
+    for (then, lives_on) in [("; cat", true), ("; exit", false)] {
+        let port = unused_port();
+        let address = format!("127.0.0.1:{port}");
+        let server = actor("openclaw-gateway", &["--on", &address, "--stay", "--live-for", "60000"]);
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", &format!("{} < /dev/null{then}", quiet(&server))])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        until("it listens", || listens(port));
+        let answer = Gatewatch::in_text(backend, &["clean"], port).run();
+        assert_eq!(answer.status, 0, "{answer:?}");
+        let said = format!("started by sh (pid {}), which lives on", shell.id());
+        assert_eq!(answer.out.contains(&said), lives_on, "{answer:?}");
+        assert_eq!(answer.out.contains("which lives on"), lives_on, "{answer:?}");
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
+    }
+});
+
 scenario!(exec_is_the_new_owner_itself, |backend| {
     let old = Part::gateway().on_port(unused_port()).start();
     let command = server_command(old.port(), &[]);

@@ -8,7 +8,7 @@ use super::args::{AgentChoice, CleanArgs, EndingArgs, Format, Sparing as Sparing
 use super::context::{Context, NOT_ALL_IS_SEEN};
 use super::exit::{CliError, Exit};
 use super::ports::{self, Asked};
-use super::{confirm, next, text, unit};
+use super::{confirm, next, starters, text, unit};
 use crate::agent::client::Client;
 use crate::agent::socket_path;
 use crate::clean::{Cleaned, Request, clean};
@@ -25,7 +25,10 @@ pub(super) async fn run(args: &CleanArgs) -> Result<Exit, CliError> {
     let context = Context::new(&args.observing)?;
     let mut exits = Vec::new();
     for asked in context.asked_to_end(&args.ports)? {
-        let cleaned = clean_port(&context, args, &asked, false).await?;
+        let mut cleaned = clean_port(&context, args, &asked, false).await?;
+        if context.format == Format::Text {
+            starters::name(&context.host, &mut cleaned, starters::MOMENT).await;
+        }
         match context.format {
             Format::Json => super::print_json(&CleanAnswer::from(&cleaned))?,
             Format::Text => {

@@ -30,6 +30,7 @@ mod progress;
 mod restart;
 mod several;
 mod started;
+mod starters;
 mod text;
 mod top;
 mod unit;

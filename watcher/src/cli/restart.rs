@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::Duration;
 
 use tracing::warn;
 
@@ -14,7 +15,7 @@ use super::ports::Asked;
 use super::several::{self, Planned};
 use super::started::Started;
 use super::watch::{Meant, Source};
-use super::{clean, command, next, ports, text, unit};
+use super::{clean, command, next, ports, starters, text, unit};
 use crate::clean::Cleaned;
 use crate::model::{Action, Exclusion, Outcome, Port, Reason, WatchKind};
 use crate::platform::contract::KeepError;
@@ -119,7 +120,10 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
         let outcome = outcome.unwrap_or(cleaned.outcome);
         exits.push(outcome.into());
         let handover = args.keep_listening.then(|| keeper.told(asked.port));
-        let restarted = restart.finish(cleaned, outcome, command.clone(), handover);
+        let mut restarted = restart.finish(cleaned, outcome, command.clone(), handover);
+        if context.format == Format::Text {
+            starters::name(&context.host, &mut restarted.cleaned, Duration::ZERO).await;
+        }
         match context.format {
             Format::Json => super::print_json(&RestartAnswer::from(&restarted))?,
             Format::Text => {

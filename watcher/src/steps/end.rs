@@ -99,6 +99,8 @@ pub struct OwnerOutcome {
     pub forced_at: Option<Instant>,
     /// The living children that an ended owner left behind, by pid.
     pub left: Vec<u32>,
+    /// Who has started an ended owner and lives on, where that was looked for.
+    pub starter: Option<String>,
 }
 
 impl OwnerOutcome {
@@ -114,6 +116,7 @@ impl OwnerOutcome {
             signalled_at: None,
             forced_at: None,
             left: Vec::new(),
+            starter: None,
         }
     }
 }
@@ -202,6 +205,7 @@ impl Running {
             forced_at: self.forced_at,
             owner: self.owner,
             left,
+            starter: None,
         }
     }
 }

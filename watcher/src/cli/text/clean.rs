@@ -76,6 +76,9 @@ pub(super) fn owners(out: &mut String, cleaned: &Cleaned) {
             let pids: Vec<String> = dealt.left.iter().map(ToString::to_string).collect();
             line(&format!("it left children that live on: pid {}", pids.join(", ")));
         }
+        if let Some(starter) = &dealt.starter {
+            line(&format!("started by {}, which lives on", style::printable(starter)));
+        }
         if let Some(command) = style::command_line(&dealt.owner) {
             line(&style::paint(Colour::Faint, &command));
         }
