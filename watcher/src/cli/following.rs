@@ -27,6 +27,9 @@ const UNSEEN: Duration = Duration::from_secs(1);
 /// group, and a command in that group is then on its way out.
 const WITH_US: Duration = Duration::from_millis(250);
 
+/// From here on, a status is that of a program that a signal ended, as shells tell it.
+const SIGNALLED: i32 = 128;
+
 /// By so much later an event is, in nanoseconds, that all of before have been read.
 const AFTER: u64 = 100_000_000;
 
@@ -125,6 +128,12 @@ impl Following<'_, '_> {
                     End::Command(ended) => {
                         status = ended.code();
                         self.command_ended(status).await?;
+                        // A signal to the whole group can end the command before it reaches this program.
+                        let is_signals = status.is_none_or(|status| !(0..SIGNALLED).contains(&status));
+                        if is_signals && timeout(WITH_US, self.signals.next()).await.is_ok() {
+                            self.each(|restart| restart.note("interrupted"));
+                            break true;
+                        }
                     }
                     End::Process(pid) => {
                         self.look_again(pid).await?;
