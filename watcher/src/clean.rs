@@ -21,6 +21,7 @@ use crate::steps::elsewhere::{self, GatewayElsewhere};
 use crate::steps::end::{Ending, OwnerOutcome, Timeouts, Until};
 use crate::steps::exclude::Exclusions;
 use crate::steps::identify::Rules;
+use crate::steps::interrupt::Interrupt;
 use crate::steps::keep::Keeper;
 use crate::steps::makers::Makers;
 use crate::steps::plan::Sparing;
@@ -88,7 +89,15 @@ impl Request {
             exclusions,
             sparing: Sparing::default(),
             makers: Makers::default(),
-            ending: Ending { signal, ask: true, kill, timeouts, until: Until::Exited, keeps: false },
+            ending: Ending {
+                signal,
+                ask: true,
+                kill,
+                timeouts,
+                until: Until::Exited,
+                keeps: false,
+                interrupt: Interrupt::default(),
+            },
             dry_run: false,
             all_or_nothing: false,
             plain: Plain::Try,
@@ -226,6 +235,9 @@ pub(crate) async fn clean(
             break Outcome::TimedOut;
         }
         cleaning.end_targets(observer).await?;
+        if request.ending.interrupt.is_set() {
+            break Outcome::TimedOut;
+        }
         if cleaning.is_held() && !cleaning.is_leaving() {
             break cleaning.outcome();
         }

@@ -118,23 +118,6 @@ scenario!(two_restarts_of_an_old_owner_at_once_see_no_unknown_one, |backend| {
     }
 });
 
-scenario!(an_owner_that_exits_meanwhile_does_not_make_a_plan_unknown, |backend| {
-    let folder = tempfile::tempdir().unwrap();
-    let mark = folder.path().join("ran").display().to_string();
-    let touch = gatewatch_tests::program("actor").display().to_string();
-    let planned: [&[&str]; 3] = [
-        &["clean", "--dry-run"],
-        &["restart", "--listen-timeout", "1ms", "--", &touch, "--touch", &mark],
-        &["exec", "--", &touch, "--touch", &mark],
-    ];
-    for words in planned.into_iter().cycle().take(12) {
-        let old = Part::gateway().on_port(unused_port()).with(&["--memory", "400"]).start();
-        send(old.pid(), Signal::SIGKILL);
-        let answer = Gatewatch::on(backend, &words[..1], old.port()).with(&words[1..]).run();
-        assert_ne!(answer.status, 5, "{words:?}: {answer:?}");
-    }
-});
-
 /// Addresses that a server on 127.0.0.1 does not need.
 const ELSEWHERE: [&str; 3] = ["127.0.0.2", "[::1]", "[::]"];
 
@@ -367,6 +350,42 @@ fn changed(change: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
     program
 }
 
+scenario!(an_interrupt_while_an_owner_is_waited_for_is_answered, |backend| {
+    let folder = tempfile::tempdir().unwrap();
+    let mark = folder.path().join("ran");
+    let touch = actor("actor", &["--touch", &mark.display().to_string()]);
+    for (verb, signal) in [
+        ("clean", Signal::SIGINT),
+        ("restart", Signal::SIGINT),
+        ("exec", Signal::SIGINT),
+        ("restart", Signal::SIGTERM),
+    ] {
+        // given an owner that closes its listener when it is asked to end, and takes its time
+        let owner = Part::gateway().on_port(unused_port()).with(&["--on-term", "close"]).start();
+        let running = Gatewatch::on(backend, &[verb, "--term-timeout", "10m"], owner.port());
+        let words: Vec<&str> = touch.iter().map(String::as_str).collect();
+        let running = if verb == "clean" { running } else { running.with(&["--"]).with(&words) }.spawn();
+        until("it was asked to end", || !listens(owner.port()));
+        send(running.pid(), signal);
+        // then the answer tells whom that has been asked, and that it was all
+        let answer = running.finish();
+        assert_eq!((answer.status, answer.outcome().as_str()), (7, "timed_out"), "{verb}: {answer:?}");
+        let json = answer.json();
+        assert_eq!(json["reason"], "interrupted", "{verb}: {answer:?}");
+        let told = answer.owner(owner.pid());
+        assert_eq!(
+            (&told["action"], &told["asked_by"]),
+            (&"survived".into(), &"SIGTERM".into()),
+            "{verb}: {answer:?}"
+        );
+        if verb != "clean" {
+            assert_eq!(json["command"], serde_json::Value::Null, "{verb}: {answer:?}");
+            assert!(json["why"].as_str().unwrap().contains("the command was not run"), "{verb}: {answer:?}");
+        }
+        assert!(owner.is_alive() && !mark.exists(), "{verb}: {answer:?}");
+    }
+});
+
 /// What the kernel refuses, each as a file in the folder, and a word of the reason that is told.
 fn refused_by_the_kernel(folder: &Path) -> Vec<(String, &'static str)> {
     let file = |name: &str, content: &[u8]| {
@@ -464,6 +483,28 @@ scenario!(a_command_that_can_not_be_started_after_all_is_told_with_all_that_was_
         assert_eq!(answer.status, 1, "{verb}: {answer:?}");
         assert!(answer.out.contains("can't be run"), "{verb}: {answer:?}");
         assert!(answer.out.contains(&format!("(pid {})", old.pid())), "{verb}: {answer:?}");
+    }
+});
+
+scenario!(who_has_started_an_ended_owner_and_lives_on_is_named, |backend| {
+    // given a shell that goes on after its server's end, or ends with it
+    for (then, lives_on) in [("; cat", true), ("; exit", false)] {
+        let port = unused_port();
+        let address = format!("127.0.0.1:{port}");
+        let server = actor("openclaw-gateway", &["--on", &address, "--stay", "--live-for", "60000"]);
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", &format!("{} < /dev/null{then}", quiet(&server))])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        until("it listens", || listens(port));
+        let answer = Gatewatch::in_text(backend, &["clean"], port).run();
+        assert_eq!(answer.status, 0, "{answer:?}");
+        let said = format!("started by sh (pid {}), which lives on", shell.id());
+        assert_eq!(answer.out.contains(&said), lives_on, "{answer:?}");
+        assert_eq!(answer.out.contains("which lives on"), lives_on, "{answer:?}");
+        drop(shell.stdin.take());
+        shell.wait().unwrap();
     }
 });
 

@@ -150,11 +150,19 @@ impl<'a> Cleaning<'a> {
     /// is asked to end would go on for ever.
     pub(super) async fn end_targets(&mut self, observer: &mut dyn Observer) -> Result<(), ObserveError> {
         // Whom a dry run would end is told, and nobody is signalled.
-        let targets = if self.request.dry_run { Vec::new() } else { self.take_targets() };
+        let may_signal =
+            !self.request.dry_run && self.left.iter().any(|owner| owner.is_target(&self.first_look));
+        if may_signal {
+            self.request.ending.interrupt.begin().await;
+        }
+        if !may_signal || self.request.ending.interrupt.is_set() {
+            return Ok(());
+        }
+        let targets = self.take_targets();
         if targets.is_empty() {
             return Ok(());
         }
-        let ending = self.request.ending;
+        let ending = self.request.ending.clone();
         let ask = self.generation == 0 || !ending.kill;
         let ending = Ending { ask, keeps: self.keeps(), ..ending };
         self.generation += 1;
@@ -410,8 +418,13 @@ impl<'a> Cleaning<'a> {
             return Ok(true);
         }
         // Limited, because what holds the port may send no event: a connection, for example.
-        if let Ok(event) = tokio::time::timeout(self.pause.min(left), observe::next(observer)).await {
-            self.seen.push(event?);
+        let next = tokio::time::timeout(self.pause.min(left), observe::next(observer));
+        tokio::select! {
+            biased;
+            next = next => if let Ok(event) = next {
+                self.seen.push(event?);
+            },
+            () = self.request.ending.interrupt.wait() => {}
         }
         self.pause = (self.pause * 2).min(self.request.longest_pause);
         Ok(true)
@@ -460,6 +473,7 @@ impl<'a> Cleaning<'a> {
                 let why = self.in_the_way().find_map(too_many);
                 why.or_else(|| self.in_the_way().find_map(Owner::unheld))
             }
+            Outcome::TimedOut if self.request.ending.interrupt.is_set() => Some(Reason::Interrupted),
             Outcome::TimedOut | Outcome::WouldClean if self.left.is_empty() => {
                 self.free_in.map(|_| Reason::TimeWait)
             }

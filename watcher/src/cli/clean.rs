@@ -8,7 +8,7 @@ use super::args::{AgentChoice, CleanArgs, EndingArgs, Format, Sparing as Sparing
 use super::context::{Context, NOT_ALL_IS_SEEN};
 use super::exit::{CliError, Exit};
 use super::ports::{self, Asked};
-use super::{confirm, next, text, udp_beside, unit};
+use super::{confirm, next, starters, text, udp_beside, unit};
 use crate::agent::client::Client;
 use crate::agent::socket_path;
 use crate::clean::{Cleaned, Request, clean};
@@ -25,7 +25,10 @@ pub(super) async fn run(args: &CleanArgs) -> Result<Exit, CliError> {
     let context = Context::new(&args.observing)?;
     let mut exits = Vec::new();
     for asked in context.asked_to_end(&args.ports)? {
-        let cleaned = clean_port(&context, args, &asked, false).await?;
+        let mut cleaned = clean_port(&context, args, &asked, false).await?;
+        if context.format == Format::Text {
+            starters::name(&context.host, &mut cleaned, starters::MOMENT).await;
+        }
         match context.format {
             Format::Json => super::print_json(&CleanAnswer::from(&cleaned))?,
             Format::Text => {
@@ -129,7 +132,10 @@ async fn clean_once(
     said.apply(&mut request.ending);
     request.ending.kill &= !args.ending.no_kill;
     request.ending.until = args.ending.until.into();
-    let mut cleaned = clean(&context.host, observer.as_mut(), &request).await?;
+    let interrupt = request.ending.interrupt.clone();
+    let job = clean(&context.host, observer.as_mut(), &request);
+    let mut cleaned =
+        if args.dry_run { job.await? } else { context.interrupts.heeded(&interrupt, job).await?? };
     if cleaned.outcome == Outcome::Unknown {
         context.tell_fallback(NOT_ALL_IS_SEEN);
     }

@@ -16,6 +16,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use super::args::{BackendChoice, Format, Matching, Observing};
 use super::exit::CliError;
+use super::interrupts::Interrupts;
 use super::ports::{Asked, Ports};
 use super::progress::Progress;
 use crate::config::Config;
@@ -77,6 +78,7 @@ pub(super) struct Context {
     fallback: OnceCell<Option<String>>,
     /// Whether it was said that something is missing.
     is_told: Cell<bool>,
+    pub(super) interrupts: Interrupts,
 }
 
 impl Context {
@@ -93,6 +95,7 @@ impl Context {
             is_elsewhere: observing.netns.is_some(),
             fallback: OnceCell::new(),
             is_told: Cell::new(false),
+            interrupts: Interrupts::default(),
         })
     }
 

@@ -9,13 +9,15 @@ use super::ports::Asked;
 use super::several::{self, Planned};
 use super::{clean, command, next, text};
 use crate::clean::Cleaned;
-use crate::model::{Action, Outcome};
+use crate::model::{Action, Outcome, Reason};
 use crate::platform::Host;
 use crate::platform::contract::Platform;
 use crate::restart::Restart;
 use crate::wire::answers::CleanAnswer;
 use crate::wire::line;
 use crate::wire::restart::RestartAnswer;
+
+const INTERRUPTED: &str = "interrupted; the command was not run";
 
 pub(super) async fn run(args: &ExecArgs) -> Result<Exit, CliError> {
     let context = Context::new(&args.clean.observing)?;
@@ -42,6 +44,10 @@ pub(super) async fn run(args: &ExecArgs) -> Result<Exit, CliError> {
     let mut done = Vec::new();
     for Planned { asked, args: own, .. } in &plan {
         let cleaned = clean::clean_port(&context, own, asked, true).await?;
+        if cleaned.reason == Some(Reason::Interrupted) {
+            done.push(cleaned);
+            return not_run(&context, done, Outcome::TimedOut, INTERRUPTED);
+        }
         if let Some(exit) = refused(&context, own, asked, &cleaned)? {
             return Ok(exit);
         }
@@ -62,31 +68,32 @@ pub(super) async fn run(args: &ExecArgs) -> Result<Exit, CliError> {
         let observing = &args.clean.observing;
         context.ask_agent(observing, None, async |agent| agent.override_guards().await).await?;
     }
+    if context.interrupts.have_come().await {
+        return not_run(&context, done, Outcome::TimedOut, INTERRUPTED);
+    }
     let Some((program, arguments)) = args.command.split_first() else { return Ok(Exit::Usage) };
     match Host::become_command(Command::new(program).args(arguments)) {
         Ok(status) => Ok(Exit::Command(status)),
         Err(error) => {
             let error = CliError::Command { program: program.clone(), error };
-            failed(&context, done, &error.to_string())?;
-            Ok(Exit::from(&error))
+            not_run(&context, done, Outcome::CommandFailed, &error.to_string())
         }
     }
 }
 
-/// Tells all where the command could not be run after all, because the old owners have ended for it. No command has standard
-/// output.
-fn failed(context: &Context, done: Vec<Cleaned>, why: &str) -> Result<(), CliError> {
+/// Tells all where the command is not run after all, because old owners have ended for it. No command has standard output.
+fn not_run(context: &Context, done: Vec<Cleaned>, outcome: Outcome, why: &str) -> Result<Exit, CliError> {
     for cleaned in done {
         let mut restart = Restart::new(false);
         restart.cleaned(&cleaned);
         restart.note(why);
-        let restarted = restart.finish(cleaned, Outcome::CommandFailed, None, None);
+        let restarted = restart.finish(cleaned, outcome, None, None);
         match context.format {
             Format::Json => super::print_json(&RestartAnswer::from(&restarted))?,
             Format::Text => super::print(&text::restart::answer(&restarted, None))?,
         }
     }
-    Ok(())
+    Ok(outcome.into())
 }
 
 /// The status with which to end, the answer being told, if the port could not be had.

@@ -27,6 +27,9 @@ const UNSEEN: Duration = Duration::from_secs(1);
 /// group, and a command in that group is then on its way out.
 const WITH_US: Duration = Duration::from_millis(250);
 
+/// From here on, a status is that of a program that a signal ended, as shells tell it.
+const SIGNALLED: i32 = 128;
+
 /// By so much later an event is, in nanoseconds, that all of before have been read.
 const AFTER: u64 = 100_000_000;
 
@@ -37,6 +40,7 @@ pub(super) struct Following<'a, 's> {
     pub(super) restarts: &'a mut [(Port, Restart)],
     pub(super) source: &'a mut Source<'s>,
     pub(super) started: Started,
+    pub(super) signals: <Host as Platform>::Signals,
     /// The old owner's sockets, where they are handed to the command.
     pub(super) keeper: Keeper,
 }
@@ -48,8 +52,6 @@ impl Following<'_, '_> {
         &mut self,
         argv: Vec<String>,
     ) -> Result<(Vec<Option<Outcome>>, Option<CommandRun>), CliError> {
-        let failed = |error| CliError::Io { what: "signals can't be received", error };
-        let mut signals = <Host as Platform>::Signals::new().map_err(failed)?;
         // What has happened so far was not caused by the command.
         self.read_what_is_there(Duration::ZERO).await?;
         if self.any(Restart::is_respawned) && !self.args.adopt && !argv.is_empty() {
@@ -112,18 +114,9 @@ impl Following<'_, '_> {
             let pause = pause.min(over - now);
             leave_a_turn().await;
             tokio::select! {
-                told = next_event(self.source) => self.followed(told?).await?,
-                ended = self.started.next_end() => match ended {
-                    End::Command(ended) => {
-                        status = ended.code();
-                        self.command_ended(status).await?;
-                    }
-                    End::Process(pid) => {
-                        self.look_again(pid).await?;
-                        self.each(|restart| restart.ended(pid));
-                    }
-                },
-                _ = signals.next() => {
+                // What ends this program may have ended the command as well, and is why.
+                biased;
+                _ = self.signals.next() => {
                     if let Some(ended) = self.started.end_within(WITH_US).await {
                         status = ended.code();
                         self.command_ended(status).await?;
@@ -131,6 +124,23 @@ impl Following<'_, '_> {
                     self.each(|restart| restart.note("interrupted"));
                     break true;
                 }
+                ended = self.started.next_end() => match ended {
+                    End::Command(ended) => {
+                        status = ended.code();
+                        self.command_ended(status).await?;
+                        // A signal to the whole group can end the command before it reaches this program.
+                        let is_signals = status.is_none_or(|status| !(0..SIGNALLED).contains(&status));
+                        if is_signals && timeout(WITH_US, self.signals.next()).await.is_ok() {
+                            self.each(|restart| restart.note("interrupted"));
+                            break true;
+                        }
+                    }
+                    End::Process(pid) => {
+                        self.look_again(pid).await?;
+                        self.each(|restart| restart.ended(pid));
+                    }
+                },
+                told = next_event(self.source) => self.followed(told?).await?,
                 () = sleep(pause) => {
                     if unseen.is_some() {
                         self.find_holders().await?;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::Duration;
 
 use tracing::warn;
 
@@ -14,7 +15,7 @@ use super::ports::Asked;
 use super::several::{self, Planned};
 use super::started::Started;
 use super::watch::{Meant, Source};
-use super::{clean, command, next, ports, text, unit};
+use super::{clean, command, next, ports, starters, text, unit};
 use crate::clean::Cleaned;
 use crate::model::{Action, Exclusion, Outcome, Port, Reason, WatchKind};
 use crate::platform::contract::KeepError;
@@ -82,6 +83,9 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
         for restart in of_port(&mut restarts, asked.port) {
             restart.cleaned(&cleaned);
             keeper.since(asked.port).into_iter().for_each(|since| restart.keeps(since));
+            if cleaned.reason == Some(Reason::Interrupted) {
+                restart.note("interrupted; the command was not run");
+            }
         }
         let is_clear = is_vain || is_clear(args, &cleaned).await?;
         let is_adopted = cleaned.outcome == Outcome::Respawned && args.adopt;
@@ -105,7 +109,8 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
             let (format, restarts, source) = (context.format, &mut restarts, &mut source);
             keeper.open();
             let keeper = keeper.clone();
-            let mut following = Following { args, format, restarts, source, started, keeper };
+            let signals = context.interrupts.take()?;
+            let mut following = Following { args, format, restarts, source, started, signals, keeper };
             told(|| awaited, Some(args.listen_timeout), following.run(argv)).await?
         }
         None => (vec![None; done.len()], None),
@@ -115,7 +120,10 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
         let outcome = outcome.unwrap_or(cleaned.outcome);
         exits.push(outcome.into());
         let handover = args.keep_listening.then(|| keeper.told(asked.port));
-        let restarted = restart.finish(cleaned, outcome, command.clone(), handover);
+        let mut restarted = restart.finish(cleaned, outcome, command.clone(), handover);
+        if context.format == Format::Text {
+            starters::name(&context.host, &mut restarted.cleaned, Duration::ZERO).await;
+        }
         match context.format {
             Format::Json => super::print_json(&RestartAnswer::from(&restarted))?,
             Format::Text => {

@@ -78,6 +78,8 @@ pub enum Reason {
     CannotKeepListening,
     /// The process that was waited for listens, but not yet for as long as it has to.
     NotSettled,
+    /// A signal ended the wait.
+    Interrupted,
 }
 
 /// A signal that asks a process to end.

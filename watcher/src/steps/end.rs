@@ -9,6 +9,7 @@ use tracing::{debug, info};
 
 use super::first_look::FirstLook;
 use super::identify::Rules;
+use super::interrupt::Interrupt;
 use super::owner::Owner;
 use super::waiting::told;
 use crate::model::{Action, EndSignal, EventKind, Observation, ProcessState, Verdict};
@@ -48,7 +49,7 @@ impl Default for Timeouts {
 }
 
 /// How owners are ended.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Ending {
     /// What they are asked with.
     pub(crate) signal: EndSignal,
@@ -62,6 +63,8 @@ pub(crate) struct Ending {
     pub(crate) until: Until,
     /// Whether their sockets go on listening here, so that no event tells that they have let go of them.
     pub(crate) keeps: bool,
+    /// What ends the waits. Nobody is forced after that.
+    pub(crate) interrupt: Interrupt,
 }
 
 /// What the answer waits for.
@@ -96,6 +99,8 @@ pub struct OwnerOutcome {
     pub forced_at: Option<Instant>,
     /// The living children that an ended owner left behind, by pid.
     pub left: Vec<u32>,
+    /// Who has started an ended owner and lives on, where that was looked for.
+    pub starter: Option<String>,
 }
 
 impl OwnerOutcome {
@@ -111,6 +116,7 @@ impl OwnerOutcome {
             signalled_at: None,
             forced_at: None,
             left: Vec::new(),
+            starter: None,
         }
     }
 }
@@ -144,7 +150,7 @@ pub(crate) async fn end(
     }
     wait(system, observer, first_look, &mut running, ending, seen, ending.timeouts.term).await?;
     let left = |target: &&mut Running| target.gone_at.is_none() && target.forced_at.is_none();
-    if ending.kill {
+    if ending.kill && !ending.interrupt.is_set() {
         for target in running.iter_mut().filter(left) {
             force(system, rules, first_look, target);
         }
@@ -199,6 +205,7 @@ impl Running {
             forced_at: self.forced_at,
             owner: self.owner,
             left,
+            starter: None,
         }
     }
 }
@@ -390,7 +397,14 @@ async fn wait(
     });
     // A limit, not a sleep: the future is ready as soon as the last one is gone.
     let over = tokio::time::timeout(limit, over);
-    told(|| waited_for, Some(limit), over).await.unwrap_or(Ok(()))
+    let over = async {
+        tokio::select! {
+            biased;
+            over = over => over.unwrap_or(Ok(())),
+            () = ending.interrupt.wait() => Ok(()),
+        }
+    };
+    told(|| waited_for, Some(limit), over).await
 }
 
 /// What is waited for, for people: the end of those that are alive.

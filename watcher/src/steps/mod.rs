@@ -9,6 +9,7 @@ pub(crate) mod end;
 pub(crate) mod exclude;
 pub(crate) mod first_look;
 pub(crate) mod identify;
+pub(crate) mod interrupt;
 pub(crate) mod keep;
 pub(crate) mod makers;
 pub(crate) mod observe;

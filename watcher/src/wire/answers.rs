@@ -589,6 +589,7 @@ impl TryFrom<OwnerOutcomeJson> for OwnerOutcome {
             signalled_at: json.signalled_ns.and_then(clock::at),
             forced_at: json.forced_ns.and_then(clock::at),
             left: json.left,
+            starter: None,
         })
     }
 }

@@ -129,6 +129,7 @@ prop_compose! {
         OwnerOutcome {
             owner, action, asked_by: asked_by.map(Into::into), ended_by: ended_by.map(Into::into), ended_after,
             signalled_at: signalled.map(|span| now + span), forced_at: forced.map(|span| now + span), left,
+            starter: None,
         }
     }
 }

@@ -76,6 +76,9 @@ pub(super) fn owners(out: &mut String, cleaned: &Cleaned) {
             let pids: Vec<String> = dealt.left.iter().map(ToString::to_string).collect();
             line(&format!("it left children that live on: pid {}", pids.join(", ")));
         }
+        if let Some(starter) = &dealt.starter {
+            line(&format!("started by {}, which lives on", style::printable(starter)));
+        }
         if let Some(command) = style::command_line(&dealt.owner) {
             line(&style::paint(Colour::Faint, &command));
         }
@@ -137,6 +140,9 @@ pub(super) fn headline(cleaned: &Cleaned) -> String {
                 "nobody holds port {port}, but connections in TIME_WAIT keep it for {}: --drop-time-wait takes them away",
                 style::duration(free_in)
             ),
+            None if cleaned.reason == Some(Reason::Interrupted) => {
+                format!("interrupted before port {port} was known to be free")
+            }
             None => match survivor(cleaned) {
                 Some(survivor) => format!("port {port} is still held by {survivor}: the timeout expired"),
                 None => format!("port {port} is still held: the timeout expired"),
