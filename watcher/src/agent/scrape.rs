@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info};
 
@@ -104,8 +104,10 @@ impl Scrapes {
             let mut http = http1::Builder::new();
             http.timer(TokioTimer::new()).header_read_timeout(HEAD).max_buf_size(16 * 1024);
             let served = service_fn(|request| {
-                let response = answer(&agent, &request);
-                async { Ok::<_, Infallible>(response) }
+                let agent = Arc::clone(&agent);
+                // Another thread may take a look, which may take long, and has what is asked for.
+                let answer = spawn_blocking(move || answer(&agent, &request));
+                async { Ok::<_, Infallible>(answer.await.unwrap_or_default()) }
             });
             let connection = http.serve_connection(TokioIo::new(stream), served);
             if let Ok(Err(error)) = timeout(LONGEST, connection).await {
