@@ -42,6 +42,8 @@ pub(crate) struct Watch<O: ?Sized = dyn Observer> {
     look_took: Duration,
     /// Events that were lost since.
     lost: Option<Losses>,
+    /// Whether the looks because of lost events are taken by a call of [`Self::look_for_lost`] alone.
+    looks_when_called: bool,
 }
 
 /// Events that were lost.
@@ -50,6 +52,8 @@ struct Losses {
     counts: Vec<(LostIn, Option<u64>)>,
     /// When to look because of them.
     due: Pin<Box<Sleep>>,
+    /// Whether that is now, and somebody else takes the look.
+    is_due: bool,
 }
 
 impl Losses {
@@ -86,6 +90,7 @@ impl<O: Observer + ?Sized> Watch<O> {
             last_look: Instant::now(),
             look_took: Duration::ZERO,
             lost: None,
+            looks_when_called: false,
         };
         watch.reload()?;
         let ready: Vec<WatchEvent> = ports.iter().map(|&port| watch.ready(port)).collect();
@@ -118,6 +123,9 @@ impl<O: Observer + ?Sized> Watch<O> {
                     self.forget_names();
                     let due = self.lost.as_mut().map(|lost| lost.due.as_mut().poll(cx));
                     ready!(due.unwrap_or(Poll::Pending));
+                    if !self.may_look() {
+                        return Poll::Pending;
+                    }
                     self.look_for_lost()?;
                 }
             }
@@ -152,14 +160,35 @@ impl<O: Observer + ?Sized> Watch<O> {
                 let losses = self.lost.get_or_insert_with(|| Losses {
                     counts: Vec::new(),
                     due: Box::pin(sleep_until(due.into())),
+                    is_due: false,
                 });
                 losses.add(count, lost_in);
-                if losses.due.deadline() <= Instant::now().into() {
+                if losses.due.deadline() <= Instant::now().into() && self.may_look() {
                     self.look_for_lost()?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Whether a look that is due is taken at once; else it is noted.
+    fn may_look(&mut self) -> bool {
+        if let Some(lost) = self.lost.as_mut().filter(|_| self.looks_when_called) {
+            lost.is_due = true;
+        }
+        !self.looks_when_called
+    }
+
+    /// From now on takes no look by itself because events were lost: whoever polls it asks whether one is due.
+    #[must_use]
+    pub(crate) fn looking_when_called(mut self) -> Self {
+        self.looks_when_called = true;
+        self
+    }
+
+    /// Whether events were lost, and it is time for the look that stands in for them.
+    pub(crate) fn is_look_due(&self) -> bool {
+        self.lost.as_ref().is_some_and(|lost| lost.is_due)
     }
 
     /// Looks at the sockets afresh if events were lost.

@@ -125,6 +125,11 @@ async fn ports(
 ) -> Result<Json<PortsAnswer>, Problem> {
     may_read(&agent, &peer)?;
     Query::parse(query.as_deref(), &[])?;
+    let (uid, here) = (peer.uid(), Arc::clone(&agent));
+    here.off_loop.run(uid, move || watched_ports(&agent)).await?.map(Json)
+}
+
+fn watched_ports(agent: &Agent) -> Result<PortsAnswer, Problem> {
     agent.see().map_err(unobserved)?;
     let settings = agent.settings();
     let watch = agent.watch();
@@ -137,7 +142,7 @@ async fn ports(
         held: watch.sockets(port).next().is_some(),
         configured: settings.is_configured(port),
     });
-    Ok(Json(PortsAnswer { ports: ports.collect() }))
+    Ok(PortsAnswer { ports: ports.collect() })
 }
 
 /// Every socket that holds a port in the agent's network namespace, watched or not: one object a port, as `gatewatch list`
@@ -419,7 +424,9 @@ async fn stream(
     let after = after.map_err(|why: String| bad_request(why, "leave it out to begin now"))?;
     let server_sent = text(ACCEPT.as_str()).is_some_and(|kinds| kinds.contains("text/event-stream"));
     let framing = if server_sent { Framing::ServerSent } else { Framing::Lines };
-    Ok(Subscription::new(agent, framing, ports, query.number("netns")?, after).into_response())
+    let (netns, uid, here) = (query.number("netns")?, peer.uid(), Arc::clone(&agent));
+    let begin = move || Subscription::new(agent, framing, ports, netns, after);
+    Ok(here.off_loop.run(uid, begin).await?.into_response())
 }
 
 /// What happened to ports in a span of time, from the history on disk, oldest first; an owner that held a port before the
@@ -463,13 +470,18 @@ async fn status(
 ) -> Result<Json<StatusAnswer>, Problem> {
     may_read(&agent, &peer)?;
     Query::parse(query.as_deref(), &[])?;
+    let (uid, here) = (peer.uid(), Arc::clone(&agent));
+    here.off_loop.run(uid, move || Json(status_of(&agent))).await
+}
+
+fn status_of(agent: &Agent) -> StatusAnswer {
     let configured = agent.settings().ports();
     let configured_by = |protocol| {
         let ports = configured.iter().filter(|port| port.protocol == protocol);
         ports.map(|port| port.number).collect()
     };
     let capability = |(name, needed): (String, &str)| CapabilityJson { name, needed: needed.to_owned() };
-    Ok(Json(StatusAnswer {
+    StatusAnswer {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         socket: agent.paths.socket.display().to_string(),
@@ -487,7 +499,7 @@ async fn status(
         guards: agent.guards.described(),
         capabilities: Host::privileges().into_iter().map(capability).collect(),
         no_new_privileges: Host::no_new_privileges(),
-    }))
+    }
 }
 
 /// 200 when armed, which the agent is before it answers its first request

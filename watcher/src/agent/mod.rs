@@ -41,6 +41,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{info, warn};
 
@@ -147,6 +148,8 @@ async fn serve(
 
     let mut resync = interval(RESYNC);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The look that is under way: where others have opened a great many descriptors it takes long.
+    let mut looking = JoinSet::new();
     let mut seconds = interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut alive = Host::alive_every().map(interval);
@@ -157,7 +160,15 @@ async fn serve(
             error = std::future::poll_fn(|cx| agent.poll_events(cx)) => return Err(error.into()),
             () = connections.next() => {}
             () = scrapes.next() => {}
-            _ = resync.tick() => agent.resync(),
+            _ = resync.tick(), if looking.is_empty() => {
+                let agent = Arc::clone(agent);
+                looking.spawn_blocking(move || agent.resync());
+            }
+            () = agent.look_is_due(), if looking.is_empty() => {
+                let agent = Arc::clone(agent);
+                looking.spawn_blocking(move || agent.look_again());
+            }
+            Some(_) = looking.join_next() => {}
             _ = seconds.tick() => {
                 agent.each_second();
                 scrapes.follow_configuration();

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 use strum::VariantArray as _;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 use super::AgentError;
@@ -56,6 +57,10 @@ pub(super) struct Agent {
     pub(super) paths: Paths,
     settings: Mutex<Arc<Settings>>,
     watch: Mutex<Watch<dyn AgentObserver>>,
+    /// The loop found it in use, and is to be woken.
+    missed: AtomicBool,
+    /// A look is due.
+    look_due: Notify,
     pub(super) history: History,
     /// The history on disk, if one is kept.
     store: OnceLock<Store>,
@@ -110,8 +115,14 @@ impl Agent {
         let run = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Ok(Self {
             paths,
-            watch: Mutex::new(Watch::begin(Arc::new(host.clone()), observer, &ports)?.without_beginning()),
+            watch: Mutex::new(
+                Watch::begin(Arc::new(host.clone()), observer, &ports)?
+                    .without_beginning()
+                    .looking_when_called(),
+            ),
             settings: Mutex::new(Arc::new(settings)),
+            missed: AtomicBool::new(false),
+            look_due: Notify::new(),
             history: History::new(u64::try_from(run.as_micros()).unwrap_or(0)),
             store: OnceLock::new(),
             export: OnceLock::new(),
@@ -143,21 +154,40 @@ impl Agent {
         Arc::clone(&self.settings.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(super) fn watch(&self) -> MutexGuard<'_, Watch<dyn AgentObserver>> {
-        self.watch.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What is watched. Another thread may have it for as long as a look takes: on the loop, see [`Self::watch_if_free`].
+    pub(super) fn watch(&self) -> Watching<'_> {
+        let watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        Watching { watch, _after: WakeLoop(self) }
+    }
+
+    /// The same for the loop, which waits for nobody: it is woken once it is free again.
+    fn watch_if_free(&self) -> Option<Watching<'_>> {
+        let attempt = || match self.watch.try_lock() {
+            Ok(watch) => Some(watch),
+            Err(TryLockError::Poisoned(error)) => Some(error.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        // Whoever gave it back before that was noted wakes nobody.
+        let watch = attempt().or_else(|| {
+            self.missed.store(true, Ordering::SeqCst);
+            attempt()
+        })?;
+        Some(Watching { watch, _after: WakeLoop(self) })
     }
 
     /// Reads events that have arrived, for one turn; pending until an error ends the stream.
     pub(super) fn poll_events(&self, cx: &mut Context<'_>) -> Poll<ObserveError> {
         cx.waker().clone_into(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-        self.read_events(cx, EVENTS_PER_TURN)
+        match self.watch_if_free() {
+            Some(watch) => self.read_events(watch, cx, EVENTS_PER_TURN),
+            None => Poll::Pending,
+        }
     }
 
     /// Reads so many events at most, and none that came later than the reading began.
-    fn read_events(&self, cx: &mut Context<'_>, most: usize) -> Poll<ObserveError> {
+    fn read_events(&self, mut watch: Watching<'_>, cx: &mut Context<'_>, most: usize) -> Poll<ObserveError> {
         let begun = Host::monotonic_now();
         let settings = self.settings();
-        let mut watch = self.watch();
         let mut left = most;
         while left > 0 {
             left -= 1;
@@ -189,8 +219,16 @@ impl Agent {
                     self.note_look(Err(&error));
                     return Poll::Pending;
                 }
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => {
+                    if watch.is_look_due() {
+                        self.look_due.notify_one();
+                    }
+                    return Poll::Pending;
+                }
             }
+        }
+        if watch.is_look_due() {
+            self.look_due.notify_one();
         }
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -254,17 +292,22 @@ impl Agent {
     /// What is due every second: a look again after one that failed, and how many lines the log was spared.
     pub(super) fn each_second(&self) {
         if self.is_blind() {
-            self.resync();
+            self.look_due.notify_one();
         }
-        if self.store.get().is_some_and(Store::wants_sockets) {
-            self.tell_sockets();
+        self.guards.beat();
+        // While another thread takes a look, all that needs what it finds waits for the next second.
+        if let Some(watch) = self.watch_if_free() {
+            let left_out = watch.is_partial();
+            drop(watch);
+            self.troubles.note(Part::Look, what_is_left_out(left_out).map(str::to_owned));
+            if self.store.get().is_some_and(Store::wants_sockets) {
+                self.tell_sockets();
+            }
+            if self.guards.are_there() {
+                self.look_after_guards();
+                self.troubles.note(Part::Guard, self.guards.wrong());
+            }
         }
-        if self.guards.are_there() {
-            self.look_after_guards();
-            self.troubles.note(Part::Guard, self.guards.wrong());
-        }
-        let left_out = self.watch().is_partial();
-        self.troubles.note(Part::Look, what_is_left_out(left_out).map(str::to_owned));
         for (uid, count) in self.refusals.take_left_out() {
             warn!(uid, count, "more refusals were left out");
         }
@@ -274,7 +317,14 @@ impl Agent {
     /// descriptor wakes only the last task that polled it.
     pub(super) fn drain_events(&self) {
         // An observation can make two events.
-        let _ = self.read_events(&mut Context::from_waker(&self.waiting()), 2 * MOST_READY);
+        let _ = self.read_events(self.watch(), &mut Context::from_waker(&self.waiting()), 2 * MOST_READY);
+    }
+
+    /// The same if no other thread is at it: whoever waits for events on the loop is told of them by the history.
+    pub(super) fn drain_events_if_free(&self) {
+        if let Some(watch) = self.watch_if_free() {
+            let _ = self.read_events(watch, &mut Context::from_waker(&self.waiting()), 2 * MOST_READY);
+        }
     }
 
     fn waiting(&self) -> Waker {
@@ -299,7 +349,7 @@ impl Agent {
         }
         let looked = self.look(Watch::look_for_lost);
         self.note_look(looked.as_ref().copied());
-        let _ = self.read_events(&mut Context::from_waker(&self.waiting()), EVENTS_PER_TURN);
+        let _ = self.read_events(self.watch(), &mut Context::from_waker(&self.waiting()), EVENTS_PER_TURN);
         looked
     }
 
@@ -345,6 +395,22 @@ impl Agent {
     pub(super) async fn has_to_end(&self) {
         // Fails only if the sender is gone, and that is ours.
         let _ = self.ending.subscribe().wait_for(|ending| *ending).await;
+    }
+
+    /// Ready once a look is due because events were lost, or because the last one failed.
+    pub(super) async fn look_is_due(&self) {
+        self.look_due.notified().await;
+    }
+
+    /// Takes the look that is due.
+    pub(super) fn look_again(&self) {
+        if self.is_blind() {
+            self.resync();
+        } else {
+            let looked = self.look(Watch::look_for_lost);
+            self.note_look(looked.as_ref().copied());
+        }
+        self.waiting().wake();
     }
 
     /// Corrects what is known; a failure is remembered.
@@ -525,6 +591,38 @@ impl Agent {
 
     pub(super) fn status_line(&self) -> String {
         format!("watching {} by {}", self.settings().described(), self.backend.name())
+    }
+}
+
+/// What is watched, for one thread at a time.
+pub(super) struct Watching<'a> {
+    // Fields are dropped in this order: it is given back before the loop is woken.
+    watch: MutexGuard<'a, Watch<dyn AgentObserver>>,
+    _after: WakeLoop<'a>,
+}
+
+impl std::ops::Deref for Watching<'_> {
+    type Target = Watch<dyn AgentObserver>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.watch
+    }
+}
+
+impl std::ops::DerefMut for Watching<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.watch
+    }
+}
+
+/// Wakes the loop, if it wanted what was in use.
+struct WakeLoop<'a>(&'a Agent);
+
+impl Drop for WakeLoop<'_> {
+    fn drop(&mut self) {
+        if self.0.missed.swap(false, Ordering::SeqCst) {
+            self.0.waiting().wake();
+        }
     }
 }
 

@@ -61,7 +61,7 @@ impl Observer for NamespaceObserver {
         }
         // The kernel may have sent more events than the agent's own task has read so far. They are read once: another
         // namespace may make new ones faster than they are read.
-        self.agent.drain_events();
+        self.agent.drain_events_if_free();
         loop {
             if let Some(observation) = self.pending.pop_front() {
                 return Poll::Ready(Ok(observation));

@@ -9,10 +9,9 @@ use super::outcome::Reason;
 use super::port::Port;
 use super::socket::{Socket, SocketState};
 
-/// So many processes of one socket are kept, in the network namespace that is meant ("here") and in others: to name the
-/// owners of a foreign socket, few do.
+/// So many processes of one socket are kept, in the network namespace that is meant ("here") and in others.
 const OF_SOCKET: usize = 4_096;
-const OF_SOCKET_ELSEWHERE: usize = 16;
+const OF_SOCKET_ELSEWHERE: usize = OF_NAMESPACE;
 /// So many sockets, with each process but the first of a socket counted as one more: of those that one user has made here, of
 /// all users here but root, of one other namespace, and of all others together. All of them take some 30 MB.
 const OF_USER: usize = 16_384;
