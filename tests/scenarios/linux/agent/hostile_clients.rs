@@ -416,7 +416,7 @@ scenario!(what_is_no_http_is_no_failure_of_the_agent, needs(Bpf), || {
 
 scenario!(who_does_not_read_or_send_is_not_waited_for_at_the_end, needs(Bpf), || {
     // given a clean that takes its time
-    let gateway = Part::gateway().on_port(unused_port()).with(&["--on-term", "drain:5000"]).start();
+    let gateway = Part::gateway().on_port(unused_port()).with(&["--on-term", "drain:3000"]).start();
     let mut agent = Agent::watching(&[(gateway.port(), "")]);
     let mut cleaning_up = agent.connect_as(0);
     begin_clean(&mut cleaning_up, gateway.port(), "{\"term_timeout_ms\":15000}");

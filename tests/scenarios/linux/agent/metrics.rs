@@ -255,7 +255,7 @@ scenario!(a_user_who_takes_all_places_keeps_no_scrape_out, needs(Bpf), || {
 });
 
 scenario!(the_metrics_of_many_ports_hold_up_nobody, needs(Bpf), || {
-    const TIMES: usize = 21;
+    const TIMES: usize = 9;
     let metrics = unused_port();
     let ports: Vec<(u16, &str)> = (40_000..41_000).map(|port| (port, "")).collect();
     let agent = Agent::with(&format!("[agent]\nmetrics = \"127.0.0.1:{metrics}\"\n{}", config(&ports)));
