@@ -61,16 +61,16 @@ scenario!(a_socket_on_its_way_to_nobody_is_never_free, |backend| {
     let sender = Part::gateway().on_port(unused_port()).with(&["--in-flight"]).start();
     let answer = clean(backend, sender.port(), &[]);
     assert_eq!((answer.status, answer.outcome().as_str()), (5, "unknown"), "{answer:?}");
-    assert_eq!(answer.json()["reason"], differ::of_a_socket_on_its_way(), "{answer:?}");
+    assert_eq!(answer.json()["reason"], differ::of_a_socket_on_its_way(backend), "{answer:?}");
     assert!(sender.is_alive(), "it holds no descriptor of the socket");
     let owners = Gatewatch::on(backend, &["owners"], sender.port()).run().json();
     assert_eq!(owners["owners"][0]["pid"], serde_json::Value::Null);
     assert_eq!(owners["owners"][0]["identity"], "unclassified");
     assert_eq!(owners["owners"][0]["other_ports"], serde_json::Value::Null);
-    assert_eq!(owners["reason"], differ::of_a_socket_on_its_way());
+    assert_eq!(owners["reason"], differ::of_a_socket_on_its_way(backend));
     let waited = Gatewatch::on(backend, &["wait", "free", "--timeout", "100ms"], sender.port()).run();
     assert_eq!(waited.status, 7, "{waited:?}");
-    assert_eq!(waited.json()["reason"], differ::of_a_socket_on_its_way(), "{waited:?}");
+    assert_eq!(waited.json()["reason"], differ::of_a_socket_on_its_way(backend), "{waited:?}");
 });
 
 scenario!(a_thread_of_a_dead_leader_is_an_owner, |backend| {

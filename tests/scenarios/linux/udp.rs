@@ -88,7 +88,7 @@ scenario!(a_udp_socket_on_its_way_to_nobody_keeps_the_port, |backend| {
     let gateway = udp(Part::gateway()).on_port(unused_port()).with(&["--in-flight"]).start();
     let answer = clean_udp(backend, gateway.port(), &["--any", "--free-timeout", "100ms"]);
     assert_eq!((answer.status, answer.outcome().as_str()), (5, "unknown"), "{answer:?}");
-    assert_eq!(answer.json()["reason"], differ::of_a_socket_on_its_way(), "{answer:?}");
+    assert_eq!(answer.json()["reason"], differ::of_a_socket_on_its_way(backend), "{answer:?}");
     assert!(gateway.is_alive());
 });
 

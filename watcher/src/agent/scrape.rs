@@ -52,8 +52,9 @@ struct Text {
 }
 
 impl Agent {
-    /// All metrics, as they were so long ago at most when they were asked for. With many ports the text takes a while to make: that is done off the loop,
-    /// and for one request at a time, so that those who ask meanwhile can have it as well.
+    /// All metrics, as they were so long ago at most when they were asked for. With many ports the text takes a while to make,
+    /// and while a look is taken there is none: it is made off the loop, and for one request at a time, so that those who ask
+    /// meanwhile can have it as well.
     pub(super) async fn scrape(
         self: &Arc<Self>,
         exposition: Exposition,
@@ -69,10 +70,10 @@ impl Agent {
         if let Some(text) = last.as_ref().filter(|text| text.begun + age >= asked) {
             return Ok(text.bytes.clone());
         }
-        let (begun, agent, now) = (Instant::now(), Arc::clone(self), self.now());
+        let (begun, agent) = (Instant::now(), Arc::clone(self));
         // It has the lock until it is done, also when nobody waits for it any more.
         let make = move || {
-            let bytes = Bytes::from(agent.metrics.text(exposition, &now));
+            let bytes = Bytes::from(agent.metrics.text(exposition, &agent.now()));
             *last = Some(Text { begun, bytes: bytes.clone() });
             bytes
         };

@@ -166,9 +166,9 @@ struct OwnerJson {
     /// How long it has run, in milliseconds.
     #[serde(default)]
     age_ms: Option<u64>,
-    /// Whether it is suspended, or its control group is frozen; null for an owner that can't be seen.
+    /// Whether it is suspended, or its control group is frozen; false too for an owner that can't be seen.
     #[serde(default)]
-    stopped: Option<bool>,
+    stopped: bool,
     /// The other ports that it listens on in its network namespace, the lowest 16 in order; null where that can't be told.
     #[serde(default)]
     other_ports: Option<Vec<u16>>,
@@ -466,7 +466,7 @@ impl From<&Owner> for OwnerJson {
                 .and_then(|process| process.parent.as_ref())
                 .map(|parent| ParentJson { pid: parent.pid, comm: parent.comm.clone() }),
             age_ms: owner.age.map(millis),
-            stopped: process.map(|process| match process.state {
+            stopped: process.is_some_and(|process| match process.state {
                 ProcessState::Stopped | ProcessState::Frozen => true,
                 ProcessState::Running | ProcessState::Uninterruptible | ProcessState::Leaving => false,
             }),
@@ -489,7 +489,7 @@ impl TryFrom<OwnerJson> for Owner {
             uid: json.uid,
             effective_uid: None,
             user: json.user,
-            state: if json.stopped == Some(true) { ProcessState::Stopped } else { ProcessState::Running },
+            state: if json.stopped { ProcessState::Stopped } else { ProcessState::Running },
             comm: json.comm.unwrap_or_default(),
             argv: json.argv,
             argv_cut: json.argv_cut,

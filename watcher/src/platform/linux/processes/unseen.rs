@@ -22,7 +22,9 @@ pub(in crate::platform::linux) fn why() -> Option<&'static str> {
                 "its holder can't be seen: this is root of a user namespace, who may not look into processes outside of it",
             )
         } else if may_trace() {
-            None
+            // In another pid namespace than the first it may as well be outside.
+            let refused = "its holder can't be seen: /proc does not show where all descriptors lead, not even to root";
+            proc::own_pid_namespace().is_none().then_some(refused)
         } else if proc::own_pid_namespace().is_some() {
             Some(
                 "its holder can't be seen: root has no CAP_SYS_PTRACE here, or it is a process outside of this pid namespace",
