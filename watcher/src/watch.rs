@@ -24,6 +24,8 @@ const MOST_HOLDERS: usize = 16;
 const LOOKS_APART: Duration = Duration::from_millis(50);
 /// And so many times as long as the last one took: where others have opened a great many descriptors, each takes long.
 const LOOKS_SHARE: u32 = 8;
+/// So long after a look that failed the next one is due.
+const AFTER_A_FAILURE: Duration = Duration::from_secs(1);
 
 /// Watched ports, observed by an `O`.
 pub(crate) struct Watch<O: ?Sized = dyn Observer> {
@@ -57,6 +59,12 @@ struct Losses {
 }
 
 impl Losses {
+    /// After a look that failed, the next one is not at once.
+    fn postpone(&mut self) {
+        self.due = Box::pin(sleep_until((Instant::now() + AFTER_A_FAILURE).into()));
+        self.is_due = false;
+    }
+
     fn add(&mut self, more: Option<u64>, lost_in: LostIn) {
         if let Some((_, count)) = self.counts.iter_mut().find(|(known, _)| *known == lost_in) {
             *count = count.zip(more).map(|(count, more)| count.saturating_add(more));
@@ -196,12 +204,18 @@ impl<O: Observer + ?Sized> Watch<O> {
     /// # Errors
     /// When the sockets can't be read.
     pub(crate) fn look_for_lost(&mut self) -> Result<(), ObserveError> {
-        if let Some(losses) = self.lost.take() {
-            for (lost_in, count) in losses.counts {
-                let lost = self.now(WatchKind::Lost { count, lost_in }, self.first_port());
-                self.pending.push_back(lost);
-            }
-            self.reload()?;
+        let Some(mut losses) = self.lost.take() else { return Ok(()) };
+        let before = self.pending.len();
+        for &(lost_in, count) in &losses.counts {
+            let lost = self.now(WatchKind::Lost { count, lost_in }, self.first_port());
+            self.pending.push_back(lost);
+        }
+        if let Err(error) = self.reload() {
+            // Then nothing stands in for them yet.
+            self.pending.truncate(before);
+            losses.postpone();
+            self.lost = Some(losses);
+            return Err(error);
         }
         Ok(())
     }

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use gatewatch_tests::{Answer, Backend, Gatewatch, Part, unused_port};
-use nix::sys::stat::Mode;
 
 use super::{Busy, Rounds};
 
@@ -14,15 +13,15 @@ const ANSWERS: u64 = 10;
 pub(super) fn run(rounds: &mut Rounds) -> Result<()> {
     let folder = std::env::temp_dir().join(format!("gatewatch-torture-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    let fifo = folder.join("config.toml");
-    nix::unistd::mkfifo(&fifo, Mode::S_IRWXU)?;
+    let file = folder.join("config.toml");
+    std::fs::write(&file, "")?;
     let _busy = Busy::begin();
     let mut answers = 0;
     while rounds.go_on() {
         rounds.round(|random| {
             let backend = *random.of(&[Backend::Ebpf, Backend::Poll]);
             answers += ANSWERS;
-            below_a_vanishing_line(backend, &fifo).with_context(|| format!("by {backend:?}"))
+            below_a_vanishing_line(backend, &file).with_context(|| format!("by {backend:?}"))
         });
     }
     rounds.count("answers", answers);
@@ -31,16 +30,14 @@ pub(super) fn run(rounds: &mut Rounds) -> Result<()> {
 }
 
 /// A gateway holds the port and is an ancestor of `clean`; the processes between them end one after another while
-/// `clean`, which has just read its configuration from a FIFO, walks over them.
-fn below_a_vanishing_line(backend: Backend, fifo: &Path) -> Result<String> {
+/// `clean`, which has just opened its configuration, walks over them.
+fn below_a_vanishing_line(backend: Backend, file: &Path) -> Result<String> {
     let port = unused_port();
-    let fifo = fifo.to_str().context("a path that is text")?;
-    // One whose line was cut too early would wait for its configuration for ever.
-    let mut clean = vec!["timeout".to_owned(), gatewatch_tests::patience().as_secs().to_string()];
-    clean.extend(Gatewatch::on(backend, &["clean"], port).with(&["--config", fifo]).words());
+    let file = file.to_str().context("a path that is text")?;
+    let clean = Gatewatch::on(backend, &["clean"], port).with(&["--config", file]).words();
     let mut gateway = Part::gateway()
         .on_port(port)
-        .with(&["--vanishing", fifo, "--rounds", &ANSWERS.to_string()])
+        .with(&["--vanishing", file, "--rounds", &ANSWERS.to_string()])
         .running(&clean)
         .start();
     for at in 0..ANSWERS {

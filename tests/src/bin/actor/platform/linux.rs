@@ -16,6 +16,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::libc;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use nix::sys::prctl::{set_child_subreaper, set_pdeathsig};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
@@ -76,8 +77,8 @@ pub(crate) struct Own {
     /// has in the outer one
     #[arg(long)]
     double: bool,
-    /// As a subreaper, run the command below a line of hops that end one after another, from the moment that it has read
-    /// this FIFO; again and again
+    /// As a subreaper, run the command below a line of hops that end one after another, from the moment that it has
+    /// opened this file; again and again
     #[arg(long, requires = "rounds")]
     vanishing: Option<PathBuf>,
     /// How often
@@ -176,10 +177,10 @@ pub(crate) fn act(part: Part, ending: Ending, mut sockets: Vec<Socket>, address:
     if part.own.double {
         holders = vec![start_double()];
     }
-    if let Some(fifo) = &part.own.vanishing {
+    if let Some(file) = &part.own.vanishing {
         ready(address, &holders);
         for round in 0..part.own.rounds {
-            run_below_vanishing_line(&part.command, fifo, round);
+            run_below_vanishing_line(&part.command, file, round);
         }
         serve(&part, &ending, sockets);
     }
@@ -287,21 +288,23 @@ fn start_double() -> u32 {
 const HOPS: u32 = 20;
 
 /// Runs the command below a line of hops, and reaps every child at once until none is left.
-fn run_below_vanishing_line(command: &[String], fifo: &Path, round: u64) {
+fn run_below_vanishing_line(command: &[String], file: &Path, round: u64) {
     set_child_subreaper(true).unwrap();
     // SAFETY: the other thread only reads from standard input, so the child may do anything.
     if let ForkResult::Parent { .. } = unsafe { fork() }.unwrap() {
         while wait().is_ok() {}
         return;
     }
+    let opened = Inotify::init(InitFlags::IN_CLOEXEC).unwrap();
+    opened.add_watch(file, AddWatchFlags::IN_OPEN).unwrap();
     for hop in 0..HOPS {
         // Each hop ends with the one above it.
         set_pdeathsig(Signal::SIGKILL).unwrap();
         // SAFETY: as above.
         if let ForkResult::Parent { .. } = unsafe { fork() }.unwrap() {
             if hop == 0 {
-                // Opens once the command opens it too.
-                drop(File::options().write(true).open(fifo).unwrap());
+                // Until the command opens the file.
+                drop(opened.read_events().unwrap());
                 let begun = Instant::now();
                 while begun.elapsed() < Duration::from_micros(round * 13 % 500) {
                     std::hint::spin_loop();
