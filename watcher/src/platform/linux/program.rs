@@ -328,20 +328,23 @@ mod tests {
         runs
     }
 
-    fn own() -> Vec<u8> {
-        fs::read("/proc/self/exe").unwrap()
+    /// A small program of this machine's.
+    const PROGRAM: &str = "/bin/sh";
+
+    fn program() -> Vec<u8> {
+        fs::read(PROGRAM).unwrap()
     }
 
     #[test]
     fn what_the_kernel_runs_is_left_to_it() {
-        assert_eq!(of(&own()), Runs::Itself);
+        assert_eq!(of(&program()), Runs::Itself);
         assert_eq!(runs(Path::new("/proc/self/exe")), Runs::Itself);
         assert_eq!(runs(Path::new("/no/such/file")), Runs::Itself);
     }
 
     #[test]
     fn a_program_that_is_cut_short_anywhere_is_refused() {
-        let whole = own();
+        let whole = program();
         for length in [7, 20, 63, 64, 100, 64 * 1024] {
             let runs = of(&whole[..length]);
             assert!(matches!(runs, Runs::Never(_)), "{length}: {runs:?}");
@@ -369,9 +372,9 @@ mod tests {
 
     #[test]
     fn a_missing_loader_is_named() {
-        let mut program = own();
+        let mut program = program();
         let Ok(Some(Elf { loader: Some(loader), .. })) = ({
-            let file = File::open("/proc/self/exe").unwrap();
+            let file = File::open(PROGRAM).unwrap();
             let mut start = [0; SHOWN];
             read(&file, &mut start).unwrap();
             Elf::read(&file, &start, program.len() as u64)
@@ -388,7 +391,7 @@ mod tests {
 
     #[test]
     fn a_program_for_another_machine_is_refused_only_where_the_formats_are_seen() {
-        let mut program = own();
+        let mut program = program();
         program[18..20].copy_from_slice(&libc::EM_SPARC.to_ne_bytes());
         let runs = of(&program);
         let is_seen = Path::new(MISC).join("status").exists();
