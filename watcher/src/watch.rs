@@ -270,7 +270,12 @@ impl<O: Observer + ?Sized> Watch<O> {
     /// When the sockets can't be read.
     pub(crate) fn refresh(&mut self, cx: &mut Context<'_>) -> Result<(), ObserveError> {
         let since = Instant::now();
-        let snapshot = self.observer.look(&self.ports)?;
+        let looked = self.observer.look(&self.ports);
+        if let (Err(_), Some(lost)) = (&looked, &mut self.lost) {
+            // The look that is due because of them would fail as well, again and again.
+            lost.postpone();
+        }
+        let snapshot = looked?;
         let mut released = HashSet::new();
         for _ in 0..MOST_READY {
             let Poll::Ready(observation) = self.observer.poll_next(cx) else { break };

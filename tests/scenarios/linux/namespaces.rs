@@ -1,6 +1,8 @@
 //! The same port in another network namespace is another port.
 
-use gatewatch_tests::{Gatewatch, Part, can_bind, unused_port};
+use std::process::Command;
+
+use gatewatch_tests::{Agent, Gatewatch, Part, can_bind, config, unused_port};
 use serde_json::Value;
 
 use crate::bad_input::assert_refused;
@@ -29,6 +31,25 @@ scenario!(a_gateway_is_cleaned_in_its_own_namespace_alone, needs(Root), |backend
     assert!(elsewhere.is_gone());
     assert!(here.is_alive());
     assert!(!can_bind(here.address()));
+});
+
+scenario!(an_agent_that_sees_its_own_namespace_alone_ends_nobody_there_for_another_one, needs(Bpf), || {
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let port = gateway.port();
+    // given an agent whose looks are those of an old kernel
+    let agent = Agent::with_and_without(&config(&[(port, "")]), "iter");
+    // when a caller from a network namespace of its own asks
+    let elsewhere = |command: &[&str]| {
+        let asked =
+            Command::new("unshare").arg("--net").args(agent.ask(command, port).words()).output().unwrap();
+        String::from_utf8(asked.stdout).unwrap()
+    };
+    // then it is told nothing of the port here, and nobody is ended for it
+    let owners = elsewhere(&["owners"]);
+    assert!(owners.contains("\"owners\":[]"), "{owners}");
+    let cleaned = elsewhere(&["clean"]);
+    assert!(cleaned.contains("\"outcome\":\"free\""), "{cleaned}");
+    assert!(gateway.is_alive());
 });
 
 scenario!(the_other_ports_are_those_in_the_owners_own_namespace, needs(Root), |backend| {

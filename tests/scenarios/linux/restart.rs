@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use gatewatch_tests::{
     Actor, Backend, Flood, Gatewatch, Life, Part, Running, Unit, can_bind, send, until, unused_port,
@@ -297,7 +297,7 @@ scenario!(a_command_that_the_interrupt_ends_too_does_not_run_on, |backend| {
     let (port, elsewhere) = (unused_port(), unused_port());
     let words = Gatewatch::on(backend, &["restart"], port).with(&["--"]).words();
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        let mut command = std::process::Command::new(&words[0]);
+        let mut command = Command::new(&words[0]);
         command.args(&words[1..]).args(server_command(elsewhere, &[]));
         command.env("GATEWATCH_SOCKET", "/nonexistent/agent.sock").process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
@@ -437,7 +437,7 @@ scenario!(a_command_that_is_being_written_costs_nobody_anything_without_a_word, 
     let busy = folder.path().join("busy");
     std::fs::copy(gatewatch_tests::program("actor"), &busy).unwrap();
     let _writer = std::fs::File::options().append(true).open(&busy).unwrap();
-    if std::process::Command::new(&busy).args(["--exit", "0"]).status().is_ok() {
+    if Command::new(&busy).args(["--exit", "0"]).status().is_ok() {
         // Linux 6.11 and 6.12 run it.
         return;
     }
@@ -492,7 +492,7 @@ scenario!(who_has_started_an_ended_owner_and_lives_on_is_named, |backend| {
         let port = unused_port();
         let address = format!("127.0.0.1:{port}");
         let server = actor("openclaw-gateway", &["--on", &address, "--stay", "--live-for", "60000"]);
-        let mut shell = std::process::Command::new("sh")
+        let mut shell = Command::new("sh")
             .args(["-c", &format!("{} < /dev/null{then}", quiet(&server))])
             .stdin(Stdio::piped())
             .spawn()
@@ -624,7 +624,7 @@ scenario!(whoever_is_of_the_unit_is_the_new_owner, needs(Root), |backend| {
         begin.display(),
         quiet(&server_command(old.port(), &[]))
     ));
-    let server = std::process::Command::new(&server[0]).args(&server[1..]).spawn().unwrap();
+    let server = Command::new(&server[0]).args(&server[1..]).spawn().unwrap();
     unit.add(server.id());
     let mut server = crate::linux::field::Server(server);
     drop(old);
@@ -634,4 +634,18 @@ scenario!(whoever_is_of_the_unit_is_the_new_owner, needs(Root), |backend| {
     let owner = &answer.json()["new_owner"];
     assert_eq!((&owner["by"], &owner["pid"]), (&"unit".into(), &server.0.id().into()), "{answer:?}");
     assert!(server.0.try_wait().unwrap().is_none());
+});
+
+scenario!(what_was_to_be_ignored_is_ignored_by_the_executed_command, |backend| {
+    let old = Part::gateway().on_port(unused_port()).start();
+    // given a gatewatch that nohup(1) has started
+    let mut words = Gatewatch::on(backend, &["exec"], old.port()).words();
+    words.extend(["--", "grep", "SigIgn", "/proc/self/status"].map(str::to_owned));
+    let output =
+        Command::new("sh").args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).args(words).output().unwrap();
+    assert!(old.is_gone());
+    // then the server that it becomes outlives its terminal
+    let out = String::from_utf8(output.stdout).unwrap();
+    let mask = u64::from_str_radix(out.split_whitespace().next_back().unwrap(), 16).unwrap();
+    assert_eq!(mask & 1, 1, "{out}");
 });

@@ -39,7 +39,7 @@ mod waits;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
@@ -58,6 +58,8 @@ pub(crate) const SOCKET_VARIABLE: &str = "GATEWATCH_SOCKET";
 /// How often the remembered sockets are compared with the kernel, because no event reports a descriptor that was
 /// inherited or passed to another process.
 const RESYNC: Duration = Duration::from_secs(30);
+/// No look takes as long as this.
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
 
 /// Why the agent ended, or could not start.
 #[derive(Debug, thiserror::Error)]
@@ -150,6 +152,7 @@ async fn serve(
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
     // The look that is under way: where others have opened a great many descriptors it takes long.
     let mut looking = JoinSet::new();
+    let mut looking_since = Instant::now();
     let mut seconds = interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut alive = Host::alive_every().map(interval);
@@ -162,10 +165,12 @@ async fn serve(
             () = scrapes.next() => {}
             _ = resync.tick(), if looking.is_empty() => {
                 let agent = Arc::clone(agent);
+                looking_since = Instant::now();
                 looking.spawn_blocking(move || agent.resync());
             }
             () = agent.look_is_due(), if looking.is_empty() => {
                 let agent = Arc::clone(agent);
+                looking_since = Instant::now();
                 looking.spawn_blocking(move || agent.look_again());
             }
             Some(_) = looking.join_next() => {}
@@ -173,7 +178,12 @@ async fn serve(
                 agent.each_second();
                 scrapes.follow_configuration();
             }
-            () = tick(alive.as_mut()) => Host::notify(ServiceState::Alive),
+            () = tick(alive.as_mut()) => {
+                // An agent whose look never returns tells nothing: the service manager starts another one.
+                if looking.is_empty() || looking_since.elapsed() < LONGEST_LOOK {
+                    Host::notify(ServiceState::Alive);
+                }
+            }
             signal = signals.next() => match signal {
                 Signal::Reload => {
                     agent.reload();

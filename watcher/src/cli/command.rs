@@ -89,7 +89,8 @@ fn located(program: &str, path: Option<&OsStr>) -> Result<PathBuf, String> {
         existing(Path::new(program))
             .ok_or_else(|| format!("{program} can't be run: there is no such file"))?
     } else {
-        let path = path.unwrap_or_default();
+        // What execvp(3) takes where there is no PATH.
+        let path = path.unwrap_or(OsStr::new("/bin:/usr/bin"));
         let candidates: Vec<PathBuf> =
             env::split_paths(path).filter_map(|folder| existing(&folder.join(program))).collect();
         let usable = candidates.iter().find(|file| Host::is_executable(file));

@@ -81,5 +81,5 @@ async fn next(signals: Option<&mut Signals>) {
 }
 
 fn receive() -> Result<Signals, CliError> {
-    Signals::new().map_err(|error| CliError::Io { what: "signals can't be received", error })
+    Signals::unless_ignored().map_err(|error| CliError::Io { what: "signals can't be received", error })
 }

@@ -90,12 +90,17 @@ impl<T: SocketTable> PollObserver<T> {
     fn compare(&mut self) -> Result<(), ObserveError> {
         // Sockets that do not listen are expensive to list, so they are looked for only as long as one is known.
         let bound = self.known.iter().any(|socket| socket.state == SocketState::Bound && !socket.serves());
-        if is_same(&self.table.owners(&self.ports, bound)?, &self.known) {
+        // What stands for sockets of which there are too many is none, and comes and goes without an event.
+        let told = |mut sockets: Vec<Socket>| {
+            sockets.retain(|socket| !socket.is_left_out());
+            sockets
+        };
+        if is_same(&told(self.table.owners(&self.ports, bound)?), &self.known) {
             return Ok(());
         }
         // Finding the holders takes a walk over all processes, so it is done only if something has changed. What has
         // stopped listening may still be bound.
-        let now = self.table.with_holders(&self.ports)?;
+        let now = told(self.table.with_holders(&self.ports)?);
         if is_same(&now, &self.known) {
             return Ok(());
         }

@@ -34,7 +34,7 @@ pub(in crate::agent) async fn answer(agent: Arc<Agent>, uid: u32, span: Span) ->
             "add a [history] to the agent's configuration, and start the agent anew",
         ));
     };
-    agent.drain_events();
+    agent.drain_events_if_free();
     store.catch_up().await;
     let path = store.path.clone();
     let trouble = store.trouble().map(|trouble| trouble.since);

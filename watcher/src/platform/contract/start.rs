@@ -166,6 +166,15 @@ pub(crate) trait Signals: Sized {
     /// If signals can't be received.
     fn new() -> io::Result<Self>;
 
+    /// The same, without those that whoever started this program has it ignore: a command that is run in its place is to ignore
+    /// them as well (execve(2) forgets a handler, and keeps that a signal is ignored).
+    ///
+    /// # Errors
+    /// As there.
+    fn unless_ignored() -> io::Result<Self> {
+        Self::new()
+    }
+
     /// The next signal.
     async fn next(&mut self) -> Signal;
 }

@@ -45,6 +45,11 @@ pub(super) fn runs(path: &Path) -> Runs {
         return script(&start);
     }
     if !start.starts_with(b"\x7fELF") {
+        let shown = usize::try_from(length).map_or(SHOWN, |length| length.min(SHOWN));
+        if misc == Misc::Unseen && start[..shown].contains(&0) {
+            // No text. The host of a container may have a format for it that is not seen from here.
+            return Runs::Itself;
+        }
         return Runs::NoFormat;
     }
     match Elf::read(&file, &start, length) {
@@ -83,7 +88,7 @@ fn is_written(path: &Path) -> bool {
 fn script(start: &[u8]) -> Runs {
     let line = start.get(2..).unwrap_or_default();
     let line = line.split(|&byte| byte == b'\n' || byte == 0).next().unwrap_or_default();
-    let line = String::from_utf8_lossy(line);
+    let Ok(line) = str::from_utf8(line) else { return Runs::Itself };
     let line = line.trim_matches([' ', '\t']);
     // Not split at a carriage return: to the kernel it is part of the name.
     let (interpreter, rest) = line.split_once([' ', '\t']).unwrap_or((line, ""));
@@ -211,7 +216,9 @@ impl Elf {
                 continue;
             };
             // What is mapped behind the end of a file can't be used: SIGBUS (mmap(2)).
-            if bytes > 0 && from.checked_add(bytes).is_none_or(|end| end > length) {
+            // The rest of the last page reads as zeros (mmap(2)).
+            let mapped = length.next_multiple_of(4096);
+            if bytes > 0 && from.checked_add(bytes).is_none_or(|end| end > mapped) {
                 return Err(CUT);
             }
             if is_loader && loader.is_none() {

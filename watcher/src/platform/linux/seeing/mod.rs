@@ -350,7 +350,10 @@ impl EbpfObserver {
     /// As [`Observer::look_in`]; without a network namespace, at all that are seen.
     fn look_at(&mut self, ports: &[Port], netns: Option<u32>) -> Result<Vec<Socket>, ObserveError> {
         let Some(holders) = &mut self.holders else {
-            return LinuxTable(self.scope.home().clone()).snapshot(ports);
+            // Without the iterator only the own network namespace is seen, and none of its sockets is another one's.
+            let mut sockets = LinuxTable(self.scope.home().clone()).snapshot(ports)?;
+            sockets.retain(|socket| netns.is_none() || socket.netns.is_none() || socket.netns == netns);
+            return Ok(sockets);
         };
         let home = self.scope.home();
         let here = netns.unwrap_or(home.inode());
