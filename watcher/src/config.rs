@@ -499,7 +499,15 @@ pub(crate) fn fuzz(bytes: &[u8]) {
             assert!(column >= 1 && column <= lines[line - 1].chars().count() + 1, "{line}:{column}");
             assert!(!message.is_empty() && !message.contains('\n'), "{message:?}");
         }
-        Err(ConfigError::Identity(why)) => assert!(!why.contains('\n'), "{why:?}"),
+        Err(
+            error @ (ConfigError::Identity(_)
+            | ConfigError::Twice(_)
+            | ConfigError::Guard(_)
+            | ConfigError::Export(_)),
+        ) => {
+            let why = error.to_string();
+            assert!(!why.contains('\n'), "{why:?}");
+        }
         Err(other) => unreachable!("{other} of a text alone"),
     }
 }
