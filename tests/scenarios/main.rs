@@ -38,6 +38,8 @@ use gatewatch_tests::{Needs, Run};
 
 fn main() -> ExitCode {
     let arguments = libtest_mimic::Arguments::from_args();
+    #[cfg(target_os = "linux")]
+    gatewatch_tests::heed_signals();
     // How many times as long to wait for a step: an emulated processor is slow.
     if let Ok(times) = std::env::var("GATEWATCH_TESTS_PATIENCE") {
         gatewatch_tests::be_more_patient(times.parse().unwrap());

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigHandler, Signal, kill};
 use nix::unistd::Pid;
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -38,6 +38,18 @@ pub(crate) fn is_unused(port: u16) -> bool {
 /// When there is no such process, or this user may not.
 pub fn send(pid: u32, signal: Signal) {
     kill(Pid::from_raw(pid.try_into().unwrap()), signal).unwrap();
+}
+
+/// Heeds the signals that a program is asked to end by, whatever started this one: a script's job in the background ignores
+/// SIGINT, and so would all that is started here.
+///
+/// # Panics
+/// Never: they can be heeded.
+pub fn heed_signals() {
+    for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM] {
+        // SAFETY: no handler is set.
+        unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }.unwrap();
+    }
 }
 
 /// Detaches the hooks that a process has at cgroups, as `bpftool link detach` does; how many there were.
