@@ -19,12 +19,19 @@ pub(super) struct NamespaceObserver {
     netns: u32,
     at: Cursor,
     pending: VecDeque<Observation>,
+    /// Whether it is polled on the loop, which waits for no other thread.
+    on_loop: bool,
 }
 
 impl NamespaceObserver {
     pub(super) fn new(agent: Arc<Agent>, netns: u32) -> Self {
         let at = agent.history.end();
-        Self { agent, netns, at, pending: VecDeque::new() }
+        Self { agent, netns, at, pending: VecDeque::new(), on_loop: false }
+    }
+
+    /// The same for the loop.
+    pub(super) fn on_loop(self) -> Self {
+        Self { on_loop: true, ..self }
     }
 
     /// Whether it is the agent's own network namespace.
@@ -61,7 +68,12 @@ impl Observer for NamespaceObserver {
         }
         // The kernel may have sent more events than the agent's own task has read so far. They are read once: another
         // namespace may make new ones faster than they are read.
-        self.agent.drain_events_if_free();
+        if self.on_loop {
+            self.agent.drain_events_if_free();
+        } else {
+            // A release that has happened is told, also while the loop reads it.
+            self.agent.drain_events();
+        }
         loop {
             if let Some(observation) = self.pending.pop_front() {
                 return Poll::Ready(Ok(observation));

@@ -32,7 +32,7 @@ pub(super) struct Wait {
 
 impl Wait {
     pub(super) async fn until(self, until: Until) -> Result<Waited, Problem> {
-        let observer = NamespaceObserver::new(Arc::clone(&self.agent), self.host.netns());
+        let observer = NamespaceObserver::new(Arc::clone(&self.agent), self.host.netns()).on_loop();
         match until {
             Until::Free => self.free(observer).await,
             Until::Listening => self.listening(observer).await,
