@@ -150,18 +150,14 @@ impl<'a> Cleaning<'a> {
     /// is asked to end would go on for ever.
     pub(super) async fn end_targets(&mut self, observer: &mut dyn Observer) -> Result<(), ObserveError> {
         // Whom a dry run would end is told, and nobody is signalled.
-        let may_signal =
-            !self.request.dry_run && self.left.iter().any(|owner| owner.is_target(&self.first_look));
-        if may_signal {
-            self.request.ending.interrupt.begin().await;
+        if self.request.dry_run || self.is_over() || !self.left.iter().any(|owner| self.is_to_end(owner)) {
+            return Ok(());
         }
-        if !may_signal || self.request.ending.interrupt.is_set() {
+        self.request.ending.interrupt.begin().await;
+        if self.request.ending.interrupt.is_set() {
             return Ok(());
         }
         let targets = self.take_targets();
-        if targets.is_empty() {
-            return Ok(());
-        }
         let ending = self.request.ending.clone();
         let ask = self.generation == 0 || !ending.kill;
         let ending = Ending { ask, keeps: self.keeps(), ..ending };
@@ -210,14 +206,15 @@ impl<'a> Cleaning<'a> {
     }
 
     fn take_targets(&mut self) -> Vec<Owner> {
-        if self.is_over() {
-            return Vec::new();
-        }
-        let tried = |owner: &Owner| self.dealt_with.iter().any(|dealt| dealt.owner.same_process(owner));
         let (targets, left) =
-            self.left.drain(..).partition(|owner: &Owner| owner.is_target(&self.first_look) && !tried(owner));
+            std::mem::take(&mut self.left).into_iter().partition(|owner| self.is_to_end(owner));
         self.left = left;
         targets
+    }
+
+    fn is_to_end(&self, owner: &Owner) -> bool {
+        let was_tried = || self.dealt_with.iter().any(|dealt| dealt.owner.same_process(owner));
+        owner.is_target(&self.first_look) && !was_tried()
     }
 
     /// Whether the three timeouts together are over.

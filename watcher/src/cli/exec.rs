@@ -5,6 +5,7 @@ use std::process::Command;
 use super::args::{CleanArgs, ExecArgs, Format};
 use super::context::Context;
 use super::exit::{CliError, Exit};
+use super::interrupts::NOT_RUN;
 use super::ports::Asked;
 use super::several::{self, Planned};
 use super::{clean, command, next, text};
@@ -16,8 +17,6 @@ use crate::restart::Restart;
 use crate::wire::answers::CleanAnswer;
 use crate::wire::line;
 use crate::wire::restart::RestartAnswer;
-
-const INTERRUPTED: &str = "interrupted; the command was not run";
 
 pub(super) async fn run(args: &ExecArgs) -> Result<Exit, CliError> {
     let context = Context::new(&args.clean.observing)?;
@@ -46,7 +45,7 @@ pub(super) async fn run(args: &ExecArgs) -> Result<Exit, CliError> {
         let cleaned = clean::clean_port(&context, own, asked, true).await?;
         if cleaned.reason == Some(Reason::Interrupted) {
             done.push(cleaned);
-            return not_run(&context, done, Outcome::TimedOut, INTERRUPTED);
+            return not_run(&context, done, Outcome::TimedOut, NOT_RUN);
         }
         if let Some(exit) = refused(&context, own, asked, &cleaned)? {
             return Ok(exit);
@@ -69,7 +68,7 @@ pub(super) async fn run(args: &ExecArgs) -> Result<Exit, CliError> {
         context.ask_agent(observing, None, async |agent| agent.override_guards().await).await?;
     }
     if context.interrupts.have_come().await {
-        return not_run(&context, done, Outcome::TimedOut, INTERRUPTED);
+        return not_run(&context, done, Outcome::TimedOut, NOT_RUN);
     }
     let Some((program, arguments)) = args.command.split_first() else { return Ok(Exit::Usage) };
     match Host::become_command(Command::new(program).args(arguments)) {

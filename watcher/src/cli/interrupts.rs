@@ -11,6 +11,9 @@ use crate::platform::Host;
 use crate::platform::contract::{Platform, Signals as _};
 use crate::steps::interrupt::Interrupt;
 
+/// What is said where a command was to be run after that.
+pub(super) const NOT_RUN: &str = "interrupted; the command was not run";
+
 type Signals = <Host as Platform>::Signals;
 
 /// The signals, once they are received. They stay received: what comes between two waits is found by the next one.

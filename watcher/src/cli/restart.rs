@@ -10,6 +10,7 @@ use super::args::{CleanArgs, Format, RestartArgs};
 use super::context::Context;
 use super::exit::{CliError, Exit};
 use super::following::{Following, next_event, of_port};
+use super::interrupts::NOT_RUN;
 use super::picture::{self, Picture};
 use super::ports::Asked;
 use super::several::{self, Planned};
@@ -84,7 +85,7 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
             restart.cleaned(&cleaned);
             keeper.since(asked.port).into_iter().for_each(|since| restart.keeps(since));
             if cleaned.reason == Some(Reason::Interrupted) {
-                restart.note("interrupted; the command was not run");
+                restart.note(NOT_RUN);
             }
         }
         let is_clear = is_vain || is_clear(args, &cleaned).await?;

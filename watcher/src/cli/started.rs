@@ -187,8 +187,7 @@ impl Started {
     fn is_commands(&mut self, pid: u32) -> bool {
         let Some(command) = self.pid else { return false };
         let own = std::process::id();
-        let ancestry: Vec<u32> =
-            std::iter::successors(Some(pid), |&pid| self.host.parent(pid)).take(GENERATIONS).collect();
+        let ancestry = ancestry(&self.host, pid);
         let found = ancestry.iter().position(|&pid| {
             pid == command || (pid == own && pid != ancestry[0]) || self.seen.contains(&pid)
         });
@@ -293,6 +292,11 @@ impl Started {
         // Ended by force, it is gone at once; the exit need not be seen.
         let _ = timeout(Duration::from_millis(100), exit_of(&mut self.child)).await;
     }
+}
+
+/// The process and its ancestors, the nearest first.
+pub(super) fn ancestry(host: &Host, pid: u32) -> Vec<u32> {
+    std::iter::successors(Some(pid), |&pid| host.parent(pid)).take(GENERATIONS).collect()
 }
 
 /// What has ended.

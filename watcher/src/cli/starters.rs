@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use super::started::ancestry;
 use crate::clean::Cleaned;
 use crate::model::{Action, ProcessState};
 use crate::platform::Host;
@@ -13,8 +14,6 @@ use crate::steps::end::OwnerOutcome;
 
 /// Most runners end at once when what they have started does.
 pub(super) const MOMENT: Duration = Duration::from_millis(200);
-/// The longest chain of ancestors that is walked.
-const GENERATIONS: usize = 128;
 
 /// What brings services up, and lives on by its nature. A title of theirs may go on after the name.
 const MANAGERS: [&str; 16] = [
@@ -39,8 +38,7 @@ const MANAGERS: [&str; 16] = [
 /// Names at each ended owner who has started it and lives on, once those have had this time to end as well. This program's own
 /// ancestors are not meant, nor is what manages services.
 pub(super) async fn name(host: &Host, cleaned: &mut Cleaned, patience: Duration) {
-    let own: Vec<u32> =
-        std::iter::successors(Some(std::process::id()), |&pid| host.parent(pid)).take(GENERATIONS).collect();
+    let own = ancestry(host, std::process::id());
     for dealt in cleaned.owners.iter_mut().filter(|dealt| dealt.action == Action::Killed) {
         dealt.starter = match starter(host, dealt).filter(|starter| !own.contains(&starter.pid)) {
             Some(starter) if !ends(host, starter.pid, patience).await => {

@@ -47,9 +47,7 @@ pub(crate) trait Observer: Send {
     /// # Errors
     /// As there.
     fn look_in(&mut self, ports: &[Port], netns: u32) -> Result<Vec<Socket>, ObserveError> {
-        let mut sockets = self.look(ports)?;
-        sockets.retain(|socket| socket.netns.is_none_or(|other| other == netns));
-        Ok(sockets)
+        self.look(ports).map(|sockets| in_namespace(sockets, netns))
     }
 
     /// The network namespace that it observes from, if it sees others.
@@ -141,6 +139,12 @@ pub(crate) trait Observer: Send {
         let _ = port;
         false
     }
+}
+
+/// Those of the sockets that are, or may be, in this network namespace.
+pub(crate) fn in_namespace(mut sockets: Vec<Socket>, netns: u32) -> Vec<Socket> {
+    sockets.retain(|socket| socket.netns.is_none_or(|other| other == netns));
+    sockets
 }
 
 /// How many of a process's other ports are told at most.

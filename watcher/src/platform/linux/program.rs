@@ -3,11 +3,11 @@
 //! The kernel asks its formats in turn: first what is registered with binfmt_misc, then `#!` and ELF. Only what is certain
 //! counts: wherever another format could be meant that can't be seen from here, the file is left to the kernel.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -70,7 +70,7 @@ fn is_written(path: &Path) -> bool {
     let (words, variables) = ([path.as_ptr(), std::ptr::null()], [std::ptr::null::<libc::c_char>()]);
     // SAFETY: the path and the lists end with a null, as execveat(2) requires, and outlive the call. With AT_EXECVE_CHECK
     // nothing is executed; a kernel that does not know the flag answers EINVAL and does not execute anything either.
-    let checked = Errno::result(unsafe {
+    let result = unsafe {
         libc::syscall(
             libc::SYS_execveat,
             libc::AT_FDCWD,
@@ -79,8 +79,8 @@ fn is_written(path: &Path) -> bool {
             variables.as_ptr(),
             AT_EXECVE_CHECK,
         )
-    });
-    checked == Err(Errno::ETXTBSY)
+    };
+    Errno::result(result) == Err(Errno::ETXTBSY)
 }
 
 /// The kernel hands all that follows the interpreter on as one word (binfmt_script), and takes a line without an
@@ -132,7 +132,7 @@ fn read(file: &File, buffer: &mut [u8]) -> Option<()> {
 /// What an ELF file says of how it is run.
 struct Elf {
     machine: u16,
-    loader: Option<std::path::PathBuf>,
+    loader: Option<PathBuf>,
 }
 
 /// The fields of the file's header and of a program header that matter here, for 32 and 64 bits: where each begins.
@@ -204,6 +204,8 @@ impl Elf {
         if file.read_exact_at(&mut headers, at).is_err() {
             return Ok(None);
         }
+        // The rest of the last page reads as zeros; what is mapped behind that can't be used: SIGBUS (mmap(2)).
+        let mapped = length.next_multiple_of(4096);
         let mut loader = None;
         for header in headers.chunks_exact(layout.entry) {
             let kind = header.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes));
@@ -215,9 +217,6 @@ impl Elf {
             let Some((from, bytes)) = place.zip(word_at(header, layout.length, layout.word)) else {
                 continue;
             };
-            // What is mapped behind the end of a file can't be used: SIGBUS (mmap(2)).
-            // The rest of the last page reads as zeros (mmap(2)).
-            let mapped = length.next_multiple_of(4096);
             if bytes > 0 && from.checked_add(bytes).is_none_or(|end| end > mapped) {
                 return Err(CUT);
             }
@@ -243,7 +242,7 @@ impl Elf {
 }
 
 /// The path of the loader: it ends with a zero, or the kernel refuses the file.
-fn loader_at(file: &File, from: u64, bytes: u64) -> Result<std::path::PathBuf, &'static str> {
+fn loader_at(file: &File, from: u64, bytes: u64) -> Result<PathBuf, &'static str> {
     const WRONG: &str = "names no loader";
     let length = usize::try_from(bytes).ok().filter(|length| (2..=libc::PATH_MAX as usize).contains(length));
     let mut name = vec![0; length.ok_or(WRONG)?];
@@ -252,7 +251,7 @@ fn loader_at(file: &File, from: u64, bytes: u64) -> Result<std::path::PathBuf, &
         return Err(WRONG);
     }
     let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
-    Ok(Path::new(std::ffi::OsStr::from_bytes(name)).to_owned())
+    Ok(Path::new(OsStr::from_bytes(name)).to_owned())
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {

@@ -216,9 +216,9 @@ pub(super) fn user_at(here: SocketAddr, there: SocketAddr) -> io::Result<Option<
     let length = recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
     let mut user = None;
     read_messages(&buffer[..length], |message| {
-        let is_open = message.get(1) == Some(&ESTABLISHED);
-        let uid = message.get(64..68).and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
-        user = uid.filter(|_| is_open);
+        if message.get(1) == Some(&ESTABLISHED) {
+            user = decode(Protocol::Tcp, message).and_then(|row| row.socket.uid);
+        }
     })?;
     Ok(user)
 }

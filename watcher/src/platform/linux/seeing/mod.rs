@@ -57,7 +57,9 @@ use self::stream::Stream;
 use self::udp_release::Going;
 use super::processes::proc;
 use crate::model::{Backend, EventKind, LostIn, Observation, Port, Protocol, Socket, SocketState};
-use crate::platform::contract::{AgentObserver, Guard, Hook, Interest, ObserveError, Observer, Relieved};
+use crate::platform::contract::{
+    AgentObserver, Guard, Hook, Interest, ObserveError, Observer, Relieved, in_namespace,
+};
 use crate::platform::poll::{SocketTable as _, failed};
 
 /// How often to look whether the hooks are still attached.
@@ -351,9 +353,11 @@ impl EbpfObserver {
     fn look_at(&mut self, ports: &[Port], netns: Option<u32>) -> Result<Vec<Socket>, ObserveError> {
         let Some(holders) = &mut self.holders else {
             // Without the iterator only the own network namespace is seen, and none of its sockets is another one's.
-            let mut sockets = LinuxTable(self.scope.home().clone()).snapshot(ports)?;
-            sockets.retain(|socket| netns.is_none() || socket.netns.is_none() || socket.netns == netns);
-            return Ok(sockets);
+            let sockets = LinuxTable(self.scope.home().clone()).snapshot(ports)?;
+            return Ok(match netns {
+                Some(netns) => in_namespace(sockets, netns),
+                None => sockets,
+            });
         };
         let home = self.scope.home();
         let here = netns.unwrap_or(home.inode());
