@@ -223,14 +223,13 @@ async fn owners_of(
             agent.makers.known().mark(&mut owners.owners, &agent.host, &exclusions);
             return Ok(OwnersAnswer::from(&owners));
         }
+        let too_many = (netns.is_none() && partly_elsewhere).then_some(Reason::TooMany);
         if sockets.is_empty() {
             let free_in = here.time_wait(port).map_err(unobserved)?;
-            let too_many = (netns.is_none() && partly_elsewhere).then_some(Reason::TooMany);
             let reason = too_many.or(free_in.map(|_| Reason::TimeWait));
             let nobody = Owners::nobody(port, Backend::Agent);
             return Ok(OwnersAnswer::from(&Owners { reason, free_in, ..nobody }));
         }
-        let too_many = (netns.is_none() && partly_elsewhere).then_some(Reason::TooMany);
         let reason = too_many.or_else(|| sockets.iter().find_map(|socket| socket.unheld));
         let unread = limit_holders(&mut sockets, MOST_OWNERS);
         let mut owners = owners(&sockets, &agent.host, &rules, &exclusions);

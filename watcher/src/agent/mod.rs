@@ -150,9 +150,7 @@ async fn serve(
 
     let mut resync = interval(RESYNC);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The look that is under way: where others have opened a great many descriptors it takes long.
-    let mut looking = JoinSet::new();
-    let mut looking_since = Instant::now();
+    let mut looking = Looking { task: JoinSet::new(), since: Instant::now() };
     let mut seconds = interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut alive = Host::alive_every().map(interval);
@@ -163,24 +161,16 @@ async fn serve(
             error = std::future::poll_fn(|cx| agent.poll_events(cx)) => return Err(error.into()),
             () = connections.next() => {}
             () = scrapes.next() => {}
-            _ = resync.tick(), if looking.is_empty() => {
-                let agent = Arc::clone(agent);
-                looking_since = Instant::now();
-                looking.spawn_blocking(move || agent.resync());
-            }
-            () = agent.look_is_due(), if looking.is_empty() => {
-                let agent = Arc::clone(agent);
-                looking_since = Instant::now();
-                looking.spawn_blocking(move || agent.look_again());
-            }
-            Some(_) = looking.join_next() => {}
+            _ = resync.tick(), if looking.task.is_empty() => looking.begin(agent, Agent::resync),
+            () = agent.look_is_due(), if looking.task.is_empty() => looking.begin(agent, Agent::look_again),
+            Some(_) = looking.task.join_next() => {}
             _ = seconds.tick() => {
                 agent.each_second();
                 scrapes.follow_configuration();
             }
             () = tick(alive.as_mut()) => {
                 // An agent whose look never returns tells nothing: the service manager starts another one.
-                if looking.is_empty() || looking_since.elapsed() < LONGEST_LOOK {
+                if looking.task.is_empty() || looking.since.elapsed() < LONGEST_LOOK {
                     Host::notify(ServiceState::Alive);
                 }
             }
@@ -203,6 +193,21 @@ async fn serve(
     }
     agent.drain_events();
     Ok(())
+}
+
+/// The look that is under way on another thread, if there is one: where others have opened a great many descriptors it takes
+/// long.
+struct Looking {
+    task: JoinSet<()>,
+    since: Instant,
+}
+
+impl Looking {
+    fn begin(&mut self, agent: &Arc<Agent>, look: impl FnOnce(&Agent) + Send + 'static) {
+        let agent = Arc::clone(agent);
+        self.since = Instant::now();
+        self.task.spawn_blocking(move || look(&agent));
+    }
 }
 
 async fn tick(interval: Option<&mut tokio::time::Interval>) {
