@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use nix::libc;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, Signal, kill};
 use nix::unistd::Pid;
@@ -149,6 +150,44 @@ impl Drop for Frozen {
     fn drop(&mut self) {
         let _ = std::fs::write(self.0.join("freezer.state"), "THAWED");
         leave(&self.0);
+    }
+}
+
+/// A file system. It goes when this is dropped.
+pub struct Mounted(PathBuf);
+
+impl Mounted {
+    /// Mounts one of this kind in a new folder.
+    ///
+    /// # Panics
+    /// When that can't be done.
+    pub fn of(kind: &str, at: &Path, options: Option<&str>) -> Self {
+        std::fs::create_dir(at).unwrap();
+        mount(Some(kind), at, Some(kind), MsFlags::empty(), options).unwrap();
+        Self(at.to_owned())
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Fills a small disk. There is room again once the file that this gives is removed.
+    ///
+    /// # Panics
+    /// When it can't be written to, or has too much room.
+    pub fn fill(&self) -> PathBuf {
+        let filler = self.0.join("filler");
+        let written = std::fs::write(&filler, vec![1; 16 << 20]);
+        assert_eq!(written.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+        filler
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Who has files open there keeps it until they are closed.
+        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
     }
 }
 

@@ -1,22 +1,19 @@
 //! The agent is killed, suspended, or robbed of what it needs while it is asked: its clients, under `--agent auto`, always
 //! end, and what they answer is true.
 
-use std::fs::File;
-use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gatewatch_tests::{
-    Actor, Agent, Answer, Frozen, Gatewatch, Part, can_bind, config, detach_cgroup_hooks, send, unused_port,
+    Actor, Agent, Answer, Frozen, Gatewatch, Mounted, Part, can_bind, config, detach_cgroup_hooks, send,
+    unused_port,
 };
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::Signal;
 
 use super::{Busy, Random, Rounds};
-use crate::run::run as done;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trouble {
@@ -61,8 +58,11 @@ const ASKED: &[Asked] =
 
 pub(super) fn run(rounds: &mut Rounds) -> Result<()> {
     let port = unused_port();
-    let disk = Disk::mount()?;
-    let text = format!("[history]\npath = {:?}\n{}", disk.0.join("history.sqlite"), config(&[(port, "")]));
+    let folder = gatewatch_tests::folder();
+    // A small disk, which is full soon.
+    let disk = Mounted::of("tmpfs", &folder.path().join("disk"), Some("size=4m,mode=700"));
+    let text =
+        format!("[history]\npath = {:?}\n{}", disk.path().join("history.sqlite"), config(&[(port, "")]));
     let mut agent = Agent::with(&text);
     let _busy = Busy::begin();
     while rounds.go_on() {
@@ -97,7 +97,7 @@ fn answers_again(agent: &Agent) -> Result<()> {
 
 struct Scene<'a> {
     agent: &'a Agent,
-    disk: &'a Disk,
+    disk: &'a Mounted,
     port: u16,
 }
 
@@ -198,43 +198,6 @@ fn tail(log: &str) -> String {
     lines[lines.len().saturating_sub(20)..].join("\n")
 }
 
-/// The disk of the agent's history, a small one. It is given up when this is dropped.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount() -> Result<Self> {
-        let disk = Self(std::env::temp_dir().join(format!("gatewatch-torture-{}", std::process::id())));
-        std::fs::create_dir_all(&disk.0)?;
-        let words = ["-t", "tmpfs", "-o", "size=4m,mode=700", "gatewatch-torture"];
-        done(Command::new("mount").args(words).arg(&disk.0))?;
-        Ok(disk)
-    }
-
-    /// Writes until there is no more room.
-    fn fill(&self) -> Result<()> {
-        let mut filler = File::create(self.filler())?;
-        loop {
-            match filler.write_all(&[0; 4096]) {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::StorageFull => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    fn filler(&self) -> PathBuf {
-        self.0.join("filler")
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // The last agent may still have its history open.
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-        let _ = std::fs::remove_dir(&self.0);
-    }
-}
-
 /// Trouble that is over when this is dropped, where it can be.
 struct Made {
     trouble: Trouble,
@@ -247,7 +210,7 @@ struct Made {
 type Limited = libc::__rlimit_resource_t;
 
 impl Made {
-    fn make(trouble: Trouble, agent: &Agent, disk: &Disk) -> Result<Self> {
+    fn make(trouble: Trouble, agent: &Agent, disk: &Mounted) -> Result<Self> {
         let mut made = Self { trouble, agent: agent.pid(), limited: None, frozen: None, filler: None };
         match trouble {
             Trouble::Killed => agent.signal(Signal::SIGKILL),
@@ -257,10 +220,7 @@ impl Made {
             Trouble::Reloaded => agent.signal(Signal::SIGHUP),
             Trouble::NoDescriptors => made.limit(libc::RLIMIT_NOFILE)?,
             Trouble::NoMemory => made.limit(libc::RLIMIT_AS)?,
-            Trouble::NoDisk => {
-                made.filler = Some(disk.filler());
-                disk.fill()?;
-            }
+            Trouble::NoDisk => made.filler = Some(disk.fill()),
             Trouble::HooksDetached => {
                 // The agent may be attaching them again in this moment; then there is nothing to detach.
                 let pid = made.agent;

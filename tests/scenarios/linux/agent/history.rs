@@ -9,9 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gatewatch_tests::{
-    Agent, Answer, Flood, Gatewatch, Part, as_user, come_and_go, config, folder, until, unused_port,
+    Agent, Answer, Flood, Gatewatch, Mounted, Part, as_user, come_and_go, config, folder, until, unused_port,
 };
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -239,7 +238,7 @@ scenario!(the_history_outlives_an_agent_that_is_killed, needs(Bpf), || {
 scenario!(what_happens_while_no_agent_runs_is_read_by_the_next, needs(Root, Bpf), || {
     let kept = Kept::new();
     let pins = Mounted::of("bpf", &kept.folder.path().join("bpf"), None);
-    let folder = pins.0.join("gatewatch");
+    let folder = pins.path().join("gatewatch");
     let [port, before] = [(); 2].map(|()| unused_port());
     let mut agent = Agent::with(&kept.config_with_pins(&folder, &[port, before]));
     let query = format!("port={port}&port={before}");
@@ -286,7 +285,7 @@ scenario!(what_happens_while_no_agent_runs_is_read_by_the_next, needs(Root, Bpf)
 scenario!(between_two_agents_nothing_is_lost_and_nothing_told_twice, needs(Root, Bpf), || {
     let kept = Kept::new();
     let pins = Mounted::of("bpf", &kept.folder.path().join("bpf"), None);
-    let folder = pins.0.join("gatewatch");
+    let folder = pins.path().join("gatewatch");
     let port = unused_port();
     let config = kept.config_with_pins(&folder, &[port]);
     let mut agent = Agent::with(&config);
@@ -327,7 +326,7 @@ scenario!(between_two_agents_nothing_is_lost_and_nothing_told_twice, needs(Root,
 scenario!(the_pins_of_others_are_left_alone, needs(Root, Bpf), || {
     let kept = Kept::new();
     let pins = Mounted::of("bpf", &kept.folder.path().join("bpf"), None);
-    let folder = pins.0.join("gatewatch");
+    let folder = pins.path().join("gatewatch");
     let config = |port| kept.config_with_pins(&folder, &[port]);
     let agent = Agent::with(&config(unused_port()));
     let names = || -> BTreeSet<_> {
@@ -354,7 +353,7 @@ scenario!(the_pins_of_others_are_left_alone, needs(Root, Bpf), || {
 scenario!(a_folder_of_pins_that_others_can_write_to_is_not_read, needs(Root, Bpf), || {
     let kept = Kept::new();
     let pins = Mounted::of("bpf", &kept.folder.path().join("bpf"), None);
-    let [shared, disk] = [pins.0.join("shared"), kept.folder.path().join("disk")];
+    let [shared, disk] = [pins.path().join("shared"), kept.folder.path().join("disk")];
     for folder in [&shared, &disk] {
         fs::create_dir(folder).unwrap();
     }
@@ -391,37 +390,15 @@ scenario!(an_agent_that_is_told_to_end_has_written_all, needs(Bpf), || {
     assert!(named(&lines, "gap").iter().any(|gap| gap["gap"]["reason"] == "stopped"), "{lines:?}");
 });
 
-/// A file system. It goes when this is dropped.
-struct Mounted(PathBuf);
-
-impl Mounted {
-    fn small_disk(at: &Path) -> Self {
-        Self::of("tmpfs", at, Some("size=2m"))
-    }
-
-    fn of(kind: &str, at: &Path, options: Option<&str>) -> Self {
-        fs::create_dir(at).unwrap();
-        mount(Some(kind), at, Some(kind), MsFlags::empty(), options).unwrap();
-        Self(at.to_owned())
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = umount2(&self.0, MntFlags::MNT_DETACH);
-    }
-}
-
 scenario!(a_full_disk_costs_the_history_and_nothing_else, needs(Bpf), || {
     let kept = Kept::new();
-    let disk = Mounted::small_disk(kept.path().parent().unwrap());
+    let disk = Mounted::of("tmpfs", kept.path().parent().unwrap(), Some("size=2m"));
     let gateway = Part::gateway().on_port(unused_port()).start();
     let port = gateway.port();
     let churned = unused_port();
     let agent = Agent::with(&kept.config(&[port, churned]));
     // given a disk that is full
-    let filler = disk.0.join("filler");
-    let _ = fs::write(&filler, vec![1; 4 << 20]);
+    let filler = disk.fill();
     let degraded = || agent.get("/v1/status").json()["degraded"].to_string();
     let busy = Part::other().on_port(churned).with(&["--churn", "4000"]).start();
     until("that is told", || degraded().contains("the disk is full"));

@@ -105,22 +105,26 @@ scenario!(the_first_command_of_a_boot_leaves_the_agents_folder_open, needs(Bpf),
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "755", "{output:?}");
 });
 
+/// Neither the agent nor another command takes the configuration, and both say why.
+fn assert_not_obeyed(path: &str, what: &str, why: &str) {
+    for command in
+        [&["agent", "--check-config", "--config", path][..], &["owners", "-p", "1", "--config", path]]
+    {
+        let answer = Gatewatch::plain(command);
+        assert_eq!(answer.status, 2, "{what}: {answer:?}");
+        assert!(answer.err.contains(why), "{what}: {answer:?}");
+    }
+}
+
 scenario!(root_obeys_no_configuration_that_others_can_write, needs(Root), || {
     let top = folder();
     let file = top.path().join("config.toml");
     let path = file.to_str().unwrap();
-    let commands =
-        [&["agent", "--check-config", "--config", path][..], &["owners", "-p", "1", "--config", path]];
-    let refused = |what: &str| {
-        for command in commands {
-            let answer = Gatewatch::plain(command);
-            assert_eq!(answer.status, 2, "{what}: {answer:?}");
-            assert!(answer.err.contains("chown root"), "{what}: {answer:?}");
-        }
-    };
+    let check = ["agent", "--check-config", "--config", path];
+    let refused = |what: &str| assert_not_obeyed(path, what, "chown root");
     fs::write(&file, config(&[(5, "")])).unwrap();
     set_mode(&file, 0o644);
-    assert_eq!(Gatewatch::plain(commands[0]).status, 0);
+    assert_eq!(Gatewatch::plain(&check).status, 0);
     for open in [0o666, 0o664] {
         set_mode(&file, open);
         refused("its mode");
@@ -129,42 +133,33 @@ scenario!(root_obeys_no_configuration_that_others_can_write, needs(Root), || {
     chown(&file, Some(NOBODY), None).unwrap();
     refused("its owner");
     // its owner obeys it
-    let own = Gatewatch::new(&["agent", "--check-config", "--config", path]).as_nobody().run();
+    let own = Gatewatch::new(&check).as_nobody().run();
     assert_eq!(own.status, 0, "{own:?}");
     // and nobody else can put another one in its place
     chown(&file, Some(0), None).unwrap();
     set_mode(top.path(), 0o777);
     refused("its folder's mode");
     set_mode(top.path(), 0o1777);
-    assert_eq!(Gatewatch::plain(commands[0]).status, 0);
+    assert_eq!(Gatewatch::plain(&check).status, 0);
     let real = top.path().join("real.toml");
     fs::rename(&file, &real).unwrap();
     symlink(&real, &file).unwrap();
-    assert_eq!(Gatewatch::plain(commands[0]).status, 0);
+    assert_eq!(Gatewatch::plain(&check).status, 0);
     lchown(&file, Some(NOBODY), None).unwrap();
-    for command in commands {
-        let answer = Gatewatch::plain(command);
-        assert_eq!(answer.status, 2, "{answer:?}");
-    }
+    assert_not_obeyed(path, "its link's owner", "chown -h root");
 });
 
 scenario!(a_configuration_that_would_be_waited_for_is_refused, needs(Root), || {
     let top = folder();
     let file = top.path().join("config.toml");
     let path = file.to_str().unwrap();
-    let commands =
-        [&["agent", "--check-config", "--config", path][..], &["owners", "-p", "1", "--config", path]];
     // given a named pipe that nobody writes to, and whoever could write may
     mkfifo(&file, Mode::S_IRWXU).unwrap();
-    for command in commands {
-        let answer = Gatewatch::plain(command);
-        assert_eq!(answer.status, 2, "{answer:?}");
-        assert!(answer.err.contains("it is no plain file"), "{answer:?}");
-    }
+    assert_not_obeyed(path, "a named pipe", "it is no plain file");
     fs::remove_file(&file).unwrap();
     // or a file without an end
     fs::write(&file, "#".repeat(2 << 20)).unwrap();
-    assert_eq!(Gatewatch::plain(commands[0]).status, 2);
+    assert_not_obeyed(path, "a long one", "it is longer than a megabyte");
     fs::remove_file(&file).unwrap();
     // then an agent whose configuration became one goes on by the old one
     let port = unused_port();

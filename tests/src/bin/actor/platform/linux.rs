@@ -204,10 +204,15 @@ fn descriptors(count: u64) -> Vec<OwnedFd> {
     if count == 0 {
         return Vec::new();
     }
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    allow_descriptors();
     let file: OwnedFd = File::open("/dev/null").unwrap().into();
     (0..count).map(|_| file.try_clone().unwrap()).collect()
+}
+
+/// Takes as many descriptors as this user may have.
+fn allow_descriptors() {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
 }
 
 fn number(pid: nix::unistd::Pid) -> u32 {

@@ -8,7 +8,6 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use nix::libc;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigHandler, Signal, signal};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use socket2::Socket;
@@ -77,8 +76,7 @@ impl Hostile {
     /// Opens the address as often as was asked for, with as many descriptors as this user may have.
     pub(super) fn gather(&self, part: &Part, sockets: &mut Vec<Socket>) {
         if self.crowd > 0 {
-            let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-            setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+            super::allow_descriptors();
             sockets.extend(
                 (0..self.crowd).map(|_| open(part, address_of(&sockets[0])).unwrap()).collect::<Vec<_>>(),
             );
