@@ -79,6 +79,13 @@ pub(crate) fn run_parts(parts: &[Part]) -> Result<()> {
     Ok(())
 }
 
+/// What people write in a script, by lsof, about the port `$0`: asks the owner to end, and looks each 50 ms whether it is gone.
+const LSOF_AND_KILL: &str = r#"
+    pids() { lsof -nP -t -iTCP:"$0" -sTCP:LISTEN; }
+    pids | xargs -r kill
+    while [ -n "$(pids)" ]; do sleep 0.05; done
+"#;
+
 /// A command of gatewatch, its output thrown away.
 fn gatewatch(arguments: &[&str]) -> Command {
     Gatewatch::new(arguments).into_quiet_command()

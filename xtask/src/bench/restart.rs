@@ -8,21 +8,13 @@ use anyhow::{Context, Result, ensure};
 use gatewatch_tests::{Gatewatch, Watch, program};
 use serde_json::Value;
 
-use super::{Samples, gatewatch, monotonic};
+use super::{LSOF_AND_KILL, Samples, gatewatch, monotonic};
 use crate::debian;
 
 const PORT: u16 = 18_792;
 
 /// How long a server takes to start, besides its program's own start, and how often it is restarted.
 const SERVERS: [(&str, &str, usize); 3] = [("0 ms", "0", 60), ("20 ms", "0.02", 60), ("300 ms", "0.3", 15)];
-
-/// What people write instead, by lsof: asks the owner to end, and looks each 50 ms whether it is gone.
-const BY_HAND: &str = r#"
-    pids() { lsof -nP -t -iTCP:"$0" -sTCP:LISTEN; }
-    pids | xargs -r kill
-    while [ -n "$(pids)" ]; do sleep 0.05; done
-    "$@" &
-"#;
 
 pub(super) fn run() -> Result<()> {
     debian::install(&[("lsof", "lsof")])?;
@@ -40,7 +32,11 @@ pub(super) fn run() -> Result<()> {
         };
         let by_hand = || {
             let mut command = Command::new("bash");
-            command.args(["-c", BY_HAND, &port]).args(&server).stdin(Stdio::null()).stdout(Stdio::null());
+            command
+                .args(["-c", &format!("{LSOF_AND_KILL}\"$@\" &"), &port])
+                .args(&server)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null());
             command.stderr(Stdio::null());
             command
         };

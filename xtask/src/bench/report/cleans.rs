@@ -1,22 +1,21 @@
 //! Ending an owner that obeys SIGTERM: from the command's start until it has ended and the port can be bound.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
 use super::contest::{Figures, How, Rounds, Trial, Way, in_turns, quiet};
 use super::peers;
-use super::place::{Owner, PORT, Place};
-use crate::bench::{gatewatch, wall};
+use super::place::{Owner, PORT, Place, asking};
+use crate::bench::{LSOF_AND_KILL, wall};
 
 pub(super) const EVENTS: Way =
-    Way { name: "`gatewatch clean`", label: "events", how: How::Command(|_| gatewatch_by("ebpf")) };
+    Way { name: "`gatewatch clean`", label: "events", how: How::Command(|_| asking("clean", "ebpf")) };
 pub(super) const POLL: Way = Way {
     name: "`gatewatch clean --backend poll`",
     label: "polling",
-    how: How::Command(|_| gatewatch_by("poll")),
+    how: How::Command(|_| asking("clean", "poll")),
 };
 pub(super) const AGENT: Way = Way {
     name: "`gatewatch clean`, through the agent",
@@ -77,22 +76,11 @@ pub(super) const ALL: [&Way; 11] = [
     &REPLACED,
 ];
 
-/// What people write in a script.
-const LSOF_AND_KILL: &str = r#"
-    pids() { lsof -nP -t -iTCP:"$0" -sTCP:LISTEN; }
-    pids | xargs -r kill
-    while [ -n "$(pids)" ]; do sleep 0.05; done
-"#;
-
 /// What OpenClaw's module does that Gatewatch replaces, less its reading of command lines.
 const REPLACED_MODULE: &str = include_str!("replaced.mjs");
 
 /// A port that can't be bound after so long is counted as never free.
 const NEVER: Duration = Duration::from_secs(5);
-
-fn gatewatch_by(backend: &str) -> Result<Command> {
-    Ok(gatewatch(&["clean", "-p", &PORT.to_string(), "--backend", backend]))
-}
 
 fn can_bind() -> bool {
     gatewatch_tests::can_bind(SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)))

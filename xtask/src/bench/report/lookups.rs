@@ -1,20 +1,20 @@
 //! Who has the port: gatewatch and the tools that people ask, whole process.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Result, ensure};
 
 use super::contest::{Figures, How, Rounds, Trial, Way, in_turns, quiet};
 use super::peers;
-use super::place::{Owner, PORT, Place};
+use super::place::{Owner, PORT, Place, asking};
 use crate::bench::{gatewatch, wall};
 
 pub(super) const EVENTS: Way =
-    Way { name: "`gatewatch owners`", label: "events", how: How::Command(|_| gatewatch_by("ebpf")) };
+    Way { name: "`gatewatch owners`", label: "events", how: How::Command(|_| asking("owners", "ebpf")) };
 pub(super) const POLL: Way = Way {
     name: "`gatewatch owners --backend poll`",
     label: "polling",
-    how: How::Command(|_| gatewatch_by("poll")),
+    how: How::Command(|_| asking("owners", "poll")),
 };
 pub(super) const AGENT: Way = Way {
     name: "`gatewatch owners`, through the agent",
@@ -49,10 +49,6 @@ pub(super) const START: Way = Way {
 
 /// All that the table compares.
 pub(super) const ALL: [&Way; 8] = [&EVENTS, &POLL, &AGENT, &SS, &LSOF, &FUSER, &KILLPORT, &START];
-
-fn gatewatch_by(backend: &str) -> Result<Command> {
-    Ok(gatewatch(&["owners", "-p", &PORT.to_string(), "--backend", backend]))
-}
 
 /// Each way finds an owner.
 ///

@@ -11,9 +11,18 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::loads::Held;
+use crate::bench::gatewatch;
 
 /// The port that everything is asked about.
 pub(super) const PORT: u16 = 18_789;
+
+/// A command of gatewatch about it, by this backend.
+///
+/// # Errors
+/// None: it is one of the ways, of which others have some.
+pub(super) fn asking(command: &str, backend: &str) -> Result<Command> {
+    Ok(gatewatch(&[command, "-p", &PORT.to_string(), "--backend", backend]))
+}
 
 /// The surroundings of a contest.
 pub(super) struct Place {
