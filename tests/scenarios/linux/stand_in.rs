@@ -135,14 +135,18 @@ scenario!(supervisord_is_left_alone_with_all_its_programs, needs(Root, Servers),
     let owner = left_alone(backend, page, &[port]);
     assert_eq!(owner["pid"], supervisord.0.id());
     assert!(why(&owner).contains("`supervisorctl stop NAME`"), "{owner}");
-    // then what shares its socket is not ended in vain either, nor the manager as its heir
-    for arguments in [&["--any"][..], &["--match-comm", "sleep"], &["--match-comm", "sleep", "--inherited"]] {
+    // then what shares its socket is not ended in vain either, and nobody is advised to end the manager
+    for arguments in [&["--any"][..], &["--match-comm", "sleep"]] {
         let answer = clean(backend, port, arguments);
         assert_eq!((answer.status, answer.outcome().as_str()), (3, "held_by_other"), "{answer:?}");
         assert_eq!((answer.killed().len(), &answer.json()["reason"]), (0, &"inherited".into()), "{answer:?}");
         assert!(!answer.out.contains("--inherited ends it"), "{answer:?}");
     }
     assert!(listens(port) && listens(other));
+    // but who asks for whatever holds the socket gets it
+    let answer = clean(backend, port, &["--match-comm", "sleep", "--inherited"]);
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "cleaned"), "{answer:?}");
+    assert!(answer.killed().contains(&supervisord.0.id().into()), "{answer:?}");
 });
 
 /// A process manager that ends its programs before it ends with its test.

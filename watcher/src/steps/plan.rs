@@ -69,7 +69,8 @@ fn stale<'a>(owner: &'a Owner, first_look: &'a FirstLook) -> impl Iterator<Item 
     owner.holdings.iter().map(|holding| holding.socket.id()).filter(|id| first_look.sockets().contains(id))
 }
 
-/// Those that hold a stale socket of a target; but none that could be an ancestor of the caller's.
+/// Those that hold a stale socket of a target, whatever they are; but none that could be an ancestor of the caller's, or whose
+/// identity could not be established.
 fn add_heirs(owners: &mut [Owner], first_look: &FirstLook, exclusions: &Exclusions) {
     let targets = owners.iter().filter(|owner| owner.is_target(first_look));
     let sockets: Vec<(SocketId, String)> =
@@ -79,7 +80,7 @@ fn add_heirs(owners: &mut [Owner], first_look: &FirstLook, exclusions: &Exclusio
     };
     for owner in owners.iter_mut().filter(|owner| !may_be_ancestor(owner)) {
         if let Some((_, of)) = sockets.iter().find(|(id, _)| owner.holds(*id))
-            && may_inherit(owner)
+            && owner.verdict == Verdict::Other
         {
             owner.inherits = true;
             owner.why = format!("it holds the socket of {of}");
@@ -87,9 +88,9 @@ fn add_heirs(owners: &mut [Owner], first_look: &FirstLook, exclusions: &Exclusio
     }
 }
 
-/// Whether it may be ended with the match whose socket it holds: it is identified as something else, and not as one that
-/// holds ports for others, which would all go with it.
-fn may_inherit(owner: &Owner) -> bool {
+/// Whether to advise that it be ended with the match whose socket it holds: it is identified as something else, and not as one
+/// that holds ports for others, which would all go with it. Who asks for that all the same gets it.
+pub(crate) fn may_be_advised(owner: &Owner) -> bool {
     owner.verdict == Verdict::Other && owner.process.as_ref().is_some_and(|process| !stands_in(process))
 }
 
@@ -104,12 +105,12 @@ fn spare_vain(owners: &mut [Owner], first_look: &FirstLook) {
             }
             let mut keepers = stale(owner, first_look).map(keeper);
             let first = keepers.next()??;
-            keepers.all(|keeper| keeper.is_some()).then(|| (at, name(first), may_inherit(first)))
+            keepers.all(|keeper| keeper.is_some()).then(|| (at, name(first), may_be_advised(first)))
         });
-        let Some((at, keeper, may_be_ended)) = vain else { return };
+        let Some((at, keeper, is_advised)) = vain else { return };
         let owner = &mut owners[at];
         owner.spared_for = Some(Reason::Inherited);
-        let advice = if may_be_ended { "; --inherited ends it too" } else { "" };
+        let advice = if is_advised { "; --inherited ends it too" } else { "" };
         owner.why =
             format!("{keeper} holds the socket of {}, so ending it frees nothing{advice}", name(owner));
     }
