@@ -7,7 +7,7 @@ use strum::{EnumString, IntoStaticStr};
 use tokio::time::timeout;
 
 use crate::model::{Backend, Outcome, Port, Reason, Socket, Verdict};
-use crate::platform::contract::{ObserveError, Observer, System};
+use crate::platform::contract::{BindAddress, ObserveError, Observer, System};
 use crate::steps::exclude::Exclusions;
 use crate::steps::identify::Rules;
 use crate::steps::observe;
@@ -29,6 +29,14 @@ pub(crate) struct Waited {
     pub(crate) elapsed: Duration,
     /// The process that listens; where the time ran out, one that still holds the port.
     pub(crate) owner: Option<Owner>,
+}
+
+impl Waited {
+    /// An answer that says no more than this.
+    pub(crate) fn told(outcome: Outcome, observer: &dyn Observer, port: Port, begun: Instant) -> Self {
+        let (backend, elapsed) = (observer.backend(), begun.elapsed());
+        Self { port, outcome, reason: None, backend, elapsed, owner: None }
+    }
 }
 
 /// What to wait for.
@@ -94,7 +102,7 @@ impl Deadline {
     }
 
     /// What is left of the time, at most `pause`; `None` when it is over.
-    fn next_pause(&self, begun: Instant, pause: Duration) -> Option<Duration> {
+    pub(crate) fn next_pause(&self, begun: Instant, pause: Duration) -> Option<Duration> {
         match self.timeout {
             None => Some(pause),
             Some(limit) => {
@@ -126,18 +134,8 @@ pub(crate) async fn free(
     }
 }
 
-/// How a wait ended that reads no process.
-pub(crate) enum Free {
-    Is(Box<Waited>),
-    /// The time is over; what the last look found.
-    Held(Vec<Socket>),
-}
-
-/// Like [`free`], but reads no process.
-///
-/// # Errors
-/// As there.
-pub(crate) async fn until_free(
+/// Like [`free`], but reads no process in the end.
+async fn until_free(
     system: &dyn System,
     observer: &mut dyn Observer,
     port: Port,
@@ -146,48 +144,110 @@ pub(crate) async fn until_free(
     deadline: Deadline,
 ) -> Result<Free, ObserveError> {
     let begun = Instant::now();
-    // A look can take long, so the last one is told of when the time is over.
-    let mut seen: Vec<Socket> = observer.snapshot(port)?;
-    let addresses = prove::addresses(&seen, port, asked);
-    let mut held = taking(&seen);
-    let mut pause = Duration::from_millis(1);
-    let mut follows = false;
+    let mut looks = Looks::new(port, asked, plain, deadline.longest_pause);
     loop {
-        if held.is_empty() {
-            match prove::look(system, observer, port, &addresses, plain)? {
-                PortState::Free { plain: Some(false), .. } | PortState::Kept | PortState::Hidden => {}
-                PortState::Free { .. } => {
-                    return Ok(Free::Is(Box::new(answer_of(Outcome::Free, observer, port, begun))));
-                }
-                PortState::Held(sockets) => {
-                    held.clone_from(&sockets);
-                    seen = sockets;
-                }
+        let longest = match looks.look(system, observer)? {
+            Looked::Free => {
+                return Ok(Free::Is(Box::new(Waited::told(Outcome::Free, observer, port, begun))));
             }
-        }
-        if !follows {
-            follows = true;
-            observer.follow();
-            seen = observer.snapshot(port)?;
-            held = taking(&seen);
-            continue;
-        }
-        // Without an owner to wait for, looks are all there is: a client's connection, say, ends without an event.
-        let owned = held.iter().any(Socket::takes_port);
-        let longest = if owned { Duration::from_secs(1).max(deadline.longest_pause) } else { pause };
-        let Some(wait) = deadline.next_pause(begun, longest) else { return Ok(Free::Held(seen)) };
+            Looked::Held { longest } => longest,
+        };
+        let Some(wait) = deadline.next_pause(begun, longest) else { return Ok(Free::Held(looks.seen)) };
         if let Ok(event) = timeout(wait, observe::next(observer)).await {
             event?;
         }
         observe::drain(observer)?;
-        pause = (pause * 2).min(deadline.longest_pause);
-        seen = observer.snapshot(port)?;
-        held = taking(&seen);
     }
 }
 
-fn taking(sockets: &[Socket]) -> Vec<Socket> {
-    sockets.iter().filter(|socket| socket.takes_port()).cloned().collect()
+enum Free {
+    Is(Box<Waited>),
+    /// The time is over; what the last look found.
+    Held(Vec<Socket>),
+}
+
+/// The looks of a wait until a port is free. A look can take long, so where others are to be served meanwhile it is taken on
+/// another thread; between looks, events are waited for.
+pub(crate) struct Looks {
+    port: Port,
+    asked: Vec<IpAddr>,
+    plain: Plain,
+    longest_pause: Duration,
+    /// The addresses to bind, once the first look was taken.
+    addresses: Option<Vec<BindAddress>>,
+    /// What the last look found.
+    pub(crate) seen: Vec<Socket>,
+    pause: Duration,
+}
+
+/// What a look has shown.
+pub(crate) enum Looked {
+    Free,
+    /// Look again after an event, or after so long.
+    Held {
+        longest: Duration,
+    },
+}
+
+impl Looks {
+    /// For a port to be bound at these addresses where nobody holds it; none for all.
+    pub(crate) fn new(port: Port, asked: &[IpAddr], plain: Plain, longest_pause: Duration) -> Self {
+        let (asked, pause) = (asked.to_vec(), Duration::from_millis(1));
+        Self { port, asked, plain, longest_pause, addresses: None, seen: Vec::new(), pause }
+    }
+
+    /// Looks at the port, and tries to bind it if nobody is seen to hold it.
+    ///
+    /// # Errors
+    /// When the port can't be observed.
+    pub(crate) fn look(
+        &mut self,
+        system: &dyn System,
+        observer: &mut dyn Observer,
+    ) -> Result<Looked, ObserveError> {
+        self.seen = observer.snapshot(self.port)?;
+        if self.addresses.is_none() {
+            let addresses = prove::addresses(&self.seen, self.port, &self.asked);
+            if self.is_free(system, observer, &addresses)? {
+                return Ok(Looked::Free);
+            }
+            self.addresses = Some(addresses);
+            // What happens before that is not told, so the look is taken once more.
+            observer.follow();
+            self.seen = observer.snapshot(self.port)?;
+        }
+        let addresses = self.addresses.clone().unwrap_or_default();
+        if self.is_free(system, observer, &addresses)? {
+            return Ok(Looked::Free);
+        }
+        // Without an owner to wait for, looks are all there is: a client's connection, say, ends without an event.
+        if self.seen.iter().any(Socket::takes_port) {
+            return Ok(Looked::Held { longest: Duration::from_secs(1).max(self.longest_pause) });
+        }
+        let longest = self.pause;
+        self.pause = (self.pause * 2).min(self.longest_pause);
+        Ok(Looked::Held { longest })
+    }
+
+    /// Whether nobody holds the port and it can be bound at these addresses.
+    fn is_free(
+        &mut self,
+        system: &dyn System,
+        observer: &mut dyn Observer,
+        addresses: &[BindAddress],
+    ) -> Result<bool, ObserveError> {
+        if self.seen.iter().any(Socket::takes_port) {
+            return Ok(false);
+        }
+        match prove::look(system, observer, self.port, addresses, self.plain)? {
+            PortState::Free { plain: Some(false), .. } | PortState::Kept | PortState::Hidden => Ok(false),
+            PortState::Free { .. } => Ok(true),
+            PortState::Held(sockets) => {
+                self.seen = sockets;
+                Ok(false)
+            }
+        }
+    }
 }
 
 /// The answer where the time is over, with who still held the port at the last look.
@@ -209,11 +269,7 @@ pub(crate) fn still_held(
         Some(owner) => owner.unheld(),
         None => observer.time_wait(port)?.map(|_| Reason::TimeWait),
     };
-    Ok(Waited { reason, owner, ..answer_of(Outcome::TimedOut, observer, port, begun) })
-}
-
-fn answer_of(outcome: Outcome, observer: &dyn Observer, port: Port, begun: Instant) -> Waited {
-    Waited { port, outcome, reason: None, backend: observer.backend(), elapsed: begun.elapsed(), owner: None }
+    Ok(Waited { reason, owner, ..Waited::told(Outcome::TimedOut, observer, port, begun) })
 }
 
 /// Waits until the wanted process listens on the port: [`Outcome::Listening`], or [`Outcome::TimedOut`].
@@ -245,7 +301,7 @@ pub(crate) async fn listening(
         };
         let answer = |outcome, reason, mut owner: Option<Owner>, observer: &mut dyn Observer| {
             add_other_ports(owner.as_mut_slice(), observer, port);
-            Waited { reason, owner, ..answer_of(outcome, observer, port, begun) }
+            Waited { reason, owner, ..Waited::told(outcome, observer, port, begun) }
         };
         if let Some((owner, _)) = &found
             && settles_in.is_zero()

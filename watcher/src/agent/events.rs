@@ -4,15 +4,16 @@ use std::collections::HashSet;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use super::history::{Cursor, HistoryRead};
 use super::metrics::Subscriber;
-use super::state::Agent;
+use super::state::{Agent, Watching};
 use crate::model::{LostIn, Port, WatchEvent, WatchKind};
 use crate::platform::contract::Platform as _;
 use crate::wire;
 use crate::wire::event::WatchLine;
+use crate::wire::problem::Problem;
 use axum::body::{Body, Bytes};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -30,38 +31,105 @@ pub(super) enum Framing {
 /// The event stream of one subscriber.
 pub(super) struct Subscription {
     agent: Arc<Agent>,
+    uid: u32,
     framing: Framing,
-    /// The ports that were asked for; `None` for all.
-    ports: Option<Asked>,
-    netns: Option<u32>,
+    wanted: Arc<Wanted>,
     at: Cursor,
     /// Events to send before those of the history.
     first: std::vec::IntoIter<WatchEvent>,
+    /// What stands in for events that were lost is being read.
+    reading: Option<Reading>,
     _counted: Subscriber,
 }
 
-/// Ports in the order asked, and to look up.
-struct Asked(Vec<Port>, HashSet<Port>);
+/// Where the stream goes on, and what comes first.
+type Beginning = (Cursor, Vec<WatchEvent>);
+type Reading = Pin<Box<dyn Future<Output = Result<Beginning, Problem>> + Send>>;
+
+/// What a subscriber wants to be told of.
+pub(super) struct Wanted {
+    /// The ports in the order asked, and to look up; `None` for all that there are.
+    ports: Option<(Vec<Port>, HashSet<Port>)>,
+    netns: Option<u32>,
+}
+
+impl Wanted {
+    pub(super) fn new(ports: Option<Vec<Port>>, netns: Option<u32>) -> Self {
+        let ports = ports.map(|ports| {
+            let set = ports.iter().copied().collect();
+            (ports, set)
+        });
+        Self { ports, netns }
+    }
+
+    fn wants(&self, event: &WatchEvent) -> bool {
+        let of_all = matches!(event.kind, WatchKind::Lost { .. } | WatchKind::Ready { .. });
+        of_all || self.asks_for(event.port, event.netns)
+    }
+
+    fn asks_for(&self, port: Port, netns: Option<u32>) -> bool {
+        let is_here = self.netns.is_none() || netns.is_none() || self.netns == netns;
+        is_here && self.ports.as_ref().is_none_or(|(_, ports)| ports.contains(&port))
+    }
+
+    fn is_concerned(&self, lost_in: LostIn, agent: &Agent) -> bool {
+        lost_in.concerns(self.netns, agent.host.netns())
+    }
+
+    fn first_port(&self) -> Port {
+        self.ports.as_ref().and_then(|(ports, _)| ports.first().copied()).unwrap_or(Port::EVERY)
+    }
+
+    /// Who holds the ports; for all ports, with one `ready` for them together.
+    fn current(&self, watch: &Watching<'_>) -> Vec<WatchEvent> {
+        let Some((ports, _)) = &self.ports else {
+            let mut events = watch.current(&watch.held_ports());
+            events.retain(|event| !matches!(event.kind, WatchKind::Ready { .. }));
+            events.extend(watch.current(&[Port::EVERY]).pop());
+            return events;
+        };
+        watch.current(ports)
+    }
+
+    /// The current holders of the ports, which replace what was lost after the cursor, and what the history still has.
+    fn instead_of_lost(&self, agent: &Agent, at: Cursor) -> Beginning {
+        // No event joins the history meanwhile.
+        let watch = agent.watch();
+        let wanted = |port, netns| self.asks_for(port, netns);
+        let (count, end) = agent.history.skip(at, wanted, |lost_in| self.is_concerned(lost_in, agent));
+        // Other ports' events alone were missed.
+        if count == Some(0) {
+            return (end, Vec::new());
+        }
+        let kind = WatchKind::Lost { count, lost_in: LostIn::Anywhere };
+        let mut first = vec![WatchEvent::now(kind, self.first_port(), agent.backend)];
+        first.extend(self.current(&watch));
+        (end, first)
+    }
+}
 
 impl Subscription {
-    /// Begins after the cursor; without a cursor, begins now, with the current holders of the ports. `ports` is `None` for
-    /// all that there are.
+    /// Begins after the cursor; without a cursor, begins now, with the current holders of the ports. It reads processes, so
+    /// it is not for the loop.
     pub(super) fn new(
         agent: Arc<Agent>,
+        uid: u32,
         framing: Framing,
-        ports: Option<Vec<Port>>,
-        netns: Option<u32>,
+        wanted: Wanted,
         after: Option<Cursor>,
     ) -> Self {
         agent.drain_events();
         let counted = agent.metrics.subscriber();
-        let ports = ports.map(|ports| {
-            let set = ports.iter().copied().collect();
-            Asked(ports, set)
-        });
-        let first = if after.is_none() { current(&agent, ports.as_ref()) } else { Vec::new() };
-        let at = after.unwrap_or_else(|| agent.history.end());
-        Self { agent, framing, ports, netns, at, first: first.into_iter(), _counted: counted }
+        let (at, first) = match after {
+            Some(after) => (after, Vec::new()),
+            None => {
+                // No event joins the history between the two.
+                let watch = agent.watch();
+                (agent.history.end(), wanted.current(&watch))
+            }
+        };
+        let (wanted, first) = (Arc::new(wanted), first.into_iter());
+        Self { agent, uid, framing, wanted, at, first, reading: None, _counted: counted }
     }
 
     pub(super) fn into_response(self) -> Response {
@@ -72,35 +140,14 @@ impl Subscription {
         ([(CONTENT_TYPE, kind)], Body::new(self)).into_response()
     }
 
-    fn wants(&self, event: &WatchEvent) -> bool {
-        let of_all = matches!(event.kind, WatchKind::Lost { .. } | WatchKind::Ready { .. });
-        of_all || (self.is_here(event.netns) && self.asks_for(event.port))
-    }
-
-    fn is_concerned(&self, lost_in: LostIn) -> bool {
-        lost_in.concerns(self.netns, self.agent.host.netns())
-    }
-
-    fn asks_for(&self, port: Port) -> bool {
-        self.ports.as_ref().is_none_or(|Asked(_, ports)| ports.contains(&port))
-    }
-
-    fn is_here(&self, netns: Option<u32>) -> bool {
-        self.netns.is_none() || netns.is_none() || self.netns == netns
-    }
-
-    fn first_port(&self) -> Port {
-        self.ports.as_ref().and_then(|Asked(ports, _)| ports.first().copied()).unwrap_or(Port::EVERY)
-    }
-
     fn frame(&self, event: &WatchEvent, cursor: Cursor) -> Bytes {
         let cursor = cursor.to_string();
         let told = match event.kind {
             WatchKind::Lost { count, lost_in } => {
                 // None of this reader's, but the look that stands in for them is of all: what it has already is not told.
-                let count = if self.is_concerned(lost_in) { count } else { Some(0) };
+                let count = if self.wanted.is_concerned(lost_in, &self.agent) { count } else { Some(0) };
                 let kind = WatchKind::Lost { count, lost_in };
-                &WatchEvent { kind, port: self.first_port(), ..event.clone() }
+                &WatchEvent { kind, port: self.wanted.first_port(), ..event.clone() }
             }
             _ => event,
         };
@@ -115,52 +162,40 @@ impl Subscription {
         text.into()
     }
 
-    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+    /// The next line; `None` where it can't go on.
+    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
         loop {
+            if let Some(reading) = &mut self.reading {
+                let read = ready!(reading.as_mut().poll(cx));
+                self.reading = None;
+                let Ok((at, first)) = read else { return Poll::Ready(None) };
+                (self.at, self.first) = (at, first.into_iter());
+            }
             while let Some(event) = self.first.next() {
-                if self.wants(&event) {
-                    return Poll::Ready(self.frame(&event, self.at));
+                if self.wanted.wants(&event) {
+                    return Poll::Ready(Some(self.frame(&event, self.at)));
                 }
             }
             match self.agent.history.poll_read(self.at, cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(HistoryRead::Event(event, next)) => {
                     self.at = next;
-                    if self.wants(&event) {
-                        return Poll::Ready(self.frame(&event, next));
+                    if self.wanted.wants(&event) {
+                        return Poll::Ready(Some(self.frame(&event, next)));
                     }
                 }
-                Poll::Ready(HistoryRead::Lost(..)) => {
-                    // The current holders of the ports replace the lost events, and those that the history still has.
-                    let wanted = |port, netns| self.is_here(netns) && self.asks_for(port);
-                    let (count, end) =
-                        self.agent.history.skip(self.at, wanted, |lost_in| self.is_concerned(lost_in));
-                    self.at = end;
-                    // Other ports' events alone were missed.
-                    if count == Some(0) {
-                        continue;
-                    }
-                    let kind = WatchKind::Lost { count, lost_in: LostIn::Anywhere };
-                    let lost = WatchEvent::now(kind, self.first_port(), self.agent.backend);
-                    let mut first = vec![lost];
-                    first.extend(current(&self.agent, self.ports.as_ref()));
-                    self.first = first.into_iter();
-                }
+                Poll::Ready(HistoryRead::Lost(..)) => self.reading = Some(self.read_instead()),
             }
         }
     }
-}
 
-/// Who holds the ports; for all ports, with one `ready` for them together.
-fn current(agent: &Agent, ports: Option<&Asked>) -> Vec<WatchEvent> {
-    let watch = agent.watch();
-    let Some(Asked(ports, _)) = ports else {
-        let mut events = watch.current(&watch.held_ports());
-        events.retain(|event| !matches!(event.kind, WatchKind::Ready { .. }));
-        events.extend(watch.current(&[Port::EVERY]).pop());
-        return events;
-    };
-    watch.current(ports)
+    /// Reads on another thread what stands in for lost events: their holders' names are in `/proc`.
+    fn read_instead(&self) -> Reading {
+        let (agent, wanted, uid, at) = (Arc::clone(&self.agent), Arc::clone(&self.wanted), self.uid, self.at);
+        let of = Arc::clone(&agent);
+        let read = move || wanted.instead_of_lost(&of, at);
+        Box::pin(async move { agent.off_loop.run(uid, read).await })
+    }
 }
 
 impl hyper::body::Body for Subscription {
@@ -174,6 +209,6 @@ impl hyper::body::Body for Subscription {
         if self.agent.is_ending() {
             return Poll::Ready(None);
         }
-        self.next(cx).map(|bytes| Some(Ok(Frame::data(bytes))))
+        self.next(cx).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
     }
 }

@@ -151,6 +151,7 @@ async fn serve(
     let mut resync = interval(RESYNC);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut looking = Looking { task: JoinSet::new(), since: Instant::now() };
+    let mut reload = false;
     let mut seconds = interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut alive = Host::alive_every().map(interval);
@@ -163,7 +164,12 @@ async fn serve(
             () = scrapes.next() => {}
             _ = resync.tick(), if looking.task.is_empty() => looking.begin(agent, Agent::resync),
             () = agent.look_is_due(), if looking.task.is_empty() => looking.begin(agent, Agent::look_again),
-            Some(_) = looking.task.join_next() => {}
+            // It looks at the ports that are new, so it takes its turn among the looks.
+            () = std::future::ready(()), if reload && looking.task.is_empty() => {
+                reload = false;
+                looking.begin(agent, Agent::reload);
+            }
+            Some(_) = looking.task.join_next() => scrapes.follow_configuration(),
             _ = seconds.tick() => {
                 agent.each_second();
                 scrapes.follow_configuration();
@@ -175,10 +181,7 @@ async fn serve(
                 }
             }
             signal = signals.next() => match signal {
-                Signal::Reload => {
-                    agent.reload();
-                    scrapes.follow_configuration();
-                }
+                Signal::Reload => reload = true,
                 Signal::End => break,
             },
         }

@@ -15,7 +15,7 @@ use crate::platform::contract::{POLL_INTERVAL, Platform as _};
 use crate::steps::identify::Rules;
 use crate::steps::observe;
 use crate::steps::prove::Plain;
-use crate::wait::{self, Deadline, Until, Waited, Wanted};
+use crate::wait::{self, Deadline, Looked, Looks, Until, Waited, Wanted};
 use crate::wire::problem::Problem;
 
 /// A wait, and who asked for it.
@@ -40,15 +40,31 @@ impl Wait {
     }
 
     async fn free(self, mut observer: NamespaceObserver) -> Result<Waited, Problem> {
-        let Self { agent, uid, host, port, rules, timeout } = self;
-        let begun = Instant::now();
-        let deadline = Deadline { timeout: Some(timeout), longest_pause: POLL_INTERVAL };
-        let free = wait::until_free(&host, &mut observer, port, &[], Plain::Leave, deadline).await;
-        let seen = match free.map_err(unobserved)? {
-            wait::Free::Is(waited) => return Ok(*waited),
-            wait::Free::Held(seen) => seen,
-        };
-        let held = move || wait::still_held(&host, &mut observer, port, &seen, &rules, begun);
+        let Self { agent, uid, host, port, rules, timeout: limit } = self;
+        let (begun, host) = (Instant::now(), Arc::new(host));
+        let deadline = Deadline { timeout: Some(limit), longest_pause: POLL_INTERVAL };
+        let mut looks = Looks::new(port, &[], Plain::Leave, POLL_INTERVAL);
+        loop {
+            let of = Arc::clone(&host);
+            let look = move || {
+                let looked = looks.look(&*of, &mut observer);
+                (looks, observer, looked)
+            };
+            let looked;
+            (looks, observer, looked) = agent.off_loop.run(uid, look).await?;
+            let longest = match looked.map_err(unobserved)? {
+                Looked::Free => {
+                    return Ok(Waited::told(Outcome::Free, &observer, port, begun));
+                }
+                Looked::Held { longest } => longest,
+            };
+            let Some(pause) = deadline.next_pause(begun, longest) else { break };
+            if let Ok(event) = timeout(pause, observe::next(&mut observer)).await {
+                event.map_err(unobserved)?;
+            }
+            observe::drain(&mut observer).map_err(unobserved)?;
+        }
+        let held = move || wait::still_held(&*host, &mut observer, port, &looks.seen, &rules, begun);
         agent.off_loop.run(uid, held).await?.map_err(unobserved)
     }
 
