@@ -7,6 +7,7 @@
 //! All is decided before the first signal: see the [plan](crate::steps::plan).
 
 mod cleaning;
+mod lingering;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -219,7 +220,7 @@ pub(crate) async fn clean(
     if request.dry_run || request.all_or_nothing {
         cleaning.settle(observer).await?;
     }
-    let would_be = cleaning.would_be();
+    let would_be = cleaning.foreseen(observer)?;
     let in_vain = request.all_or_nothing && would_be != Outcome::WouldClean;
     if cleaning.is_owned() && in_vain {
         return Ok(cleaning.undone(would_be, observer.backend()));

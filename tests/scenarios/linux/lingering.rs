@@ -3,21 +3,27 @@
 use std::io::Read;
 use std::net::TcpStream;
 
-use gatewatch_tests::{Agent, Backend, Gatewatch, Part, can_bind, unused_port};
+use gatewatch_tests::{Actor, Agent, Backend, Gatewatch, Part, can_bind, unused_port};
 use serde_json::Value;
 
 use crate::clean::clean;
+use crate::restart::{end, gateway_command, restart};
 use crate::wait::wait;
 
 /// A port of a server that did not set `SO_REUSEADDR` and has ended after it closed a connection.
 pub(super) fn lingers_without_reuse() -> std::net::SocketAddr {
-    let mut server =
-        Part::gateway().on_port(unused_port()).with(&["--no-reuse", "--accept-and-close"]).start();
+    has_closed_a_connection(&["--no-reuse"]).address()
+}
+
+/// A server that goes on after it has closed a connection.
+fn has_closed_a_connection(options: &[&str]) -> Actor {
+    let server = Part::gateway().on_port(unused_port()).with(&["--accept-and-close"]);
+    let mut server = server.with(options).start();
     let mut client = TcpStream::connect(server.address()).unwrap();
     client.read_to_end(&mut Vec::new()).unwrap();
     drop(client);
     assert_eq!(server.line(), "closed");
-    server.address()
+    server
 }
 
 /// The reason, and how long the port stays taken.
@@ -40,6 +46,28 @@ scenario!(connections_in_time_wait_are_named_and_not_waited_for, |backend| {
     // and people are told what takes them away
     let text = Gatewatch::plain(&["clean", "--backend", backend.name(), "-p", &address.port().to_string()]);
     assert!(text.out.contains("--drop-time-wait"), "{text:?}");
+});
+
+scenario!(a_restart_ends_no_server_whose_connections_would_keep_the_port, |backend| {
+    let server = has_closed_a_connection(&["--no-reuse"]);
+    let command = gateway_command(server.port(), "60000");
+    let answers = [
+        restart(backend, server.port(), &[], &command),
+        restart(backend, server.port(), &["--dry-run"], &command),
+        clean(backend, server.port(), &["--dry-run"]),
+    ];
+    for answer in answers {
+        assert_eq!((answer.status, answer.outcome().as_str()), (7, "timed_out"), "{answer:?}");
+        let (reason, free_in) = why(&answer.json());
+        assert!(reason == "time_wait" && free_in > 3000, "{answer:?}");
+        assert_eq!(answer.owner(server.pid())["action"], "would_kill", "{answer:?}");
+        assert!(server.is_alive());
+    }
+    // and one that set SO_REUSEADDR is restarted
+    let server = has_closed_a_connection(&[]);
+    let answer = restart(backend, server.port(), &[], &gateway_command(server.port(), "60000"));
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "restarted"), "{answer:?}");
+    end(backend, server.port());
 });
 
 scenario!(the_agent_names_what_keeps_a_port_that_nobody_owns, needs(Bpf), || {

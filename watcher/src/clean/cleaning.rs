@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use super::{Cleaned, LeftOut, Request};
+use super::{Cleaned, LeftOut, Request, lingering};
 use crate::model::{
     Action, Backend, EventKind, Observation, Outcome, ProofKind, Reason, Socket, SocketId, Verdict,
 };
@@ -321,6 +321,21 @@ impl<'a> Cleaning<'a> {
         if left.is_empty() { Outcome::WouldClean } else { self.outcome_of(&left) }
     }
 
+    /// The same where it is decided by that whether anybody is ended, or told: connections that would keep the port from the
+    /// next server for longer than there is time count as well.
+    pub(super) fn foreseen(&mut self, observer: &mut dyn Observer) -> Result<Outcome, ObserveError> {
+        let would_be = self.would_be();
+        let Request { dry_run, all_or_nothing, drop_time_wait, keeper, ending, .. } = self.request;
+        let asks = *dry_run || *all_or_nothing;
+        if !asks || *drop_time_wait || keeper.is_some() || would_be != Outcome::WouldClean {
+            return Ok(would_be);
+        }
+        let targets = self.left.iter().filter(|owner| owner.is_target(&self.first_look));
+        let free_in = lingering::after_the_end_of(self.system, observer, targets)?;
+        self.free_in = free_in.filter(|&free_in| free_in > ending.timeouts.all());
+        Ok(if self.free_in.is_some() { Outcome::TimedOut } else { would_be })
+    }
+
     /// The answer where nobody is signalled.
     pub(super) fn undone(mut self, outcome: Outcome, backend: Backend) -> Cleaned {
         let targets = self.take_targets();
@@ -471,7 +486,7 @@ impl<'a> Cleaning<'a> {
                 why.or_else(|| self.in_the_way().find_map(Owner::unheld))
             }
             Outcome::TimedOut if self.request.ending.interrupt.is_set() => Some(Reason::Interrupted),
-            Outcome::TimedOut | Outcome::WouldClean if self.left.is_empty() => {
+            Outcome::TimedOut | Outcome::WouldClean if self.in_the_way().next().is_none() => {
                 self.free_in.map(|_| Reason::TimeWait)
             }
             Outcome::Free

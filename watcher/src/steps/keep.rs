@@ -347,6 +347,10 @@ mod tests {
             Ok(())
         }
 
+        fn reuses_address(&self) -> Option<bool> {
+            None
+        }
+
         fn used_by(&self, pid: u32) -> Use {
             if pid == 1 { Use::Absent } else { self.1 }
         }
