@@ -86,8 +86,8 @@ fn located(program: &str, path: Option<&OsStr>) -> Result<PathBuf, String> {
         return Err("the command is empty".to_owned());
     }
     let file = if Path::new(program).components().count() > 1 || program.starts_with('.') {
-        existing(Path::new(program))
-            .ok_or_else(|| format!("{program} can't be run: there is no such file"))?
+        let file = Path::new(program);
+        existing(file).ok_or_else(|| format!("{program} can't be run: {}", why_missing(file)))?
     } else {
         // What execvp(3) takes where there is no PATH.
         let path = path.unwrap_or(OsStr::new("/bin:/usr/bin"));
@@ -131,6 +131,16 @@ fn existing(file: &Path) -> Option<PathBuf> {
     let mut with_suffix = file.as_os_str().to_owned();
     with_suffix.push(EXE_SUFFIX);
     [file.to_owned(), with_suffix.into()].into_iter().find(|file| file.exists())
+}
+
+fn why_missing(file: &Path) -> String {
+    match file.metadata().map_err(|error| (error.kind(), error)) {
+        Err((io::ErrorKind::PermissionDenied, _)) => {
+            "a folder on the way to it may not be entered by this user".to_owned()
+        }
+        Err((io::ErrorKind::NotFound, _)) | Ok(_) => "there is no such file".to_owned(),
+        Err((_, error)) => error.to_string(),
+    }
 }
 
 fn interpreted(

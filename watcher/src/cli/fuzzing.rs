@@ -23,7 +23,7 @@ pub(crate) fn cleaned(answer: &Cleaned) {
 }
 
 pub(crate) fn waited(answer: &Waited) {
-    is_safe(&wait::answer(Until::Listening, answer));
+    is_safe(&wait::answer(Until::Listening, answer, None));
 }
 
 /// Escape sequences must not reach a terminal, except for our own colours.

@@ -8,35 +8,74 @@ use crate::clean::Cleaned;
 use crate::model::{Action, Outcome, Process, Reason, Verdict};
 use crate::platform::Host;
 use crate::platform::contract::Platform;
+use crate::restart::Restarted;
 use crate::steps::identify::Rules;
 use crate::steps::owner::{Owner, Owners};
+use crate::steps::plan::may_be_advised;
+use crate::wait::{Until, Waited};
 
 /// The flags that say which owners match. All but one take a value.
 const MATCHING: [&str; 7] =
     ["--identity", "--match-comm", "--match-argv", "--match-exe", "--match-cwd", "--match-unit", "--any"];
 
-/// What would free a port that has owners, asked for as this.
+/// What would free a port, asked for as this.
 pub(super) fn after_owners(owners: &Owners, asked: &Asked) -> Option<String> {
     let words = words()?;
-    let all = &owners.owners;
-    if all.is_empty() || owners.left_out > 0 || all.iter().any(|owner| owner.exclusion.is_some()) {
+    match owners.reason {
+        Some(Reason::TimeWait) => return Some(to_drop(&only(&words, "clean", asked), asked)),
+        Some(Reason::BoundClient) => return Some(to_wait(&words, asked)),
+        _ => {}
+    }
+    if owners.left_out > 0 {
+        return None;
+    }
+    to_free(&words, &owners.owners.iter().collect::<Vec<_>>(), asked)
+}
+
+/// What would end all these owners of a port.
+fn to_free(words: &[String], all: &[&Owner], asked: &Asked) -> Option<String> {
+    if all.is_empty() || all.iter().any(|owner| owner.exclusion.is_some()) {
         return None;
     }
     if all.iter().any(|owner| owner.process.is_none()) {
         // Another user's: root can see it.
-        let again = Host::with_all_rights(words)?;
+        let again = Host::with_all_rights(words.to_vec())?;
         return Some(said("to see who it is:", &again));
     }
-    let clean = only(&words, "clean", asked);
+    let clean = only(words, "clean", asked);
     let clean = if all.iter().all(|owner| owner.verdict == Verdict::Match) {
         clean
-    } else if all.iter().all(is_endable) {
+    } else if all.iter().all(|owner| is_endable(owner)) {
         with_any(&clean)
     } else {
         return None;
     };
-    let clean = if all.iter().all(is_own) { clean } else { as_root(clean) };
+    let clean = if all.iter().all(|owner| is_own(owner)) { clean } else { as_root(clean) };
     Some(said("to end it and free the port:", &clean))
+}
+
+/// What would go on after a wait for a port, asked for as this, that timed out.
+pub(super) fn after_wait(until: Until, waited: &Waited, asked: &Asked) -> Option<String> {
+    let words = words()?;
+    match (waited.outcome, until) {
+        (Outcome::Free | Outcome::Listening, _) => None,
+        (_, Until::Free) if waited.reason == Some(Reason::TimeWait) => {
+            Some(to_drop(&only(&words, "clean", asked), asked))
+        }
+        (_, Until::Free) => to_free(&words, &waited.owner.iter().collect::<Vec<_>>(), asked),
+        (_, Until::Listening) => Some(said("to see what happens on it:", &only(&words, "watch", asked))),
+    }
+}
+
+/// What would go on after a restart of a port, asked for as this, once its command was run.
+pub(super) fn after_restart(restarted: &Restarted, asked: &Asked) -> Option<String> {
+    let words = words()?;
+    let runs = restarted.command.as_ref().is_some_and(|command| command.running.is_some());
+    match restarted.cleaned.outcome {
+        Outcome::TimedOut if runs => Some(said("to go on waiting:", &waiting(&words, "listening", asked))),
+        Outcome::Respawned => Some(said("to see who has it:", &only(&words, "owners", asked))),
+        _ => None,
+    }
 }
 
 /// What would go on after a clean of a port, asked for as this, that left it held. The command line is the one that this
@@ -44,29 +83,80 @@ pub(super) fn after_owners(owners: &Owners, asked: &Asked) -> Option<String> {
 pub(super) fn after_clean(cleaned: &Cleaned, asked: &Asked, args: &CleanArgs) -> Option<String> {
     let words = words()?;
     let by_root = || Host::with_all_rights(only(&words, "clean", asked));
-    match cleaned.outcome {
-        Outcome::HeldByOther if cleaned.reason == Some(Reason::TooYoung) => {
+    // As its own user if that may end all of them; root is not advised to run a server.
+    let ending = |change: fn(&[String]) -> Vec<String>| {
+        let is_own = cleaned.owners.iter().all(|dealt| is_own(&dealt.owner));
+        if is_own { change(&words) } else { as_root(change(&only(&words, "clean", asked))) }
+    };
+    match (cleaned.outcome, cleaned.reason) {
+        (Outcome::HeldByOther, Some(Reason::TooYoung)) => {
             // Whole seconds, rounded up: it must not be tried too early.
             let seconds = old_enough_in(cleaned, args.sparing.min_age?)?.as_secs_f64().ceil();
             Some(said(&format!("old enough in {seconds} s; from then on:"), &words))
         }
-        Outcome::HeldByOther if !args.matching.any && endable(cleaned).is_some() => {
-            if cleaned.owners.iter().all(|dealt| is_own(&dealt.owner)) {
-                return Some(said("to end it all the same:", &with_any(&words)));
-            }
-            Some(said("to end it all the same:", &as_root(with_any(&only(&words, "clean", asked)))))
+        (Outcome::HeldByOther, Some(Reason::Inherited)) => {
+            let may_end_all = !args.sparing.inherited && may_end_heirs(cleaned);
+            may_end_all.then(|| said("to end all who hold it:", &ending(|words| with(words, "--inherited"))))
         }
-        Outcome::NotPermitted => Some(said("with the rights to end it:", &by_root()?)),
-        Outcome::Unknown if cleaned.owners.iter().any(|dealt| dealt.owner.process.is_none()) => {
+        (Outcome::HeldByOther, Some(Reason::BoundClient)) | (Outcome::Unknown, Some(Reason::InFlight)) => {
+            Some(to_wait(&words, asked))
+        }
+        (Outcome::HeldByOther, _) if !args.matching.any && endable(cleaned).is_some() => {
+            Some(said("to end it all the same:", &ending(with_any)))
+        }
+        (Outcome::NotPermitted, _) => Some(said("with the rights to end it:", &by_root()?)),
+        (Outcome::Unknown, _) if cleaned.owners.iter().any(|dealt| dealt.owner.process.is_none()) => {
             Some(said("with the rights to see its owner:", &by_root()?))
         }
-        Outcome::WouldClean => Some(said("to do it:", &without(&words, "--dry-run"))),
+        (Outcome::WouldClean, _) => Some(said("to do it:", &without(&words, "--dry-run"))),
+        (Outcome::TimedOut, Some(Reason::TimeWait)) if !args.ending.drop_time_wait => {
+            Some(to_drop(&words, asked))
+        }
+        (Outcome::TimedOut, Some(Reason::Interrupted)) => Some(said("to go on:", &words)),
         // Only what the command line forbids is the command line's to allow.
-        Outcome::TimedOut if args.ending.no_kill && has_survivor(cleaned) => {
+        (Outcome::TimedOut, _) if args.ending.no_kill && has_survivor(cleaned) => {
             Some(said("to end it by force:", &without(&words, "--no-kill")))
         }
+        (Outcome::TimedOut, _) => Some(to_wait(&words, asked)),
+        (Outcome::Respawned, _) => Some(match new_owners_unit(cleaned) {
+            Some(unit) => {
+                let restart = [only(&words, "restart", asked), vec!["--unit".to_owned(), unit]].concat();
+                said("its service manager starts it again; by that:", &restart)
+            }
+            None => said("to see who takes it, and when:", &only(&words, "watch", asked)),
+        }),
         _ => None,
     }
+}
+
+/// Whether those that keep the socket of a match may be ended with it.
+fn may_end_heirs(cleaned: &Cleaned) -> bool {
+    let mut left = cleaned.owners.iter().map(|dealt| &dealt.owner).filter(|owner| owner.owns_port());
+    left.all(|owner| owner.exclusion.is_none() && (owner.verdict == Verdict::Match || may_be_advised(owner)))
+}
+
+/// The service of the process that has taken the port.
+fn new_owners_unit(cleaned: &Cleaned) -> Option<String> {
+    let new = cleaned.owners.iter().find(|dealt| dealt.action == Action::Spared)?;
+    let unit = new.owner.process.as_ref()?.unit.clone()?;
+    unit.ends_with(".service").then_some(unit)
+}
+
+/// This command line, so that connections in TIME_WAIT are taken away. That takes all rights, by which no server is to be run.
+fn to_drop(words: &[String], asked: &Asked) -> String {
+    let dropping = |words: &[String]| with(words, "--drop-time-wait");
+    let by_root = Host::with_all_rights(dropping(&only(words, "clean", asked)));
+    said("to take them away:", &by_root.unwrap_or_else(|| dropping(words)))
+}
+
+fn to_wait(words: &[String], asked: &Asked) -> String {
+    said("to wait until it is free:", &waiting(words, "free", asked))
+}
+
+fn waiting(words: &[String], until: &str, asked: &Asked) -> Vec<String> {
+    let mut wait = only(words, "wait", asked);
+    wait.insert(2, until.to_owned());
+    wait
 }
 
 /// The command line with all rights, or as it is where this user has them, or the system has no command for that.
@@ -84,6 +174,13 @@ fn old_enough_in(cleaned: &Cleaned, min_age: Duration) -> Option<Duration> {
     let young =
         owners.filter(|owner| owner.spared_for == Some(Reason::TooYoung) || owner.verdict == Verdict::Match);
     young.filter_map(|owner| Some(min_age.saturating_sub(owner.process.as_ref()?.age()))).max()
+}
+
+/// The command line with a flag that takes no value, once.
+fn with(words: &[String], flag: &str) -> Vec<String> {
+    let mut words = without(words, flag);
+    words.insert(end_of_own(&words), flag.to_owned());
+    words
 }
 
 /// The command line without a flag that takes no value.

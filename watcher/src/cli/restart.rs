@@ -128,8 +128,10 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
         match context.format {
             Format::Json => super::print_json(&RestartAnswer::from(&restarted))?,
             Format::Text => {
-                let is_undone = restarted.command.is_none();
-                let next = is_undone.then(|| next::after_clean(&restarted.cleaned, &asked, &own)).flatten();
+                let next = match restarted.command {
+                    None => next::after_clean(&restarted.cleaned, &asked, &own),
+                    Some(_) => next::after_restart(&restarted, &asked),
+                };
                 super::print(&text::restart::answer(&restarted, next))?;
             }
         }

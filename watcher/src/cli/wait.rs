@@ -9,7 +9,7 @@ use super::ask::Again;
 use super::context::Context;
 use super::exit::{CliError, Exit};
 use super::ports::{self, Asked};
-use super::text;
+use super::{next, text};
 use crate::agent::client::Client;
 use crate::model::{Outcome, Port, Protocol};
 use crate::platform::contract::{Interest, Observer};
@@ -41,7 +41,9 @@ pub(super) async fn run(args: &WaitArgs) -> Result<Exit, CliError> {
             break all;
         }
     };
-    let exits = all.iter().map(|waited| print(&context, until, waited)).collect::<Result<Vec<_>, _>>()?;
+    let told = all.iter().zip(&asked);
+    let exits =
+        told.map(|(waited, asked)| print(&context, until, waited, asked)).collect::<Result<Vec<_>, _>>()?;
     Ok(Exit::worst(exits))
 }
 
@@ -191,10 +193,13 @@ async fn request(
     }
 }
 
-fn print(context: &Context, until: Until, waited: &Waited) -> Result<Exit, CliError> {
+fn print(context: &Context, until: Until, waited: &Waited, asked: &Asked) -> Result<Exit, CliError> {
     match context.format {
         Format::Json => super::print_json(&WaitAnswer::from(waited))?,
-        Format::Text => super::print(&text::wait::answer(until, waited))?,
+        Format::Text => {
+            let next = next::after_wait(until, waited, asked);
+            super::print(&text::wait::answer(until, waited, next))?;
+        }
     }
     Ok(waited.outcome.into())
 }

@@ -11,8 +11,8 @@ use super::WireError;
 use super::values::{cookie, is_tcp, micros, millis, read_address, read_cookie, read_timestamp, timestamp};
 use crate::clean::{Cleaned, EndedBefore, LeftOut};
 use crate::model::{
-    Action, Backend, Exclusion, Naming, Outcome, Parent, Pod, PodName, Port, Process, ProcessState,
-    ProofKind, Protocol, Reason, Socket, SocketState, StartTime, Verdict,
+    Action, Backend, Descriptor, Exclusion, Fd, Naming, Outcome, Parent, Pod, PodName, Port, Process,
+    ProcessState, ProofKind, Protocol, Reason, Socket, SocketState, StartTime, Verdict,
 };
 use crate::platform::clock;
 use crate::steps::elsewhere::GatewayElsewhere;
@@ -210,6 +210,9 @@ struct SocketJson {
     socket: Option<String>,
     /// The network namespace's inode number.
     netns: Option<u32>,
+    /// The number of a descriptor by which the owner holds it; null where it is not known.
+    #[serde(default)]
+    fd: Option<u32>,
 }
 
 /// One owner and what became of it.
@@ -459,7 +462,7 @@ impl From<&Owner> for OwnerJson {
             identity: owner.verdict,
             relation: owner.exclusion,
             why: owner.why.clone(),
-            sockets: owner.holdings.iter().map(|holding| SocketJson::from(&holding.socket)).collect(),
+            sockets: owner.holdings.iter().map(SocketJson::from).collect(),
             cwd: process.and_then(|process| process.cwd.as_deref()).map(lossy),
             user: process.and_then(|process| process.user.clone()),
             parent: process
@@ -478,7 +481,7 @@ impl From<&Owner> for OwnerJson {
 impl TryFrom<OwnerJson> for Owner {
     type Error = WireError;
 
-    /// What the JSON does not contain stays unknown: descriptors, the parent, the working directory.
+    /// What the JSON does not contain stays unknown: the session, the root, in which thread's table a descriptor is.
     fn try_from(json: OwnerJson) -> Result<Self, WireError> {
         let started = json.start_time.map(|time| read_timestamp("start_time", &time)).transpose()?;
         let process = started.zip(json.pid).map(|(wall, pid)| Process {
@@ -506,7 +509,11 @@ impl TryFrom<OwnerJson> for Owner {
                 (None, None) => None,
             },
         });
-        let holding = |socket| Ok(Holding { socket: Socket::try_from(socket)?, descriptor: None });
+        let holding = |socket: SocketJson| {
+            let fd = |pid| socket.fd.map(|number| Fd { thread: pid, number });
+            let descriptor = json.pid.map(|pid| Descriptor { pid, fd: fd(pid) });
+            Ok(Holding { socket: Socket::try_from(socket)?, descriptor })
+        };
         Ok(Self {
             process,
             age: json.age_ms.map(Duration::from_millis),
@@ -537,14 +544,15 @@ impl From<PodJson> for Pod {
     }
 }
 
-impl From<&Socket> for SocketJson {
-    fn from(socket: &Socket) -> Self {
+impl From<&Holding> for SocketJson {
+    fn from(Holding { socket, descriptor }: &Holding) -> Self {
         Self {
             address: socket.address.to_string(),
             protocol: socket.protocol,
             state: socket.state,
             socket: socket.cookie.map(cookie),
             netns: socket.netns,
+            fd: descriptor.as_ref().and_then(|descriptor| descriptor.fd).map(|fd| fd.number),
         }
     }
 }

@@ -13,8 +13,9 @@ use super::answers::{CleanAnswer, OwnersAnswer, WaitAnswer};
 use super::event::WatchLine;
 use crate::clean::{Cleaned, EndedBefore, LeftOut};
 use crate::model::{
-    Action, Backend, Exclusion, NamedProcess, Naming, Outcome, Pod, PodName, Port, Process, ProcessState,
-    ProofKind, Protocol, Reason, Socket, SocketState, StartTime, Verdict, WatchEvent, WatchKind,
+    Action, Backend, Descriptor, Exclusion, Fd, NamedProcess, Naming, Outcome, Pod, PodName, Port, Process,
+    ProcessState, ProofKind, Protocol, Reason, Socket, SocketState, StartTime, Verdict, WatchEvent,
+    WatchKind,
 };
 use crate::platform::clock;
 use crate::steps::elsewhere::GatewayElsewhere;
@@ -99,14 +100,18 @@ prop_compose! {
         process in of(process()),
         pid in of(1u32..),
         uid in of(any::<u32>()),
-        sockets in prop::collection::vec(socket(), 0..4),
+        sockets in prop::collection::vec((socket(), of(any::<u32>())), 0..4),
         verdict in named::<Verdict>(),
         why in ".{0,40}",
         exclusion in of(named::<Exclusion>()),
         other_ports in of(prop::collection::vec(1u16.., 0..4)),
     ) -> Owner {
         let pid = process.as_ref().map(|process| process.pid).or(pid);
-        let holdings = sockets.into_iter().map(|socket| Holding { socket, descriptor: None }).collect();
+        let descriptor = |number: Option<u32>| {
+            pid.map(|pid| Descriptor { pid, fd: number.map(|number| Fd { thread: pid, number }) })
+        };
+        let holding = |(socket, number)| Holding { socket, descriptor: descriptor(number) };
+        let holdings = sockets.into_iter().map(holding).collect();
         Owner {
             process, age: None, pid, uid, holdings, other_ports, verdict, why, exclusion, spared_for: None,
             inherits: false,

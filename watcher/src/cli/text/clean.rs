@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::owners::{origin, reason};
+use super::owners::{holdings, origin, reason};
 use super::style::{self, Colour};
 use crate::clean::{Cleaned, LeftOut};
 use crate::cli::exit::Exit;
@@ -64,9 +64,8 @@ pub(super) fn owners(out: &mut String, cleaned: &Cleaned) {
             let _ = writeln!(out, "           {text}");
         };
         line(&fate(dealt));
-        if let Some(others) = style::other_ports(&dealt.owner) {
-            line(&format!("it {others}"));
-        }
+        let holds = if matches!(dealt.action, Action::Killed | Action::Gone) { "held" } else { "holds" };
+        line(&format!("it {holds} {}", holdings(&dealt.owner)));
         if dealt.action != Action::Killed
             && let Some(origin) = origin(&dealt.owner)
         {
@@ -136,10 +135,16 @@ pub(super) fn headline(cleaned: &Cleaned) -> String {
         },
         Outcome::NotPermitted => format!("port {port} is held by a process that this user may not signal"),
         Outcome::TimedOut => match cleaned.free_in {
-            Some(free_in) => format!(
-                "nobody holds port {port}, but connections in TIME_WAIT keep it for {}: --drop-time-wait takes them away",
-                style::duration(free_in)
-            ),
+            Some(free_in) => {
+                let free_in = style::duration(free_in);
+                if cleaned.owners.iter().any(|dealt| dealt.action == Action::WouldKill) {
+                    format!(
+                        "connections in TIME_WAIT would keep port {port} for {free_in} once its owner has ended"
+                    )
+                } else {
+                    format!("nobody holds port {port}, but connections in TIME_WAIT keep it for {free_in}")
+                }
+            }
             None if cleaned.reason == Some(Reason::Interrupted) => {
                 format!("interrupted before port {port} was known to be free")
             }

@@ -29,7 +29,7 @@ pub(in crate::cli) fn answer(owners: &Owners, asked: &Asked, took: Duration, nex
         let _ = writeln!(
             out,
             "  connections in TIME_WAIT linger on it for up to {free_in}: until then no server can bind that does not set \
-             SO_REUSEADDR,\n  and none at all if theirs did not (`gatewatch clean --drop-time-wait` takes them away)"
+             SO_REUSEADDR,\n  and none at all if theirs did not"
         );
     }
     for owner in owners.iter().chain(clients) {
@@ -68,11 +68,7 @@ pub(in crate::cli) fn describe(owner: &Owner) -> String {
     let mut line = |what: &str, text: &str| {
         let _ = write!(out, "\n      {what:<9} {text}");
     };
-    let mut sockets: Vec<String> = owner.holdings.iter().map(held).collect();
-    sockets.sort_unstable();
-    sockets.dedup();
-    let others = style::other_ports(owner).map(|others| format!("; {others}")).unwrap_or_default();
-    line("holds", &format!("{}{others}", sockets.join("  ")));
+    line("holds", &holdings(owner));
     if let Some(command) = style::command_line(owner) {
         line("command", &command);
     }
@@ -99,6 +95,15 @@ pub(in crate::cli) fn describe(owner: &Owner) -> String {
         line("never", &style::paint(Colour::Odd, reason(exclusion)));
     }
     out
+}
+
+/// The sockets by which an owner has the port, each with its descriptor, and the other ports that it has.
+pub(super) fn holdings(owner: &Owner) -> String {
+    let mut sockets: Vec<String> = owner.holdings.iter().map(held).collect();
+    sockets.sort_unstable();
+    sockets.dedup();
+    let others = style::other_ports(owner).map(|others| format!("; {others}")).unwrap_or_default();
+    format!("{}{others}", sockets.join("  "))
 }
 
 /// Where a process comes from: its directory, its start, its unit, its container.

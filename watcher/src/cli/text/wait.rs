@@ -1,10 +1,13 @@
 //! The answer of `wait`.
 
-use super::style;
+use std::fmt::Write as _;
+
+use super::{owners, style};
 use crate::model::{Outcome, Reason};
 use crate::wait::{Until, Waited};
 
-pub(in crate::cli) fn answer(until: Until, waited: &Waited) -> String {
+/// `next` is the command that would go on, if there is one.
+pub(in crate::cli) fn answer(until: Until, waited: &Waited, next: Option<String>) -> String {
     let Waited { port, outcome, backend, elapsed, reason, owner } = waited;
     let listens = style::listens(port.protocol);
     let who = owner.as_ref().map(style::process);
@@ -46,5 +49,13 @@ pub(in crate::cli) fn answer(until: Until, waited: &Waited) -> String {
             None => format!("nobody {listens} port {port} yet: timed out"),
         },
     };
-    format!("{what}  ({}, {})\n", backend.name(), style::duration(*elapsed))
+    let mut out = format!("{what}  ({}, {})\n", backend.name(), style::duration(*elapsed));
+    // Whoever came is what was waited for.
+    if let (Outcome::TimedOut, Some(owner)) = (outcome, owner) {
+        let _ = writeln!(out, "  {}", owners::describe(owner));
+    }
+    if let Some(next) = next {
+        let _ = writeln!(out, "  {next}");
+    }
+    out
 }
