@@ -17,6 +17,12 @@ scenario!(a_match_whose_socket_another_program_shares_is_not_ended_in_vain, |bac
     // then it says who shares it, and what would end both
     let why = answer.owner(gateway.pid())["why"].to_string();
     assert!(why.contains(&sharer.to_string()) && why.contains("--inherited"), "{why}");
+    // and people are told by which descriptor each holds it, and the command
+    let port = gateway.port().to_string();
+    let text = Gatewatch::plain(&["clean", &port, "--backend", backend.name()]).out;
+    assert_eq!(text.matches(&format!("it holds 127.0.0.1:{port} (fd ")).count(), 2, "{text}");
+    let command = format!(" clean {port} --backend {} --inherited\n", backend.name());
+    assert!(text.contains("to end all who hold it:  ") && text.ends_with(&command), "{text}");
 });
 
 scenario!(inherited_ends_those_that_share_the_socket_of_a_match, |backend| {

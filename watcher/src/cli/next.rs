@@ -63,7 +63,7 @@ pub(super) fn after_wait(until: Until, waited: &Waited, asked: &Asked) -> Option
             Some(to_drop(&only(&words, "clean", asked), asked))
         }
         (_, Until::Free) => to_free(&words, &waited.owner.iter().collect::<Vec<_>>(), asked),
-        (_, Until::Listening) => Some(said("to see what happens on it:", &only(&words, "watch", asked))),
+        (_, Until::Listening) => Some(said("to see what happens on it:", &simply(&words, &["watch"], asked))),
     }
 }
 
@@ -72,7 +72,9 @@ pub(super) fn after_restart(restarted: &Restarted, asked: &Asked) -> Option<Stri
     let words = words()?;
     let runs = restarted.command.as_ref().is_some_and(|command| command.running.is_some());
     match restarted.cleaned.outcome {
-        Outcome::TimedOut if runs => Some(said("to go on waiting:", &waiting(&words, "listening", asked))),
+        Outcome::TimedOut if runs => {
+            Some(said("to go on waiting:", &simply(&words, &["wait", "listening"], asked)))
+        }
         Outcome::Respawned => Some(said("to see who has it:", &only(&words, "owners", asked))),
         _ => None,
     }
@@ -123,7 +125,7 @@ pub(super) fn after_clean(cleaned: &Cleaned, asked: &Asked, args: &CleanArgs) ->
                 let restart = [only(&words, "restart", asked), vec!["--unit".to_owned(), unit]].concat();
                 said("its service manager starts it again; by that:", &restart)
             }
-            None => said("to see who takes it, and when:", &only(&words, "watch", asked)),
+            None => said("to see who takes it, and when:", &simply(&words, &["watch"], asked)),
         }),
         _ => None,
     }
@@ -150,13 +152,7 @@ fn to_drop(words: &[String], asked: &Asked) -> String {
 }
 
 fn to_wait(words: &[String], asked: &Asked) -> String {
-    said("to wait until it is free:", &waiting(words, "free", asked))
-}
-
-fn waiting(words: &[String], until: &str, asked: &Asked) -> Vec<String> {
-    let mut wait = only(words, "wait", asked);
-    wait.insert(2, until.to_owned());
-    wait
+    said("to wait until it is free:", &simply(words, &["wait", "free"], asked))
 }
 
 /// The command line with all rights, or as it is where this user has them, or the system has no command for that.
@@ -200,30 +196,28 @@ fn end_of_own(words: &[String]) -> usize {
 }
 
 /// Flags that stay in a command that is advised in the place of another, each with its value.
-const KEPT: [&str; 9] = [
-    "--identity",
-    "--match-comm",
-    "--match-argv",
-    "--match-exe",
-    "--match-cwd",
-    "--match-unit",
-    "--netns",
-    "--config",
-    "--backend",
-];
+const KEPT: [&str; 3] = ["--netns", "--config", "--backend"];
 
-/// Another command on this very port, with those of the flags that it has as well.
+/// Another command that judges owners, on this very port, with those of the flags that it has as well.
 fn only(words: &[String], command: &str, asked: &Asked) -> Vec<String> {
+    on_port(words, &[command], asked, |flag| KEPT.contains(&flag) || MATCHING.contains(&flag))
+}
+
+/// The same for one that judges nobody.
+fn simply(words: &[String], command: &[&str], asked: &Asked) -> Vec<String> {
+    on_port(words, command, asked, |flag| KEPT.contains(&flag))
+}
+
+fn on_port(words: &[String], command: &[&str], asked: &Asked, keeps: impl Fn(&str) -> bool) -> Vec<String> {
     let mut out: Vec<String> = words.iter().take(1).cloned().collect();
-    out.extend([command.to_owned(), asked.to_string()]);
+    out.extend(command.iter().map(ToString::to_string));
+    out.push(asked.to_string());
     let mut own = words[..end_of_own(words)].iter().skip(1);
     while let Some(word) = own.next() {
         let flag = word.split_once('=').map_or(word.as_str(), |(flag, _)| flag);
-        if word == "--any" {
+        if keeps(flag) {
             out.push(word.clone());
-        } else if KEPT.contains(&flag) {
-            out.push(word.clone());
-            if flag == word {
+            if flag == word && word != "--any" {
                 out.extend(own.next().cloned());
             }
         }
@@ -291,6 +285,7 @@ mod tests {
         let asked = Asked { port: Port::tcp(1), at: vec![[127, 0, 0, 1].into()] };
         let given = words("g exec 1 2 --match-exe /x --netns=/n --term-timeout 1s -- c --config y");
         assert_eq!(only(&given, "clean", &asked), words("g clean 127.0.0.1:1 --match-exe /x --netns=/n"));
+        assert_eq!(simply(&given, &["wait", "free"], &asked), words("g wait free 127.0.0.1:1 --netns=/n"));
     }
 
     #[test]
