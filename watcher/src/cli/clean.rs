@@ -32,7 +32,7 @@ pub(super) async fn run(args: &CleanArgs) -> Result<Exit, CliError> {
         match context.format {
             Format::Json => super::print_json(&CleanAnswer::from(&cleaned))?,
             Format::Text => {
-                let next = next::after_clean(&cleaned, &asked, args);
+                let next = next::after_clean(&cleaned, &asked, args, false);
                 super::print(&text::clean::answer(&cleaned, next))?;
                 if cleaned.outcome == Outcome::Free
                     && let Some(note) = udp_beside::note(&context, &asked)
@@ -197,6 +197,6 @@ pub(super) fn not_for_agent(args: &CleanArgs) -> Option<&'static str> {
 
 /// OpenClaw's gateway sets this for its children: the pid that a cleaner must spare, also where the caller has been
 /// re-parented and ancestry does not show it.
-fn service_pid() -> Option<u32> {
+pub(super) fn service_pid() -> Option<u32> {
     std::env::var("OPENCLAW_GATEWAY_SERVICE_PID").ok()?.trim().parse().ok().filter(|&pid| pid != 0)
 }

@@ -117,6 +117,6 @@ fn refused(
 fn answer(context: &Context, args: &CleanArgs, asked: &Asked, cleaned: &Cleaned) -> Result<String, CliError> {
     match context.format {
         Format::Json => line(&CleanAnswer::from(cleaned)).map_err(|error| CliError::Output(error.into())),
-        Format::Text => Ok(text::clean::answer(cleaned, next::after_clean(cleaned, asked, args))),
+        Format::Text => Ok(text::clean::answer(cleaned, next::after_clean(cleaned, asked, args, true))),
     }
 }

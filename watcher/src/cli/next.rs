@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::args::CleanArgs;
+use super::clean::service_pid;
 use super::ports::Asked;
 use crate::clean::Cleaned;
 use crate::model::{Action, Outcome, Process, Reason, Verdict};
 use crate::platform::Host;
 use crate::platform::contract::Platform;
-use crate::restart::Restarted;
 use crate::steps::identify::Rules;
 use crate::steps::owner::{Owner, Owners};
 use crate::steps::plan::may_be_advised;
@@ -17,84 +17,110 @@ use crate::wait::{Until, Waited};
 /// The flags that say which owners match. All but one take a value.
 const MATCHING: [&str; 7] =
     ["--identity", "--match-comm", "--match-argv", "--match-exe", "--match-cwd", "--match-unit", "--any"];
+/// Those that say how the port is observed. They take a value.
+const OBSERVING: [&str; 4] = ["--netns", "--config", "--backend", "--poll-interval"];
+/// Those that say whom to spare and how to end the others: a command in the place of another is no harsher.
+const ENDING: [&str; 14] = [
+    "--protect",
+    "--min-age",
+    "--owner-record",
+    "--unit",
+    "--signal",
+    "--until",
+    "--term-timeout",
+    "--kill-timeout",
+    "--free-timeout",
+    "--include-init",
+    "--no-kill",
+    "--inherited",
+    "--drop-time-wait",
+    "--dry-run",
+];
+/// Those of all these that take no value.
+const BARE: [&str; 6] =
+    ["--any", "--include-init", "--no-kill", "--inherited", "--drop-time-wait", "--dry-run"];
 
 /// What would free a port, asked for as this.
 pub(super) fn after_owners(owners: &Owners, asked: &Asked) -> Option<String> {
     let words = words()?;
     match owners.reason {
-        Some(Reason::TimeWait) => return Some(to_drop(&only(&words, "clean", asked), asked)),
+        Some(Reason::TimeWait) => {
+            let wait = with(&simply(&words, &["wait", "free"], asked), "--plain");
+            return Some(said("to wait until any server can bind it:", &wait));
+        }
         Some(Reason::BoundClient) => return Some(to_wait(&words, asked)),
         _ => {}
     }
-    if owners.left_out > 0 {
-        return None;
-    }
-    to_free(&words, &owners.owners.iter().collect::<Vec<_>>(), asked)
-}
-
-/// What would end all these owners of a port.
-fn to_free(words: &[String], all: &[&Owner], asked: &Asked) -> Option<String> {
-    if all.is_empty() || all.iter().any(|owner| owner.exclusion.is_some()) {
+    let all = &owners.owners;
+    if all.is_empty() || owners.left_out > 0 || all.iter().any(|owner| owner.exclusion.is_some()) {
         return None;
     }
     if all.iter().any(|owner| owner.process.is_none()) {
         // Another user's: root can see it.
-        let again = Host::with_all_rights(words.to_vec())?;
+        let again = Host::with_all_rights(words)?;
         return Some(said("to see who it is:", &again));
     }
-    let clean = only(words, "clean", asked);
+    let clean = clean(&words, asked);
     let clean = if all.iter().all(|owner| owner.verdict == Verdict::Match) {
         clean
-    } else if all.iter().all(|owner| is_endable(owner)) {
+    } else if all.iter().all(is_endable) {
         with_any(&clean)
     } else {
         return None;
     };
-    let clean = if all.iter().all(|owner| is_own(owner)) { clean } else { as_root(clean) };
+    let clean = if all.iter().all(is_own) { clean } else { as_root(clean) };
     Some(said("to end it and free the port:", &clean))
 }
 
-/// What would go on after a wait for a port, asked for as this, that timed out.
-pub(super) fn after_wait(until: Until, waited: &Waited, asked: &Asked) -> Option<String> {
+/// What would go on after a wait for a port, asked for as this, that timed out. With `plain` it was for a bind without
+/// `SO_REUSEADDR`.
+pub(super) fn after_wait(until: Until, plain: bool, waited: &Waited, asked: &Asked) -> Option<String> {
     let words = words()?;
-    match (waited.outcome, until) {
-        (Outcome::Free | Outcome::Listening, _) => None,
-        (_, Until::Free) if waited.reason == Some(Reason::TimeWait) => {
-            Some(to_drop(&only(&words, "clean", asked), asked))
+    match (waited.outcome, until, waited.reason) {
+        (Outcome::Free | Outcome::Listening, ..) => None,
+        (_, Until::Free, Some(Reason::TimeWait)) if plain => None,
+        (_, Until::Free, Some(Reason::TimeWait)) => {
+            Some(said("to take them away:", &as_root(with(&clean(&words, asked), "--drop-time-wait"))))
         }
-        (_, Until::Free) => to_free(&words, &waited.owner.iter().collect::<Vec<_>>(), asked),
-        (_, Until::Listening) => Some(said("to see what happens on it:", &simply(&words, &["watch"], asked))),
+        (_, Until::Free, _) => Some(said("to see what would free it:", &owners(&words, asked))),
+        (_, Until::Listening, _) => {
+            Some(said("to see what happens on it:", &simply(&words, &["watch"], asked)))
+        }
     }
 }
 
-/// What would go on after a restart of a port, asked for as this, once its command was run.
-pub(super) fn after_restart(restarted: &Restarted, asked: &Asked) -> Option<String> {
+/// What would go on after a restart of a port, asked for as this, that waited for a new owner.
+pub(super) fn after_restart(outcome: Outcome, asked: &Asked) -> Option<String> {
     let words = words()?;
-    let runs = restarted.command.as_ref().is_some_and(|command| command.running.is_some());
-    match restarted.cleaned.outcome {
-        Outcome::TimedOut if runs => {
-            Some(said("to go on waiting:", &simply(&words, &["wait", "listening"], asked)))
-        }
-        Outcome::Respawned => Some(said("to see who has it:", &only(&words, "owners", asked))),
+    match outcome {
+        Outcome::TimedOut => Some(said("to go on waiting:", &simply(&words, &["wait", "listening"], asked))),
+        Outcome::Respawned => Some(said("to see who has it:", &owners(&words, asked))),
         _ => None,
     }
 }
 
-/// What would go on after a clean of a port, asked for as this, that left it held. The command line is the one that this
-/// process was given, except that root is advised to clean and not to run a server.
-pub(super) fn after_clean(cleaned: &Cleaned, asked: &Asked, args: &CleanArgs) -> Option<String> {
+/// What would go on after a clean of a port, asked for as this, that left it held. Where the command line was not to run a
+/// server, it is for this port alone. Root is advised to clean, and not to run a server.
+pub(super) fn after_clean(
+    cleaned: &Cleaned,
+    asked: &Asked,
+    args: &CleanArgs,
+    runs_server: bool,
+) -> Option<String> {
     let words = words()?;
-    let by_root = || Host::with_all_rights(only(&words, "clean", asked));
-    // As its own user if that may end all of them; root is not advised to run a server.
+    let cleaning = clean(&words, asked);
+    let own = if runs_server { &words } else { &cleaning };
+    let by_root = || Host::with_all_rights(cleaning.clone());
+    // As its own user if that may end all of them.
     let ending = |change: fn(&[String]) -> Vec<String>| {
         let is_own = cleaned.owners.iter().all(|dealt| is_own(&dealt.owner));
-        if is_own { change(&words) } else { as_root(change(&only(&words, "clean", asked))) }
+        if is_own { change(own) } else { as_root(change(&cleaning)) }
     };
     match (cleaned.outcome, cleaned.reason) {
         (Outcome::HeldByOther, Some(Reason::TooYoung)) => {
             // Whole seconds, rounded up: it must not be tried too early.
             let seconds = old_enough_in(cleaned, args.sparing.min_age?)?.as_secs_f64().ceil();
-            Some(said(&format!("old enough in {seconds} s; from then on:"), &words))
+            Some(said(&format!("old enough in {seconds} s; from then on:"), own))
         }
         (Outcome::HeldByOther, Some(Reason::Inherited)) => {
             let may_end_all = !args.sparing.inherited && may_end_heirs(cleaned);
@@ -110,20 +136,21 @@ pub(super) fn after_clean(cleaned: &Cleaned, asked: &Asked, args: &CleanArgs) ->
         (Outcome::Unknown, _) if cleaned.owners.iter().any(|dealt| dealt.owner.process.is_none()) => {
             Some(said("with the rights to see its owner:", &by_root()?))
         }
-        (Outcome::WouldClean, _) => Some(said("to do it:", &without(&words, "--dry-run"))),
+        (Outcome::WouldClean, _) => Some(said("to do it:", &without(own, "--dry-run"))),
         (Outcome::TimedOut, Some(Reason::TimeWait)) if !args.ending.drop_time_wait => {
-            Some(to_drop(&words, asked))
+            to_drop(own, &cleaning, cleaned, runs_server)
         }
-        (Outcome::TimedOut, Some(Reason::Interrupted)) => Some(said("to go on:", &words)),
+        (Outcome::TimedOut, Some(Reason::Interrupted)) => Some(said("to go on:", own)),
         // Only what the command line forbids is the command line's to allow.
         (Outcome::TimedOut, _) if args.ending.no_kill && has_survivor(cleaned) => {
-            Some(said("to end it by force:", &without(&words, "--no-kill")))
+            Some(said("to end it by force:", &without(own, "--no-kill")))
         }
         (Outcome::TimedOut, _) => Some(to_wait(&words, asked)),
-        (Outcome::Respawned, _) => Some(match new_owners_unit(cleaned) {
+        (Outcome::Respawned, _) => Some(match services_unit(cleaned) {
             Some(unit) => {
-                let restart = [only(&words, "restart", asked), vec!["--unit".to_owned(), unit]].concat();
-                said("its service manager starts it again; by that:", &restart)
+                let restart = simply(&words, &["restart"], asked);
+                let restart = as_root([restart, vec!["--unit".to_owned(), unit]].concat());
+                said("systemd starts it again; by that:", &restart)
             }
             None => said("to see who takes it, and when:", &simply(&words, &["watch"], asked)),
         }),
@@ -134,21 +161,34 @@ pub(super) fn after_clean(cleaned: &Cleaned, asked: &Asked, args: &CleanArgs) ->
 /// Whether those that keep the socket of a match may be ended with it.
 fn may_end_heirs(cleaned: &Cleaned) -> bool {
     let mut left = cleaned.owners.iter().map(|dealt| &dealt.owner).filter(|owner| owner.owns_port());
-    left.all(|owner| owner.exclusion.is_none() && (owner.verdict == Verdict::Match || may_be_advised(owner)))
+    cleaned.left_out.count == 0
+        && left.all(|owner| {
+            owner.exclusion.is_none() && (owner.verdict == Verdict::Match || may_be_advised(owner))
+        })
 }
 
-/// The service of the process that has taken the port.
-fn new_owners_unit(cleaned: &Cleaned) -> Option<String> {
-    let new = cleaned.owners.iter().find(|dealt| dealt.action == Action::Spared)?;
-    let unit = new.owner.process.as_ref()?.unit.clone()?;
-    unit.ends_with(".service").then_some(unit)
+/// The system's service whose process was ended, and whose next process systemd has started since.
+fn services_unit(cleaned: &Cleaned) -> Option<String> {
+    let process = |action| {
+        let mut of = cleaned.owners.iter().filter(move |dealt| dealt.action == action);
+        of.find_map(|dealt| dealt.owner.process.as_ref())
+    };
+    let (old, new) = (process(Action::Killed)?, process(Action::Spared)?);
+    let unit = new.unit.clone().filter(|unit| unit.ends_with(".service") && !unit.starts_with("user@"))?;
+    let is_systemds = new.parent.as_ref().is_some_and(|parent| parent.pid == 1);
+    (is_systemds && old.unit.as_ref() == Some(&unit)).then_some(unit)
 }
 
-/// This command line, so that connections in TIME_WAIT are taken away. That takes all rights, by which no server is to be run.
-fn to_drop(words: &[String], asked: &Asked) -> String {
-    let dropping = |words: &[String]| with(words, "--drop-time-wait");
-    let by_root = Host::with_all_rights(dropping(&only(words, "clean", asked)));
-    said("to take them away:", &by_root.unwrap_or_else(|| dropping(words)))
+/// What takes connections in TIME_WAIT away, which takes all rights, by which no server is to be run.
+fn to_drop(own: &[String], clean: &[String], cleaned: &Cleaned, runs_server: bool) -> Option<String> {
+    let is_held = cleaned.owners.iter().any(|dealt| dealt.action == Action::WouldKill);
+    let what = if is_held { "to end it and take them away:" } else { "to take them away:" };
+    match Host::with_all_rights(with(clean, "--drop-time-wait")) {
+        None => Some(said(what, &with(own, "--drop-time-wait"))),
+        // A server would be ended, and none begun.
+        Some(_) if is_held && runs_server => None,
+        Some(by_root) => Some(said(what, &by_root)),
+    }
 }
 
 fn to_wait(words: &[String], asked: &Asked) -> String {
@@ -172,9 +212,14 @@ fn old_enough_in(cleaned: &Cleaned, min_age: Duration) -> Option<Duration> {
     young.filter_map(|owner| Some(min_age.saturating_sub(owner.process.as_ref()?.age()))).max()
 }
 
-/// The command line with a flag that takes no value, once.
+/// The command line with a flag that takes no value, once. What such flags ask for, the agent does not do.
 fn with(words: &[String], flag: &str) -> Vec<String> {
     let mut words = without(words, flag);
+    let own = &words[..end_of_own(&words)];
+    if let Some(at) = own.windows(2).position(|pair| pair[0] == "--agent" && pair[1] == "only") {
+        words.drain(at..at + 2);
+    }
+    words.retain(|word| word != "--agent=only");
     words.insert(end_of_own(&words), flag.to_owned());
     words
 }
@@ -195,29 +240,35 @@ fn end_of_own(words: &[String]) -> usize {
     words.iter().position(|word| word == "--").unwrap_or(words.len())
 }
 
-/// Flags that stay in a command that is advised in the place of another, each with its value.
-const KEPT: [&str; 3] = ["--netns", "--config", "--backend"];
-
-/// Another command that judges owners, on this very port, with those of the flags that it has as well.
-fn only(words: &[String], command: &str, asked: &Asked) -> Vec<String> {
-    on_port(words, &[command], asked, |flag| KEPT.contains(&flag) || MATCHING.contains(&flag))
+/// A clean of this very port, with all flags that it has as well.
+fn clean(words: &[String], asked: &Asked) -> Vec<String> {
+    let mut clean = on_port(words, &["clean"], asked, &[&OBSERVING, &MATCHING, &ENDING]);
+    // sudo(8) leaves the environment out.
+    if let Some(pid) = service_pid() {
+        clean.extend(["--protect".to_owned(), pid.to_string()]);
+    }
+    clean
 }
 
-/// The same for one that judges nobody.
+fn owners(words: &[String], asked: &Asked) -> Vec<String> {
+    on_port(words, &["owners"], asked, &[&OBSERVING, &MATCHING])
+}
+
+/// Another command on this port, which judges nobody.
 fn simply(words: &[String], command: &[&str], asked: &Asked) -> Vec<String> {
-    on_port(words, command, asked, |flag| KEPT.contains(&flag))
+    on_port(words, command, asked, &[&OBSERVING])
 }
 
-fn on_port(words: &[String], command: &[&str], asked: &Asked, keeps: impl Fn(&str) -> bool) -> Vec<String> {
+fn on_port(words: &[String], command: &[&str], asked: &Asked, kept: &[&[&str]]) -> Vec<String> {
     let mut out: Vec<String> = words.iter().take(1).cloned().collect();
     out.extend(command.iter().map(ToString::to_string));
     out.push(asked.to_string());
     let mut own = words[..end_of_own(words)].iter().skip(1);
     while let Some(word) = own.next() {
         let flag = word.split_once('=').map_or(word.as_str(), |(flag, _)| flag);
-        if keeps(flag) {
+        if kept.iter().any(|flags| flags.contains(&flag)) {
             out.push(word.clone());
-            if flag == word && word != "--any" {
+            if flag == word && !BARE.contains(&flag) {
                 out.extend(own.next().cloned());
             }
         }
@@ -276,16 +327,71 @@ fn said(what: &str, words: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
+    use crate::cli::args::Arguments;
     use crate::model::Port;
 
     #[test]
     fn another_command_keeps_what_it_can_take() {
-        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         let asked = Asked { port: Port::tcp(1), at: vec![[127, 0, 0, 1].into()] };
-        let given = words("g exec 1 2 --match-exe /x --netns=/n --term-timeout 1s -- c --config y");
-        assert_eq!(only(&given, "clean", &asked), words("g clean 127.0.0.1:1 --match-exe /x --netns=/n"));
-        assert_eq!(simply(&given, &["wait", "free"], &asked), words("g wait free 127.0.0.1:1 --netns=/n"));
+        let given = split(
+            "g exec 1 2 --match-exe /x --netns=/n --protect 9 --no-kill --listen-timeout 1s -- c --config y",
+        );
+        let cleaning = "g clean 127.0.0.1:1 --match-exe /x --netns=/n --protect 9 --no-kill";
+        assert_eq!(clean(&given, &asked), split(cleaning));
+        assert_eq!(owners(&given, &asked), split("g owners 127.0.0.1:1 --match-exe /x --netns=/n"));
+        assert_eq!(simply(&given, &["wait", "free"], &asked), split("g wait free 127.0.0.1:1 --netns=/n"));
+    }
+
+    fn split(text: &str) -> Vec<String> {
+        text.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn whatever_was_given_what_is_advised_is_understood() {
+        let values = [
+            ("--identity", "x"),
+            ("--match-comm", "x"),
+            ("--match-cwd", "/"),
+            ("--match-unit", "x"),
+            ("--netns", "/n"),
+            ("--config", "/c"),
+            ("--backend", "poll"),
+            ("--poll-interval", "1s"),
+            ("--protect", "9"),
+            ("--min-age", "1m"),
+            ("--owner-record", "auto"),
+            ("--unit", "x"),
+            ("--signal", "INT"),
+            ("--until", "released"),
+            ("--term-timeout", "1s"),
+            ("--kill-timeout", "1s"),
+            ("--free-timeout", "1s"),
+            ("--agent", "only"),
+        ];
+        let mut given = split("g clean 1");
+        for (flag, value) in values {
+            given.extend([flag.to_owned(), value.to_owned()]);
+        }
+        given.extend(BARE.iter().filter(|&&flag| flag != "--any").map(|flag| (*flag).to_owned()));
+        let asked = Port::tcp(1).into();
+        let cleaning = clean(&given, &asked);
+        for advised in [
+            given.clone(),
+            cleaning.clone(),
+            with_any(&cleaning),
+            with_any(&given),
+            with(&given, "--inherited"),
+            without(&given, "--no-kill"),
+            owners(&given, &asked),
+            simply(&given, &["watch"], &asked),
+            simply(&given, &["restart"], &asked),
+            with(&simply(&given, &["wait", "free"], &asked), "--plain"),
+        ] {
+            assert!(Arguments::try_parse_from(&advised).is_ok(), "{advised:?}");
+        }
     }
 
     #[test]

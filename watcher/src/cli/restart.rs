@@ -118,6 +118,7 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
     };
     let (mut exits, mut all) = (Vec::new(), Vec::new());
     for (((asked, own, cleaned), (_, restart)), outcome) in done.into_iter().zip(restarts).zip(outcomes) {
+        let has_waited = outcome.is_some() || command.is_some();
         let outcome = outcome.unwrap_or(cleaned.outcome);
         exits.push(outcome.into());
         let handover = args.keep_listening.then(|| keeper.told(asked.port));
@@ -128,9 +129,10 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
         match context.format {
             Format::Json => super::print_json(&RestartAnswer::from(&restarted))?,
             Format::Text => {
-                let next = match restarted.command {
-                    None => next::after_clean(&restarted.cleaned, &asked, &own),
-                    Some(_) => next::after_restart(&restarted, &asked),
+                let next = if has_waited {
+                    next::after_restart(outcome, &asked)
+                } else {
+                    next::after_clean(&restarted.cleaned, &asked, &own, true)
                 };
                 super::print(&text::restart::answer(&restarted, next))?;
             }

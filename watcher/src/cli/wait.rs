@@ -42,8 +42,9 @@ pub(super) async fn run(args: &WaitArgs) -> Result<Exit, CliError> {
         }
     };
     let told = all.iter().zip(&asked);
-    let exits =
-        told.map(|(waited, asked)| print(&context, until, waited, asked)).collect::<Result<Vec<_>, _>>()?;
+    let exits = told
+        .map(|(waited, asked)| print(&context, (until, args.plain), waited, asked))
+        .collect::<Result<Vec<_>, _>>()?;
     Ok(Exit::worst(exits))
 }
 
@@ -193,11 +194,16 @@ async fn request(
     }
 }
 
-fn print(context: &Context, until: Until, waited: &Waited, asked: &Asked) -> Result<Exit, CliError> {
+fn print(
+    context: &Context,
+    (until, plain): (Until, bool),
+    waited: &Waited,
+    asked: &Asked,
+) -> Result<Exit, CliError> {
     match context.format {
         Format::Json => super::print_json(&WaitAnswer::from(waited))?,
         Format::Text => {
-            let next = next::after_wait(until, waited, asked);
+            let next = next::after_wait(until, plain, waited, asked);
             super::print(&text::wait::answer(until, waited, next))?;
         }
     }

@@ -54,7 +54,7 @@ pub(in crate::cli) struct Sparing {
     /// Spare an owner that began less than this ago
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(in crate::cli) min_age: Option<Duration>,
-    /// Also end those that hold the very socket of a match, whatever they are; but none that holds ports for others
+    /// Also end those that hold the very socket of a match, whatever they are: also a process manager, but no systemd
     #[arg(long)]
     pub(in crate::cli) inherited: bool,
     /// Spare the live gateway that OpenClaw's own record names (Linux): the record of this state folder or user, or a
