@@ -128,42 +128,19 @@ pub(crate) async fn free(
     rules: &Rules,
 ) -> Result<Waited, ObserveError> {
     let begun = Instant::now();
-    match until_free(system, observer, port, asked, plain, deadline).await? {
-        Free::Is(waited) => Ok(*waited),
-        Free::Held(seen) => still_held(system, observer, port, &seen, rules, begun),
-    }
-}
-
-/// Like [`free`], but reads no process in the end.
-async fn until_free(
-    system: &dyn System,
-    observer: &mut dyn Observer,
-    port: Port,
-    asked: &[IpAddr],
-    plain: Plain,
-    deadline: Deadline,
-) -> Result<Free, ObserveError> {
-    let begun = Instant::now();
     let mut looks = Looks::new(port, asked, plain, deadline.longest_pause);
     loop {
         let longest = match looks.look(system, observer)? {
-            Looked::Free => {
-                return Ok(Free::Is(Box::new(Waited::told(Outcome::Free, observer, port, begun))));
-            }
+            Looked::Free => return Ok(Waited::told(Outcome::Free, observer, port, begun)),
             Looked::Held { longest } => longest,
         };
-        let Some(wait) = deadline.next_pause(begun, longest) else { return Ok(Free::Held(looks.seen)) };
+        let Some(wait) = deadline.next_pause(begun, longest) else { break };
         if let Ok(event) = timeout(wait, observe::next(observer)).await {
             event?;
         }
         observe::drain(observer)?;
     }
-}
-
-enum Free {
-    Is(Box<Waited>),
-    /// The time is over; what the last look found.
-    Held(Vec<Socket>),
+    still_held(system, observer, port, &looks.seen, rules, begun)
 }
 
 /// The looks of a wait until a port is free. A look can take long, so where others are to be served meanwhile it is taken on
@@ -267,7 +244,7 @@ pub(crate) fn still_held(
     let reason = match &owner {
         Some(owner) if !owner.owns_port() => Some(Reason::BoundClient),
         Some(owner) => owner.unheld(),
-        None => observer.time_wait(port)?.map(|_| Reason::TimeWait),
+        None => (!observer.time_wait(port)?.is_empty()).then_some(Reason::TimeWait),
     };
     Ok(Waited { reason, owner, ..Waited::told(Outcome::TimedOut, observer, port, begun) })
 }

@@ -225,7 +225,7 @@ async fn owners_of(
         }
         let too_many = (netns.is_none() && partly_elsewhere).then_some(Reason::TooMany);
         if sockets.is_empty() {
-            let free_in = here.time_wait(port).map_err(unobserved)?;
+            let free_in = here.time_wait(port).map_err(unobserved)?.into_values().max();
             let reason = too_many.or(free_in.map(|_| Reason::TimeWait));
             let nobody = Owners::nobody(port, Backend::Agent);
             return Ok(OwnersAnswer::from(&Owners { reason, free_in, ..nobody }));

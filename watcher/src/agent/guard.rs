@@ -92,17 +92,18 @@ impl Guards {
         ports: BTreeMap<Port, Whom>,
         begin: impl FnOnce() -> Result<Box<dyn Guard>, String>,
     ) -> Result<(), String> {
+        // To begin takes what another thread may have for long, and the loop asks for the state each second.
+        let begun = if ports.is_empty() || self.are_there() { None } else { Some(begin()?) };
         let mut state = self.state();
         state.reloads += 1;
         // One that hangs at a path of before is waited for no longer.
         state.looking = Weak::new();
-        if state.kernel.is_none() {
-            if ports.is_empty() {
-                return Ok(());
-            }
-            let mut kernel = begin()?;
+        if let Some(mut kernel) = begun {
             kernel.beat();
             state.kernel = Some(kernel);
+        }
+        if state.kernel.is_none() {
+            return Ok(());
         }
         let mut before = std::mem::take(&mut state.ports);
         for (port, whom) in ports {

@@ -181,7 +181,10 @@ async fn serve(
                 }
             }
             signal = signals.next() => match signal {
-                Signal::Reload => reload = true,
+                Signal::Reload => {
+                    Host::notify(ServiceState::Reloading);
+                    reload = true;
+                }
                 Signal::End => break,
             },
         }

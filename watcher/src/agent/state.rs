@@ -297,14 +297,12 @@ impl Agent {
         self.guards.beat();
         // While another thread takes a look, all that needs what it finds waits for the next second.
         if let Some(watch) = self.watch_if_free() {
-            let left_out = watch.is_partial();
-            drop(watch);
-            self.troubles.note(Part::Look, what_is_left_out(left_out).map(str::to_owned));
+            self.troubles.note(Part::Look, what_is_left_out(watch.is_partial()).map(str::to_owned));
             if self.store.get().is_some_and(Store::wants_sockets) {
-                self.tell_sockets();
+                self.tell_sockets(&watch);
             }
             if self.guards.are_there() {
-                self.look_after_guards();
+                self.look_after_guards(&watch);
                 self.troubles.note(Part::Guard, self.guards.wrong());
             }
         }
@@ -416,7 +414,8 @@ impl Agent {
     /// Corrects what is known; a failure is remembered.
     pub(super) fn resync(&self) {
         if self.refresh().is_ok() {
-            self.tell_sockets();
+            self.drain_events();
+            self.tell_sockets(&self.watch());
         }
     }
 
@@ -429,17 +428,17 @@ impl Agent {
         let works = trouble.is_none();
         self.troubles.note(Part::Guard, trouble);
         if works {
-            self.look_after_guards();
+            self.look_after_guards(&self.watch());
         }
     }
 
     /// Has the guards find out whom to let in.
-    fn look_after_guards(&self) {
+    fn look_after_guards(&self, watch: &Watching<'_>) {
         self.guards.beat();
         let settings = self.settings();
         let own = |socket: &&Socket| socket.netns.is_none_or(|netns| netns == self.host.netns());
         let held = self.guards.unknown().into_iter().filter_map(|port| {
-            let sockets: Vec<Socket> = self.watch().sockets(port).filter(own).cloned().collect();
+            let sockets: Vec<Socket> = watch.sockets(port).filter(own).cloned().collect();
             let rules = settings.config.rules(settings.config.ruleset_of(port)).ok()?;
             (!sockets.is_empty()).then_some(Held { port, sockets, rules })
         });
@@ -496,11 +495,9 @@ impl Agent {
 
     /// Tells the history which sockets hold a port. While events are still to be handed over, or what is known may be out of
     /// date, that would be wrong.
-    fn tell_sockets(&self) {
+    fn tell_sockets(&self, watch: &Watching<'_>) {
         let Some(store) = self.store.get() else { return };
-        self.drain_events();
         let settings = self.settings();
-        let watch = self.watch();
         if watch.ready_events() > 0 || self.is_blind() {
             return;
         }
@@ -552,8 +549,8 @@ impl Agent {
         }
     }
 
+    /// Reads the configuration again, and takes its turn among the looks: ports that are new are looked at.
     pub(super) fn reload(&self) {
-        Host::notify(ServiceState::Reloading);
         let loaded = Config::load(self.paths.config.as_deref()).and_then(Settings::new);
         match loaded {
             Ok(settings) => {
@@ -564,8 +561,15 @@ impl Agent {
                 self.metrics.know(&settings.ports());
                 let ports = settings.followed();
                 let waiting = self.waiting();
-                if let Err(error) = self.watch().set_ports(&ports, &mut Context::from_waker(&waiting)) {
-                    warn!(%error, "the new configuration's ports can't be watched");
+                let settings = Arc::new(settings);
+                {
+                    // An event is judged wholly by the old configuration or wholly by the new one.
+                    let mut watch = self.watch();
+                    if let Err(error) = watch.set_ports(&ports, &mut Context::from_waker(&waiting)) {
+                        warn!(%error, "the new configuration's ports can't be watched");
+                    }
+                    *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&settings);
+                    self.makers.forget();
                 }
                 info!(ports = settings.described(), "configuration reloaded");
                 match (&settings.config.history, self.store.get()) {
@@ -576,8 +580,6 @@ impl Agent {
                 if settings.config.export.nats.as_ref() != self.export.get().map(|export| &export.config) {
                     warn!("what the configuration says of the export takes effect at the agent's next start");
                 }
-                *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
-                self.makers.forget();
                 self.begin_guards();
                 self.troubles.note(Part::Configuration, None);
             }
@@ -586,7 +588,9 @@ impl Agent {
                 self.troubles.note(Part::Configuration, Some(trouble));
             }
         }
-        Host::notify(ServiceState::Ready(&self.status_line()));
+        if !self.is_ending() {
+            Host::notify(ServiceState::Ready(&self.status_line()));
+        }
     }
 
     pub(super) fn status_line(&self) -> String {

@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use super::history::{Cursor, HistoryRead};
 use super::state::Agent;
@@ -11,7 +10,7 @@ use crate::model::{
     Backend, Event, EventKind, LostIn, Observation, Port, Socket, SocketId, WatchEvent, WatchKind,
 };
 use crate::platform::clock;
-use crate::platform::contract::{ObserveError, Observer, Platform as _};
+use crate::platform::contract::{ObserveError, Observer, Platform as _, TimeWaits};
 
 /// The agent's observer, for one request in one network namespace.
 pub(super) struct NamespaceObserver {
@@ -100,8 +99,11 @@ impl Observer for NamespaceObserver {
         }
     }
 
-    fn time_wait(&mut self, port: Port) -> Result<Option<Duration>, ObserveError> {
-        if self.is_own() { self.agent.look(|watch| watch.observer().time_wait(port)) } else { Ok(None) }
+    fn time_wait(&mut self, port: Port) -> Result<TimeWaits, ObserveError> {
+        if !self.is_own() {
+            return Ok(TimeWaits::new());
+        }
+        self.agent.look(|watch| watch.observer().time_wait(port))
     }
 
     fn drop_time_wait(&mut self, port: Port) -> Result<usize, ObserveError> {
