@@ -48,12 +48,14 @@ scenario!(connections_in_time_wait_are_named_and_not_waited_for, |backend| {
     assert!(text.out.contains("--drop-time-wait"), "{text:?}");
 });
 
-scenario!(a_restart_ends_no_server_whose_connections_would_keep_the_port, |backend| {
+scenario!(a_restart_ends_no_server_whose_connections_would_keep_the_port, needs(Root), |backend| {
     let server = has_closed_a_connection(&["--no-reuse"]);
     let command = gateway_command(server.port(), "60000");
     let answers = [
         restart(backend, server.port(), &[], &command),
         restart(backend, server.port(), &["--dry-run"], &command),
+        // however long it could take to end: it may end at once
+        restart(backend, server.port(), &["--term-timeout", "5m"], &command),
         clean(backend, server.port(), &["--dry-run"]),
     ];
     for answer in answers {
@@ -68,6 +70,11 @@ scenario!(a_restart_ends_no_server_whose_connections_would_keep_the_port, |backe
     let answer = restart(backend, server.port(), &[], &gateway_command(server.port(), "60000"));
     assert_eq!((answer.status, answer.outcome().as_str()), (0, "restarted"), "{answer:?}");
     end(backend, server.port());
+    // and one on another address than the connections have
+    let lingering = lingers_without_reuse();
+    let beside = Part::gateway().on(([127, 0, 0, 2], lingering.port()).into()).with(&["--no-reuse"]).start();
+    let answer = clean(backend, beside.port(), &["--dry-run"]);
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "would_clean"), "{answer:?}");
 });
 
 scenario!(the_agent_names_what_keeps_a_port_that_nobody_owns, needs(Bpf), || {

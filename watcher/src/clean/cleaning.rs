@@ -325,14 +325,16 @@ impl<'a> Cleaning<'a> {
     /// next server for longer than there is time count as well.
     pub(super) fn foreseen(&mut self, observer: &mut dyn Observer) -> Result<Outcome, ObserveError> {
         let would_be = self.would_be();
-        let Request { dry_run, all_or_nothing, drop_time_wait, keeper, ending, .. } = self.request;
+        let Request { port, dry_run, all_or_nothing, drop_time_wait, keeper, .. } = self.request;
         let asks = *dry_run || *all_or_nothing;
         if !asks || *drop_time_wait || keeper.is_some() || would_be != Outcome::WouldClean {
             return Ok(would_be);
         }
         let targets = self.left.iter().filter(|owner| owner.is_target(&self.first_look));
-        let free_in = lingering::after_the_end_of(self.system, observer, targets)?;
-        self.free_in = free_in.filter(|&free_in| free_in > ending.timeouts.all());
+        let free_in = lingering::after_the_end_of(self.system, observer, *port, targets, &self.addresses)?;
+        // An owner that obeys has ended at once.
+        let time = self.time_for_the_port();
+        self.free_in = free_in.filter(|&free_in| free_in > time);
         Ok(if self.free_in.is_some() { Outcome::TimedOut } else { would_be })
     }
 
@@ -387,7 +389,7 @@ impl<'a> Cleaning<'a> {
         observer: &mut dyn Observer,
     ) -> Result<Option<Outcome>, ObserveError> {
         let Request { port, dry_run, drop_time_wait, .. } = *self.request;
-        let Some(free_in) = observer.time_wait(port)? else { return Ok(None) };
+        let Some(free_in) = observer.time_wait(port)?.into_values().max() else { return Ok(None) };
         if drop_time_wait && !dry_run {
             let dropped = observer.drop_time_wait(port)?;
             debug!(dropped, "connections in TIME_WAIT were taken away");
@@ -407,9 +409,14 @@ impl<'a> Cleaning<'a> {
         // A process on its way out is granted what one that was ended would have been.
         let extra = if self.is_leaving() { timeouts.term + timeouts.kill } else { Duration::ZERO };
         let since = *self.unseen_since.get_or_insert_with(Instant::now);
+        (since + self.time_for_the_port() + extra).saturating_duration_since(Instant::now())
+    }
+
+    /// How long a port that nobody holds may take to be free.
+    fn time_for_the_port(&self) -> Duration {
+        let free = self.request.ending.timeouts.free;
         // What is left of one that has just ended gets its time, however long the wait before.
-        let free = timeouts.free.saturating_sub(self.request.waited).max(UNSEEN_GRACE.min(timeouts.free));
-        (since + free + extra).saturating_duration_since(Instant::now())
+        free.saturating_sub(self.request.waited).max(UNSEEN_GRACE.min(free))
     }
 
     /// Switches events on, if they are not; true if they were not, so that a look comes first.
@@ -477,7 +484,7 @@ impl<'a> Cleaning<'a> {
             Outcome::HeldByOther => {
                 let spared = self.in_the_way().find_map(|owner| owner.spared_for);
                 let client =
-                    || self.in_the_way().any(|owner| !owner.owns_port()).then_some(Reason::BoundClient);
+                    || self.in_the_way().all(|owner| !owner.owns_port()).then_some(Reason::BoundClient);
                 spared.or_else(client)
             }
             Outcome::Unknown => {
@@ -486,7 +493,7 @@ impl<'a> Cleaning<'a> {
                 why.or_else(|| self.in_the_way().find_map(Owner::unheld))
             }
             Outcome::TimedOut if self.request.ending.interrupt.is_set() => Some(Reason::Interrupted),
-            Outcome::TimedOut | Outcome::WouldClean if self.in_the_way().next().is_none() => {
+            Outcome::TimedOut | Outcome::WouldClean if self.in_the_way().all(Owner::is_leaving) => {
                 self.free_in.map(|_| Reason::TimeWait)
             }
             Outcome::Free

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::clock;
-use super::contract::{AgentObserver, ObserveError, Observer, cannot_drop_time_wait};
+use super::contract::{AgentObserver, ObserveError, Observer, TimeWaits, cannot_drop_time_wait};
 use crate::model::{Backend, Event, EventKind, Observation, Port, Protocol, Socket, SocketState};
 
 /// How long after a change further changes are expected.
@@ -38,9 +38,9 @@ pub(crate) trait SocketTable: Send {
     fn name_of(&self, pid: u32) -> Option<String>;
 
     /// As [`Observer::time_wait`].
-    fn time_wait(&self, port: Port) -> Result<Option<Duration>, ObserveError> {
+    fn time_wait(&self, port: Port) -> Result<TimeWaits, ObserveError> {
         let _ = port;
-        Ok(None)
+        Ok(TimeWaits::new())
     }
 
     /// As [`Observer::drop_time_wait`]; `None` where the system can't.
@@ -220,7 +220,7 @@ impl<T: SocketTable> Observer for PollObserver<T> {
         self.table.may_hide_bound(port)
     }
 
-    fn time_wait(&mut self, port: Port) -> Result<Option<Duration>, ObserveError> {
+    fn time_wait(&mut self, port: Port) -> Result<TimeWaits, ObserveError> {
         self.table.time_wait(port)
     }
 

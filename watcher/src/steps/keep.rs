@@ -347,10 +347,6 @@ mod tests {
             Ok(())
         }
 
-        fn reuses_address(&self) -> Option<bool> {
-            None
-        }
-
         fn used_by(&self, pid: u32) -> Use {
             if pid == 1 { Use::Absent } else { self.1 }
         }

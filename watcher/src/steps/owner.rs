@@ -10,7 +10,7 @@ use super::identify::Rules;
 use crate::model::{
     Backend, Descriptor, Exclusion, Port, Process, ProcessState, Protocol, Reason, Socket, SocketId, Verdict,
 };
-use crate::platform::contract::{MOST_OTHER_PORTS, ObserveError, Observer, ProcessError, System};
+use crate::platform::contract::{MOST_OTHER_PORTS, ObserveError, Observer, ProcessError, System, TimeWaits};
 
 /// A process that holds a port, seen or unseen.
 #[derive(Debug, Clone)]
@@ -95,7 +95,8 @@ impl Owners {
             let reason = owners.iter().find_map(Owner::unheld);
             return Ok(Self { owners, reason, ..nobody });
         }
-        let free_in = if clients.is_empty() { observer.time_wait(port)? } else { None };
+        let lingering = if clients.is_empty() { observer.time_wait(port)? } else { TimeWaits::new() };
+        let free_in = lingering.into_values().max();
         let reason =
             if clients.is_empty() { free_in.map(|_| Reason::TimeWait) } else { Some(Reason::BoundClient) };
         Ok(Self { clients, reason, free_in, ..nobody })

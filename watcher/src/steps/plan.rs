@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::exclude::Exclusions;
 use super::first_look::FirstLook;
-use super::identify::stands_in;
+use super::identify::{manages_services, stands_in};
 use super::owner::Owner;
 use crate::model::{Reason, SocketId, Verdict};
 
@@ -70,7 +70,7 @@ fn stale<'a>(owner: &'a Owner, first_look: &'a FirstLook) -> impl Iterator<Item 
 }
 
 /// Those that hold a stale socket of a target, whatever they are; but none that could be an ancestor of the caller's, or whose
-/// identity could not be established.
+/// identity could not be established, and no systemd: a user's own is to his processes what PID 1 is to all.
 fn add_heirs(owners: &mut [Owner], first_look: &FirstLook, exclusions: &Exclusions) {
     let targets = owners.iter().filter(|owner| owner.is_target(first_look));
     let sockets: Vec<(SocketId, String)> =
@@ -81,6 +81,8 @@ fn add_heirs(owners: &mut [Owner], first_look: &FirstLook, exclusions: &Exclusio
     for owner in owners.iter_mut().filter(|owner| !may_be_ancestor(owner)) {
         if let Some((_, of)) = sockets.iter().find(|(id, _)| owner.holds(*id))
             && owner.verdict == Verdict::Other
+            && owner.exclusion.is_none()
+            && !owner.process.as_ref().is_some_and(manages_services)
         {
             owner.inherits = true;
             owner.why = format!("it holds the socket of {of}");

@@ -16,9 +16,6 @@ pub(crate) trait KeptSocket: Send + Sync + fmt::Debug {
     /// If the system refuses.
     fn listen(&self, room: u32) -> io::Result<()>;
 
-    /// Whether its owner set `SO_REUSEADDR`; `None` if that can't be told.
-    fn reuses_address(&self) -> Option<bool>;
-
     /// What a process does with it.
     fn used_by(&self, pid: u32) -> Use;
 

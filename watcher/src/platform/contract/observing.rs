@@ -1,8 +1,9 @@
 //! Observing: sockets of ports, and what happens to them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -93,14 +94,14 @@ pub(crate) trait Observer: Send {
         Vec::new()
     }
 
-    /// How long until the last connection in TIME_WAIT on the port is gone; `None` where there is none, or the system does
-    /// not say. Those of a server that did not set `SO_REUSEADDR` keep even binds with it out, with no process anywhere.
+    /// How long connections in TIME_WAIT linger on the port; none where there are none, or the system does not say. Those of a
+    /// server that did not set `SO_REUSEADDR` keep even binds with it out, with no process anywhere.
     ///
     /// # Errors
     /// As for [`Observer::snapshot`].
-    fn time_wait(&mut self, port: Port) -> Result<Option<Duration>, ObserveError> {
+    fn time_wait(&mut self, port: Port) -> Result<TimeWaits, ObserveError> {
         let _ = port;
-        Ok(None)
+        Ok(TimeWaits::new())
     }
 
     /// Takes the connections in TIME_WAIT on the port away (`SOCK_DESTROY`), and says how many there were.
@@ -140,6 +141,9 @@ pub(crate) trait Observer: Send {
         false
     }
 }
+
+/// The local addresses of connections in TIME_WAIT, and how long the last one of each lingers.
+pub(crate) type TimeWaits = BTreeMap<IpAddr, Duration>;
 
 /// Those of the sockets that are, or may be, in this network namespace.
 pub(crate) fn in_namespace(mut sockets: Vec<Socket>, netns: u32) -> Vec<Socket> {

@@ -107,6 +107,12 @@ pub(crate) trait System: Send + Sync {
         true
     }
 
+    /// Whether a process's socket has `SO_REUSEADDR`; `None` where that can't be told.
+    fn reuses_address(&self, descriptor: &Descriptor, socket: &Socket) -> Option<bool> {
+        let _ = (descriptor, socket);
+        None
+    }
+
     /// Takes a copy of a process's socket, which stays open here when the process ends: the very socket, or none.
     ///
     /// # Errors

@@ -88,10 +88,6 @@ impl KeptSocket for Kept {
         Ok(())
     }
 
-    fn reuses_address(&self) -> Option<bool> {
-        getsockopt(&self.fd, sockopt::ReuseAddr).ok()
-    }
-
     fn used_by(&self, pid: u32) -> Use {
         waiting::used_by(pid, self.file)
     }

@@ -141,6 +141,10 @@ impl System for Linux {
         seeing::has_listeners(&self.netns)
     }
 
+    fn reuses_address(&self, descriptor: &Descriptor, socket: &Socket) -> Option<bool> {
+        seeing::reuses_address(descriptor, socket).ok()
+    }
+
     fn take_over(&self, descriptor: &Descriptor, socket: &Socket) -> Result<Box<dyn KeptSocket>, KeepError> {
         Ok(Box::new(keep::Kept::of(descriptor, socket)?))
     }

@@ -19,6 +19,7 @@ mod script;
 mod stand_in;
 mod subcommand;
 
+use std::path::Path;
 use std::time::Duration;
 
 pub use self::criteria::Criteria;
@@ -40,6 +41,11 @@ pub(crate) struct Judgement {
     pub(crate) verdict: Verdict,
     /// A short clause for people.
     pub(crate) why: String,
+}
+
+/// Whether a process is systemd: the system's manager of services, or a user's own.
+pub(crate) fn manages_services(process: &Process) -> bool {
+    process.exe.as_deref().and_then(Path::file_name).is_some_and(|name| name == "systemd")
 }
 
 /// Whether a process holds ports for others.

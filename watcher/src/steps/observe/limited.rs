@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::model::{Backend, Event, Observation, Port, Socket};
-use crate::platform::contract::{ObserveError, Observer};
+use crate::platform::contract::{ObserveError, Observer, TimeWaits};
 
 /// Leaves out the sockets that don't meet the addresses asked for.
 pub(crate) struct Limited {
@@ -95,7 +95,7 @@ impl Observer for Limited {
         self.inner.losses()
     }
 
-    fn time_wait(&mut self, port: Port) -> Result<Option<Duration>, ObserveError> {
+    fn time_wait(&mut self, port: Port) -> Result<TimeWaits, ObserveError> {
         self.inner.time_wait(port)
     }
 

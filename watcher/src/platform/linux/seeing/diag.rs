@@ -19,6 +19,7 @@ use super::address::{is_mapped, socket_address};
 use super::hooks::Part;
 use super::netns::Netns;
 use crate::model::{Port, Protocol, Remainder, Room, Socket, SocketState};
+use crate::platform::contract::TimeWaits;
 use crate::platform::linux::protocol;
 
 /// `SOCK_DIAG_BY_FAMILY` and `SOCK_DESTROY`, linux/sock_diag.h.
@@ -148,10 +149,21 @@ pub(super) fn has_connections(netns: &Netns, port: Port) -> io::Result<bool> {
     Ok(!rows(netns, &[port], States::CONNECTIONS)?.is_empty())
 }
 
-/// How long until the last connection that lingers on the port is gone; `None` if none does.
-pub(super) fn time_wait(netns: &Netns, port: Port) -> io::Result<Option<Duration>> {
+/// How long connections linger on the port.
+pub(super) fn time_wait(netns: &Netns, port: Port) -> io::Result<TimeWaits> {
     let rows = rows(netns, &[port], States::LINGERING)?;
-    Ok(rows.iter().filter(|row| row.timer == LINGERS).map(|row| row.expires).max())
+    let lingering = rows.iter().filter(|row| row.timer == LINGERS);
+    Ok(longest_of_each(lingering.map(|row| (row.socket.address.ip(), row.expires))))
+}
+
+/// The longest time of each address.
+pub(super) fn longest_of_each(all: impl Iterator<Item = (IpAddr, Duration)>) -> TimeWaits {
+    let mut longest = TimeWaits::new();
+    for (address, lasts) in all {
+        let known = longest.entry(address).or_default();
+        *known = lasts.max(*known);
+    }
+    longest
 }
 
 /// Takes the connections that linger on the port away, and returns how many there were. It needs `CAP_NET_ADMIN`, a
@@ -552,7 +564,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let port = Port::tcp(address.port());
-        assert_eq!(time_wait(&netns, port).unwrap(), None);
+        assert_eq!(time_wait(&netns, port).unwrap(), TimeWaits::new());
         let client = TcpStream::connect(address).unwrap();
         let (mut server, _) = listener.accept().unwrap();
         server.shutdown(Shutdown::Write).unwrap();
@@ -560,7 +572,7 @@ mod tests {
         // The client's end has come once the server reads it.
         io::copy(&mut server, &mut io::sink()).unwrap();
         drop((server, listener));
-        let left = time_wait(&netns, port).unwrap().unwrap();
+        let left = time_wait(&netns, port).unwrap()[&address.ip()];
         assert!(left > Duration::from_secs(1) && left <= Duration::from_mins(2), "{left:?}");
         match drop_time_wait(&netns, port) {
             Ok(dropped) => assert_eq!(dropped, 1),
@@ -571,6 +583,6 @@ mod tests {
                 return;
             }
         }
-        assert_eq!(time_wait(&netns, port).unwrap(), None);
+        assert_eq!(time_wait(&netns, port).unwrap(), TimeWaits::new());
     }
 }

@@ -52,13 +52,14 @@ use self::load::{Globals, LoadError, Loader};
 use self::log::KernelLog;
 pub(super) use self::netns::Netns;
 use self::pins::{Maps, Pins};
+pub(super) use self::reuse::reuses_address;
 pub(super) use self::socket_table::LinuxTable;
 use self::stream::Stream;
 use self::udp_release::Going;
 use super::processes::proc;
 use crate::model::{Backend, EventKind, LostIn, Observation, Port, Protocol, Socket, SocketState};
 use crate::platform::contract::{
-    AgentObserver, Guard, Hook, Interest, ObserveError, Observer, Relieved, in_namespace,
+    AgentObserver, Guard, Hook, Interest, ObserveError, Observer, Relieved, TimeWaits, in_namespace,
 };
 use crate::platform::poll::{SocketTable as _, failed};
 
@@ -277,10 +278,10 @@ impl Observer for EbpfObserver {
         self.hooks.losses()
     }
 
-    fn time_wait(&mut self, port: Port) -> Result<Option<Duration>, ObserveError> {
+    fn time_wait(&mut self, port: Port) -> Result<TimeWaits, ObserveError> {
         // A connection that lingers has its port as well. To list them the kernel walks the table of all connections.
         if self.nobody_has(port) {
-            return Ok(None);
+            return Ok(TimeWaits::new());
         }
         socket_table::time_wait(self.scope.home(), port)
     }

@@ -11,8 +11,10 @@ use std::time::Duration;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use super::address::{is_mapped, socket_address};
+use super::diag::longest_of_each;
 use super::netns::Netns;
 use crate::model::{Port, Protocol, Socket, SocketState};
+use crate::platform::contract::TimeWaits;
 
 /// `TCP_TIME_WAIT` and so on, net/tcp_states.h. A UDP socket that is not connected is closed, in these terms.
 const TIME_WAIT: u8 = 6;
@@ -49,9 +51,11 @@ pub(super) fn has_connections(netns: &Netns, port: Port) -> io::Result<bool> {
     Ok(rows(netns, &[port])?.iter().any(|row| row.state != LISTEN))
 }
 
-/// How long until the last connection that lingers on the port is gone; `None` if none does.
-pub(super) fn time_wait(netns: &Netns, port: Port) -> io::Result<Option<Duration>> {
-    Ok(rows(netns, &[port])?.iter().filter(|row| row.state == TIME_WAIT).map(|row| row.expires).max())
+/// How long connections linger on the port.
+pub(super) fn time_wait(netns: &Netns, port: Port) -> io::Result<TimeWaits> {
+    let rows = rows(netns, &[port])?;
+    let lingering = rows.iter().filter(|row| row.state == TIME_WAIT);
+    Ok(longest_of_each(lingering.map(|row| (row.socket.address.ip(), row.expires))))
 }
 
 /// One line of a table.

@@ -14,6 +14,10 @@ pub(super) fn is_unset(socket: &Socket) -> bool {
     socket.descriptors.iter().any(|descriptor| reuses_address(descriptor, socket).is_ok_and(|set| !set))
 }
 
-fn reuses_address(descriptor: &Descriptor, socket: &Socket) -> io::Result<bool> {
+/// Whether the option is set.
+pub(in crate::platform::linux) fn reuses_address(
+    descriptor: &Descriptor,
+    socket: &Socket,
+) -> io::Result<bool> {
     Ok(getsockopt(&copy::of(descriptor, socket)?, sockopt::ReuseAddr)?)
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::time::Duration;
 
 use nix::libc;
 use nix::unistd::geteuid;
@@ -11,7 +10,7 @@ use super::diag::{self, States};
 use super::netns::Netns;
 use super::{other_ports, proc_net, reuse, unheld};
 use crate::model::{Port, Protocol, Socket};
-use crate::platform::contract::ObserveError;
+use crate::platform::contract::{ObserveError, TimeWaits};
 use crate::platform::linux::processes::proc::{self, Sight};
 use crate::platform::poll::{SocketTable, failed};
 
@@ -89,7 +88,7 @@ impl SocketTable for LinuxTable {
         proc::name(pid).map(|(comm, _)| comm)
     }
 
-    fn time_wait(&self, port: Port) -> Result<Option<Duration>, ObserveError> {
+    fn time_wait(&self, port: Port) -> Result<TimeWaits, ObserveError> {
         time_wait(&self.0, port)
     }
 
@@ -103,9 +102,9 @@ impl SocketTable for LinuxTable {
 }
 
 /// As [`Observer::time_wait`](crate::platform::contract::Observer::time_wait).
-pub(super) fn time_wait(netns: &Netns, port: Port) -> Result<Option<Duration>, ObserveError> {
+pub(super) fn time_wait(netns: &Netns, port: Port) -> Result<TimeWaits, ObserveError> {
     match diag::time_wait(netns, port) {
-        Ok(left) => Ok(left),
+        Ok(lingering) => Ok(lingering),
         Err(error) => proc_net::time_wait(netns, port).map_err(|other| unreadable(&error, &other)),
     }
 }
