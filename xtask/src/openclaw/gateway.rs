@@ -28,7 +28,7 @@ impl Gateway {
     /// # Errors
     /// When it ends or takes too long; its log is told.
     pub(super) fn start(line: &Line, place: &Place) -> Result<Self> {
-        let log = File::create(place.log())?;
+        let log = log(place)?;
         let mut command = Command::new(&line.program);
         command.args(&line.arguments);
         prepare(&mut command, line, place);
@@ -45,7 +45,7 @@ impl Gateway {
         while !is_listened_on(place.port)? {
             let has_ended = gateway.child.try_wait()?.is_some() && gateway.after.is_none();
             if has_ended || begun.elapsed() > LONGEST_START {
-                bail!("it does not listen: {}", fs::read_to_string(place.log()).unwrap_or_default());
+                bail!("it does not listen: {}", place.logged());
             }
             std::thread::sleep(Duration::from_millis(250));
         }
@@ -60,12 +60,17 @@ impl Gateway {
         starter.arg("--").arg(&line.program).args(&line.arguments);
         prepare(&mut starter, line, place);
         // The gateway goes on with the starter's standard error, so that is a file: a pipe would not end before it does.
-        starter.stdout(Stdio::piped()).stderr(File::create(place.log())?);
+        starter.stdout(Stdio::piped()).stderr(log(place)?);
         let child = starter.spawn().with_context(|| format!("{starter:?} can't be started"))?;
         let mut gateway = Self { child, after: None };
         let said = gateway.child.stdout.take().map(read_to_string).transpose()?.unwrap_or_default();
         Ok((gateway, said))
     }
+}
+
+/// The log, to be written on: an old gateway and its successor share it.
+fn log(place: &Place) -> Result<File> {
+    Ok(File::options().create(true).append(true).open(place.log())?)
 }
 
 /// Prepares a command to be run as a gateway is: in its folder and its environment, and the first of a process group.

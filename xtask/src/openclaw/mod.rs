@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, ensure};
+use clap::Args;
 
 use crate::run::{cargo, run};
 use stage::Stage;
@@ -22,35 +23,57 @@ use ways::Way;
 /// The first port; each start has its own.
 const PORT: u16 = 18_789;
 
-/// Installs the releases and runs all ways of starting them; with `short` one release and the most common ways.
+/// What to try.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Only what has one of these texts in its release and name, as in `2026.9.6 PM2` [default: all]
+    only: Vec<String>,
+    /// One release and the most common ways of starting it
+    #[arg(long)]
+    short: bool,
+    /// How many to try at a time
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=16))]
+    at_once: u16,
+    /// The part that runs in a network namespace of its own
+    #[arg(long, hide = true)]
+    inside: bool,
+}
+
+/// Installs the releases and tries the ways of starting them.
 ///
 /// # Errors
 /// When one ends in another way than it should.
-pub(crate) fn test(short: bool, at_once: u16) -> Result<()> {
-    install::all(short)?;
+pub(crate) fn test(options: &Options) -> Result<()> {
+    if options.inside {
+        return try_inside(options);
+    }
+    install::all(options.short)?;
     run(cargo().args(["build", "--quiet", "--package", "gatewatch"]))?;
     let mut command = Command::new("unshare");
     if !nix::unistd::geteuid().is_root() {
         command.arg("--map-root-user");
     }
-    command.args(["--net", "--"]).arg(std::env::current_exe()?).args(["test-openclaw", "--inside"]);
-    command.args(["--at-once", &at_once.to_string()]);
-    run(command.args(short.then_some("--short")))
+    command.args(["--net", "--"]).arg(std::env::current_exe()?);
+    run(command.args(std::env::args_os().skip(1)).arg("--inside"))
 }
 
-/// Runs them in the network namespace that it is in.
-///
-/// # Errors
-/// When one ends in another way than it should.
-pub(crate) fn all_ways(short: bool, at_once: u16) -> Result<()> {
+fn try_inside(options: &Options) -> Result<()> {
     run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
-    let rows = try_all(&tasks(short), at_once);
+    let tasks = tasks(options);
+    ensure!(!tasks.is_empty(), "nothing has such a name");
+    let rows = try_all(&tasks, options.at_once);
     println!("\n{}", table::HEAD);
     rows.iter().for_each(|row| println!("{}", row.line()));
     let wrong: Vec<&str> = rows.iter().filter(|row| !row.seen.right).map(|row| row.way).collect();
     ensure!(wrong.is_empty(), "not as it should be: {}", wrong.join("; "));
     println!("\n{} ways, all as they should be", rows.len());
     Ok(())
+}
+
+impl Options {
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|text| name.contains(text))
+    }
 }
 
 /// Something to be tried with a release.
@@ -70,7 +93,8 @@ impl Task {
     }
 }
 
-fn tasks(short: bool) -> Vec<(&'static str, Task)> {
+fn tasks(options: &Options) -> Vec<(&'static str, Task)> {
+    let short = options.short;
     let mut tasks = Vec::new();
     for release in install::releases(short) {
         let ways = ways::all().into_iter().filter(|way| way.in_short || !short);
@@ -85,6 +109,7 @@ fn tasks(short: bool) -> Vec<(&'static str, Task)> {
     }
     let examples = examples::ALL.iter().filter(|example| example.in_short || !short);
     tasks.extend(examples.map(|example| (install::NEWEST, Task::Example(example))));
+    tasks.retain(|(release, task)| options.wants(&format!("{release} {}", task.name())));
     tasks
 }
 

@@ -68,7 +68,8 @@ impl Stage {
         line.remove()?;
         let old = self.owner(place.port)?;
         let (_new, restart, restart_took) = self.restart(&line.again(&place)?, &place)?;
-        let new = self.idle_owner(place.port).with_context(|| format!("after the restart {restart}"))?;
+        let about_restart = || format!("after the restart {restart}, {}", place.logged());
+        let new = self.idle_owner(place.port).with_context(about_restart)?;
         let (clean, clean_took) = self.ask(&["clean"], place.port, &LIMITS)?;
         let seen = Seen {
             argv: argv(&old, &place),

@@ -254,9 +254,14 @@ impl Place {
         path
     }
 
-    /// What a gateway writes, and what gatewatch writes besides its answer while it restarts one.
+    /// What gateways write, and what gatewatch writes besides its answer while it restarts one.
     pub(super) fn log(&self) -> PathBuf {
         self.scratch.join("log")
+    }
+
+    /// What they have written so far.
+    pub(super) fn logged(&self) -> String {
+        fs::read_to_string(self.log()).unwrap_or_default()
     }
 
     /// Where a gateway keeps its state.
