@@ -137,14 +137,7 @@ enum Task {
     #[cfg(target_os = "linux")]
     Torture(torture::Options),
     /// Try gatewatch with real gateways of OpenClaw, installed from the npm registry
-    TestOpenclaw {
-        /// One release and the most common ways of starting it
-        #[arg(long)]
-        short: bool,
-        /// The part that runs in a network namespace of its own
-        #[arg(long, hide = true)]
-        inside: bool,
-    },
+    TestOpenclaw(openclaw::Options),
     /// The load of a benchmark
     #[cfg(target_os = "linux")]
     #[command(hide = true)]
@@ -194,7 +187,7 @@ fn main() -> anyhow::Result<()> {
         Task::Bench { report: true, inside, .. } => bench::make_report(inside),
         #[cfg(target_os = "linux")]
         Task::Bench { parts, .. } => bench::run_parts(&parts),
-        Task::TestOpenclaw { short, inside } => openclaw::test(short, inside),
+        Task::TestOpenclaw(options) => openclaw::test(&options),
         #[cfg(target_os = "linux")]
         Task::HoldSockets { count } => bench::hold_sockets(count),
         #[cfg(target_os = "linux")]

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
+use serde_json::{Value, json};
 
 use super::install::Installed;
 use crate::run::run;
@@ -44,15 +45,47 @@ pub(super) enum Expected {
     Unclassified,
 }
 
+impl Expected {
+    /// The verdict, and the outcomes of `restart` and of `clean`.
+    pub(super) fn words(self) -> [&'static str; 3] {
+        match self {
+            Self::Cleaned => ["match", "restarted", "cleaned"],
+            Self::Other => ["other", "held_by_other", "held_by_other"],
+            Self::Unclassified => ["unclassified", "unknown", "unknown"],
+        }
+    }
+}
+
 /// What starts a gateway.
 pub(super) type Start = fn(&Place) -> Result<Line>;
 
 /// A way of starting a gateway.
 pub(super) struct Way {
     pub(super) name: &'static str,
-    pub(super) expected: Expected,
+    expected: Expected,
     pub(super) in_short: bool,
     pub(super) line: Start,
+}
+
+impl Way {
+    /// What must be said of this owner that was started so. A title says all: 2026.4.22 sets one however it is started.
+    pub(super) fn expected(&self, owner: &Value) -> Expected {
+        let is_titled = owner["argv"] == json!(["openclaw-gateway"]);
+        if is_titled { Expected::Cleaned } else { self.expected }
+    }
+}
+
+impl Line {
+    /// Removes what is to be removed once the gateway listens.
+    pub(super) fn remove(&self) -> Result<()> {
+        self.removed.as_ref().map_or(Ok(()), |folder| Ok(fs::remove_dir_all(folder)?))
+    }
+
+    /// What a restart of the gateway runs: the same, or after its installation was removed the service's form from one that
+    /// is there.
+    pub(super) fn again(self, place: &Place) -> Result<Self> {
+        if self.removed.is_some() { service(place) } else { Ok(self) }
+    }
 }
 
 /// All of them.
@@ -109,7 +142,9 @@ pub(super) fn all() -> Vec<Way> {
                 format!("#!{}\nprocess.argv[1] = {script:?};\nimport({script:?});\n", place.node.display());
             wrapper(place, &text)
         }),
-        common("an installation that was removed since", Cleaned, |place| removed(place, "openclaw")),
+        common("an installation that was removed since; restarted from another", Cleaned, |place| {
+            removed(place, "openclaw")
+        }),
         way("one that was removed from a folder of another name", Unclassified, |place| {
             removed(place, "app")
         }),
@@ -190,7 +225,7 @@ fn pm2(place: &Place) -> Result<Line> {
 
 fn rename_package(package: &Path, name: &str) -> Result<()> {
     let path = package.join("package.json");
-    let mut manifest: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path)?)?;
+    let mut manifest: Value = serde_json::from_str(&fs::read_to_string(&path)?)?;
     manifest["name"] = name.into();
     // The copy shares its files with the installation: this one is put in its place, not written over.
     fs::remove_file(&path)?;
@@ -217,6 +252,21 @@ impl Place {
         let mut path = self.node.parent().unwrap_or(&self.node).as_os_str().to_owned();
         path.push(":/usr/local/bin:/usr/bin:/bin");
         path
+    }
+
+    /// What gateways write, and what gatewatch writes besides its answer while it restarts one.
+    pub(super) fn log(&self) -> PathBuf {
+        self.scratch.join("log")
+    }
+
+    /// What they have written so far.
+    pub(super) fn logged(&self) -> String {
+        fs::read_to_string(self.log()).unwrap_or_default()
+    }
+
+    /// Where a gateway keeps its state.
+    pub(super) fn state(&self) -> PathBuf {
+        self.scratch.join("state")
     }
 
     /// A program with the gateway's arguments after its own.
