@@ -2,6 +2,7 @@
 
 mod costs;
 mod crowds;
+mod ending;
 mod events;
 mod export;
 mod false_agents;
