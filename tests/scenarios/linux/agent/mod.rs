@@ -2,6 +2,7 @@
 
 mod costs;
 mod crowds;
+mod detached;
 mod ending;
 mod events;
 mod export;
