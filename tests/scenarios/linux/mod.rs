@@ -8,6 +8,7 @@ mod commands;
 mod completions;
 mod containers;
 mod daemon_set;
+mod dual_stack;
 mod ebpf_only;
 mod exclusion;
 mod field;
