@@ -23,6 +23,7 @@ mod keep;
 mod lingering;
 mod namespaces;
 mod owner_record;
+mod packaged_unit;
 mod plan;
 mod restart;
 mod seeing;
