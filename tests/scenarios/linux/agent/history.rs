@@ -633,7 +633,7 @@ impl Drop for SlowToRead {
 scenario!(processes_that_are_slow_to_read_do_not_keep_events_from_being_written, needs(Bpf, Strace), || {
     /// To read all of these would take several times as long as anybody waits here.
     const OWNERS: usize = 60;
-    const EACH: Duration = Duration::from_millis(200);
+    const EACH: Duration = Duration::from_millis(700);
     let kept = Kept::new();
     let ports: Vec<u16> = (0..=OWNERS).map(|_| unused_port()).collect();
     let agent = Agent::with(&kept.config(&ports));
@@ -646,10 +646,14 @@ scenario!(processes_that_are_slow_to_read_do_not_keep_events_from_being_written,
     let owners: Vec<Actor> =
         ports[1..].iter().map(|&port| Part::other().with_comm("slow").on_port(port).start()).collect();
     // then each has its place in the history, with its name and its user
-    until("all are written", || listens().len() == OWNERS);
-    let written = listens();
-    for owner in &owners {
-        let line = written.iter().find(|line| line["pid"] == owner.pid()).unwrap();
+    let of_owners = || -> Option<Vec<Value>> {
+        let written = listens();
+        let of = |owner: &Actor| written.iter().find(|line| line["pid"] == owner.pid()).cloned();
+        owners.iter().map(of).collect()
+    };
+    until("all are written", || of_owners().is_some());
+    let written = of_owners().unwrap();
+    for (owner, line) in owners.iter().zip(&written) {
         assert_eq!(
             (&line["comm"], &line["uid"], &line["port"]),
             (&"slow".into(), &0.into(), &owner.port().into())
