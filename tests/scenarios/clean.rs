@@ -121,7 +121,7 @@ scenario!(a_dry_run_says_what_would_stay, |backend| {
 
 scenario!(a_gateway_that_lets_go_and_lives_is_not_killed, |backend| {
     let mut gateway = Part::gateway().on_port(unused_port()).with(&["--on-term", "close"]).start();
-    let answer = clean(backend, gateway.port(), &["--term-timeout", "100ms"]);
+    let answer = clean(backend, gateway.port(), &["--term-timeout", "2s"]);
     assert_lives_on(&answer, &mut gateway);
     assert!(can_bind(gateway.address()));
 });

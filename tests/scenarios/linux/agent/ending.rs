@@ -25,7 +25,7 @@ scenario!(for_a_client_owners_that_are_replaced_without_end_are_not_fought_witho
 scenario!(for_a_client_a_gateway_that_lets_go_and_lives_is_not_killed, needs(Bpf), || {
     let mut gateway = Part::gateway().on_port(unused_port()).with(&["--on-term", "close"]).start();
     let agent = Agent::watching(&[(gateway.port(), "")]);
-    let answer = agent.ask(&["clean", "--term-timeout", "100ms"], gateway.port()).run();
+    let answer = agent.ask(&["clean", "--term-timeout", "2s"], gateway.port()).run();
     assert_lives_on(&answer, &mut gateway);
     assert!(can_bind(gateway.address()));
 });
