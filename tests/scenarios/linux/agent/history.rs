@@ -609,7 +609,10 @@ impl SlowToRead {
     fn of(agent: &Agent, each: Duration) -> Self {
         let threads = || fs::read_dir(format!("/proc/{}/task", agent.pid())).unwrap().flatten();
         let is_it = |path: &Path| fs::read_to_string(path.join("comm")).is_ok_and(|name| name == "history\n");
-        let thread = threads().map(|thread| thread.path()).find(|path| is_it(path)).unwrap();
+        let find = || threads().map(|thread| thread.path()).find(|path| is_it(path));
+        // It gives itself its name.
+        until("the thread runs", || find().is_some());
+        let thread = find().unwrap();
         let mut strace = Command::new("strace");
         strace.args(["-qq", "-e", "trace=readlink,readlinkat", "-e", "signal=none", "-o", "/dev/null"]);
         strace.args(["-e", &format!("inject=readlink,readlinkat:delay_enter={}", each.as_micros())]);
