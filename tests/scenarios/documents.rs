@@ -29,6 +29,26 @@ scenario!(every_relative_link_of_the_documents_leads_to_a_file, needs(Checkout),
     assert_right(|document, folder| wrong_links(&document, folder));
 });
 
+// The names of some are Linux's alone.
+#[cfg(target_os = "linux")]
+scenario!(each_threat_has_a_scenario_that_exists, needs(Checkout), || {
+    let document = std::fs::read_to_string(checkout().join("docs/security.md")).unwrap();
+    let known: BTreeSet<&str> = inventory::iter::<crate::rule::Rule>().map(|rule| rule.name).collect();
+    let rows = document.lines().filter_map(|line| line.strip_prefix('|')?.strip_suffix('|'));
+    let threats = rows.map(|row| row.split('|').map(str::trim).collect::<Vec<_>>());
+    let threats: Vec<_> =
+        threats.filter(|cells| cells.len() == 3 && !["scenario", "---"].contains(&cells[2])).collect();
+    assert!(threats.len() > 50, "{threats:?}");
+    for cells in threats {
+        let named: Vec<&str> = cells[2].split('`').skip(1).step_by(2).collect();
+        assert!(!named.is_empty(), "no scenario plays this: {}", cells[0]);
+        // A task of `cargo xtask` is checked with all others.
+        for name in named.iter().filter(|name| !name.contains(' ')) {
+            assert!(known.contains(name), "there is no scenario {name}");
+        }
+    }
+});
+
 scenario!(what_a_document_names_and_does_not_exist_is_found, needs(Checkout), || {
     let wrong = Document::parse(
         "Say `gatewatch cleen`, `clean --force` or `--no-such`; the end is status 9. See [this](no/such/file).\n\

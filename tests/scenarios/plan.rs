@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use gatewatch_tests::{Gatewatch, Part, can_bind, unused_port};
 
-use crate::clean::{assert_cleaned, clean};
+use crate::clean::{assert_cleaned, assert_lives_on, clean};
 use crate::wait::wait;
 
 scenario!(an_owner_on_another_address_does_not_spoil_the_outcome, |backend| {
@@ -57,10 +57,9 @@ scenario!(without_force_an_owner_that_does_not_obey_survives, |backend| {
 
 scenario!(the_answer_can_wait_for_the_port_alone, |backend| {
     // given an owner that closes its listener when asked, and lives on for longer than anybody waits
-    let gateway = Part::gateway().on_port(unused_port()).with(&["--on-term", "close"]).start();
+    let mut gateway = Part::gateway().on_port(unused_port()).with(&["--on-term", "close"]).start();
     let answer = clean(backend, gateway.port(), &["--until", "released", "--term-timeout", "10m"]);
-    assert_eq!((answer.status, answer.outcome().as_str()), (0, "cleaned"), "{answer:?}");
-    assert!(gateway.is_alive());
+    assert_lives_on(&answer, &mut gateway);
     assert!(can_bind(gateway.address()));
 });
 

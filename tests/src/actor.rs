@@ -210,6 +210,16 @@ impl Actor {
         drop(self.stdin.take());
     }
 
+    /// Closes its input, and says whether it ended by itself upon that: one that was killed before has not.
+    ///
+    /// # Panics
+    /// When it does not end.
+    pub fn ends_by_itself(&mut self) -> bool {
+        self.end();
+        assert!(Life::of(self.child.id()).ends_within(patience()), "the actor does not end");
+        self.child.wait().unwrap().success()
+    }
+
     /// Replaces the holders.
     #[cfg_attr(
         not(target_os = "linux"),

@@ -23,6 +23,8 @@ pub enum Needs {
     Tmux,
     /// strace, to see system calls.
     Strace,
+    /// systemd-analyze, to judge a unit.
+    SystemdAnalyze,
     /// bash.
     Bash,
     /// zsh.
@@ -94,6 +96,7 @@ pub fn have(needs: Needs) -> Result<(), String> {
         Needs::Node => have_program("node"),
         Needs::Tmux => have_program("tmux"),
         Needs::Strace => have_program("strace"),
+        Needs::SystemdAnalyze => have_program("systemd-analyze"),
         Needs::Bash => have_program("bash"),
         Needs::Zsh => have_program("zsh"),
         Needs::Fish => have_program("fish"),

@@ -19,6 +19,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("npm", "npm"),
     ("tmux", "tmux"),
     ("strace", "strace"),
+    ("systemd-analyze", "systemd"),
     ("bash", "bash"),
     ("zsh", "zsh"),
     ("fish", "fish"),

@@ -1,10 +1,48 @@
 //! Nothing is signalled in vain: all is decided before the first signal.
 
-use gatewatch_tests::{Actor, Gatewatch, Part, can_bind, until, unused_port};
+use gatewatch_tests::{Actor, Answer, Gatewatch, Part, can_bind, until, unused_port};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use crate::clean::{assert_cleaned, clean};
+
+/// Longer than anybody waits, for owners that need not be waited for.
+pub(super) const FORCED_AT_ONCE: &[&str] = &["--term-timeout", "10m", "--kill-timeout", "10m"];
+/// Shorter than anybody's patience.
+pub(super) const SHORT: &[&str] =
+    &["--term-timeout", "300ms", "--kill-timeout", "300ms", "--free-timeout", "300ms"];
+
+/// What the owners that were ended were asked with, and how each of them ended. They come in the order of their pids, which is
+/// not that of time.
+fn ends(answer: &Answer) -> Vec<(Value, Value)> {
+    let json = answer.json();
+    let ended = json["owners"].as_array().unwrap().iter().filter(|owner| owner["action"] == "killed");
+    ended.map(|owner| (owner["asked_by"].clone(), owner["ended_by"].clone())).collect()
+}
+
+/// An owner that forks another when it is asked to end was asked, and the other one forced without being asked.
+pub(super) fn assert_forced_at_the_second(answer: &Answer, hydra: &Actor) {
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "cleaned"), "{answer:?}");
+    let mut ends = ends(answer);
+    ends.sort_by_key(|(asked_by, _)| asked_by.is_null());
+    let [asked, forced] = [("SIGTERM".into(), "SIGTERM".into()), (Value::Null, "SIGKILL".into())];
+    assert_eq!(ends, [asked, forced], "{answer:?}");
+    assert!(hydra.is_gone());
+    assert!(can_bind(hydra.address()));
+}
+
+/// Owners of which there is always a next one were ended until the time was over: one was asked, and all others were forced. On a
+/// busy machine there is time for few.
+pub(super) fn assert_given_up(answer: &Answer, nest: &Actor) {
+    assert!([5, 7].contains(&answer.status), "{answer:?}");
+    let (asked, forced): (Vec<_>, Vec<_>) =
+        ends(answer).into_iter().partition(|(asked_by, _)| !asked_by.is_null());
+    assert_eq!(asked.len(), 1, "{answer:?}");
+    assert!(forced.iter().all(|(_, ended_by)| ended_by == "SIGKILL"), "{answer:?}");
+    assert!(nest.is_gone());
+    assert!(!can_bind(nest.address()));
+}
 
 scenario!(a_match_whose_socket_another_program_shares_is_not_ended_in_vain, |backend| {
     let gateway = Part::gateway().on_port(unused_port()).with(&["--sharer", "some-tool"]).start();
@@ -52,16 +90,20 @@ scenario!(a_restart_ends_nobody_where_the_address_stays_taken, |backend| {
     let gateway = Part::gateway().on_port(unused_port()).with(&["--sharer", "some-tool"]).start();
     let answer = Gatewatch::on(backend, &["restart"], gateway.port()).with(&["--", "true"]).run();
     assert_eq!((answer.status, answer.outcome().as_str()), (3, "held_by_other"), "{answer:?}");
-    assert_eq!(answer.json()["command"], serde_json::Value::Null);
+    assert_eq!(answer.json()["command"], Value::Null);
     assert_eq!(gateway.alive(), [true, true]);
 });
 
 scenario!(an_owner_that_forks_another_when_asked_is_forced_at_the_second, |backend| {
     let hydra = Part::gateway().on_port(unused_port()).with(&["--on-term", "fork"]).start();
-    let answer = clean(backend, hydra.port(), &["--term-timeout", "20s", "--kill-timeout", "20s"]);
-    assert_eq!((answer.status, answer.outcome().as_str()), (0, "cleaned"), "{answer:?}");
-    assert_eq!(answer.killed().len(), 2, "{answer:?}");
-    assert!(can_bind(hydra.address()));
+    let answer = clean(backend, hydra.port(), FORCED_AT_ONCE);
+    assert_forced_at_the_second(&answer, &hydra);
+});
+
+scenario!(owners_that_are_replaced_without_end_are_not_fought_without_end, |backend| {
+    let nest = Part::gateway().on_port(unused_port()).with(&["--nest"]).start();
+    let answer = clean(backend, nest.port(), SHORT);
+    assert_given_up(&answer, &nest);
 });
 
 scenario!(a_suspended_owner_is_resumed_to_end_by_itself, |backend| {

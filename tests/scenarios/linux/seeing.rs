@@ -265,7 +265,13 @@ scenario!(a_hook_that_another_program_detaches_is_attached_again, needs(Bpf), ||
     // then that is noticed within a second or so, and binds are seen again
     watch.expect("lost");
     assert!(begun.elapsed() < Duration::from_secs(5));
-    let _owner = Part::other().on_port(port).start();
-    watch.expect("bind");
+    let owner = Part::other().on_port(port).start();
+    assert_eq!(watch.expect("bind")["pid"], owner.pid());
     watch.expect("listen");
+    // and conflicts, and an end
+    assert!(Part::other().on_port(port).try_to_start().is_none());
+    watch.expect("conflict");
+    owner.ask_to_end();
+    watch.expect("release");
+    watch.expect("free");
 });

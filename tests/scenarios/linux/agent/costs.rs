@@ -1,8 +1,9 @@
-//! What the agent's work costs where a process or a request could make it much: processor time, compared with that of little.
+//! What the agent's work costs where a process or a request could make it much: processor time and memory, compared with those
+//! of little.
 
 use std::time::Instant;
 
-use gatewatch_tests::{Agent, Gatewatch, Part, config, folder, until, unused_port};
+use gatewatch_tests::{Agent, Connection, Gatewatch, Part, config, folder, until, unused_port};
 
 /// How long the threads of this process have had a processor, in nanoseconds.
 fn worked(pid: u32) -> u64 {
@@ -11,6 +12,43 @@ fn worked(pid: u32) -> u64 {
     let told = threads.flatten().flat_map(|thread| std::fs::read_to_string(thread.path().join("schedstat")));
     told.map(|told| told.split(' ').next().unwrap().parse::<u64>().unwrap()).sum()
 }
+
+/// So many requests are a batch.
+const BATCH: usize = 1_600;
+/// What five batches may cost, in KiB.
+const MORE: u64 = 1 << 10;
+
+/// The memory of its own that a process has, in KiB.
+fn own_memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+scenario!(requests_without_end_cost_no_memory, needs(Bpf), || {
+    let gateway = Part::gateway().on_port(unused_port()).start();
+    let port = gateway.port();
+    let agent = Agent::watching(&[(port, "")]);
+    let one_port = format!("/v1/ports/{port}");
+    let unknown = format!("/v1/ports/{}", unused_port());
+    let paths = [(one_port.as_str(), 200), ("/v1/ports", 200), ("/v1/status", 200), (&unknown, 404)];
+    let ask = |times: usize| {
+        let mut connections: Vec<Connection> = (0..4).map(|_| agent.connect_as(0)).collect();
+        for at in 0..times {
+            let (path, status) = paths[at % paths.len()];
+            let reply = connections[at / paths.len() % 4].ask_and_stay(path);
+            assert_eq!(reply.status, status, "{reply:?}");
+        }
+    };
+    // given an agent that has been asked often enough to have all the threads and buffers that it wants
+    ask(BATCH);
+    let before = own_memory(agent.pid());
+    // when it is asked many times as often
+    ask(5 * BATCH);
+    // then it has as much memory as before, but for a hundred bytes or so of each request
+    let after = own_memory(agent.pid());
+    assert!(after < before + MORE, "{before} KiB, then {after}");
+});
 
 scenario!(one_look_at_the_descriptors_does_for_all_watched_ports, needs(Bpf), || {
     let ports: Vec<u16> = (0..200).map(|_| unused_port()).collect();

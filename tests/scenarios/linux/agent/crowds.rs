@@ -1,7 +1,10 @@
 //! More sockets and holders than anybody can keep account of: any user can open hundreds of thousands, most easily in a
 //! network namespace of his own.
 
-use gatewatch_tests::{Agent, Backend, Gatewatch, Part, config, until, unused_port};
+use std::time::Instant;
+
+use gatewatch_tests::{Agent, Backend, Gatewatch, Part, can_bind, config, send, until, unused_port};
+use nix::sys::signal::Signal;
 
 /// How much memory a process has had at most, in KiB.
 fn most_memory(pid: u32) -> u64 {
@@ -84,4 +87,65 @@ scenario!(an_answer_that_leaves_holders_out_says_so, needs(Bpf), || {
         }
         assert!(gateway.is_alive());
     }
+});
+
+/// For how many of the kernel's ticks the process has had a processor: its first thread, which is the agent's loop, and all others.
+fn worked(pid: u32) -> (u64, u64) {
+    let of = |path: String| {
+        let stat = std::fs::read_to_string(path).unwrap();
+        let fields = stat.rsplit_once(") ").unwrap().1.split(' ');
+        // utime and stime (proc(5))
+        fields.skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum::<u64>()
+    };
+    let (all, first) = (of(format!("/proc/{pid}/stat")), of(format!("/proc/{pid}/task/{pid}/stat")));
+    (first, all.saturating_sub(first))
+}
+
+scenario!(looks_that_take_long_are_taken_beside_the_loop_and_one_time_in_nine, needs(Bpf), || {
+    /// So many looks are waited for.
+    const LOOKS: u32 = 2;
+    /// On every architecture.
+    const TICKS_PER_SECOND: u128 = 100;
+    let port = unused_port();
+    let agent = Agent::watching(&[(port, "")]);
+    // given a crowd as above, so that each look takes long
+    let crowd = Part::other().on(([0, 0, 0, 0], port).into()).with(&["--reuse-port", "--crowd", "6000"]);
+    let _crowd = crowd.with(&["--workers", "8"]).in_own_user_namespace().start();
+    // and more events than are read, again and again, so that there is always a reason for the next one
+    let _owner = Part::other().on_port(port).start();
+    let lose_events = || {
+        send(agent.pid(), Signal::SIGSTOP);
+        // Binds that fail, because of those who bind the agent would read who they are.
+        for _ in 0..5000 {
+            assert!(!can_bind(([127, 0, 0, 1], port).into()));
+        }
+        send(agent.pid(), Signal::SIGCONT);
+    };
+    let [mut known, mut other] = [(); 2].map(|()| agent.connect_as(0));
+    let mut lost = || known.ask_and_stay("/v1/status").json()["lost"].as_u64().unwrap();
+    let at_first = lost();
+    lose_events();
+    until("events are lost", || lost() > at_first);
+    let (begun, (loop_before, beside_before)) = (Instant::now(), worked(agent.pid()));
+    let (mut looks, mut answered, mut last) = (0, 0_u32, lost());
+    while looks < LOOKS {
+        lose_events();
+        // Answers about the looks are given beside the loop as well, so they are seldom asked for.
+        for _ in 0..20 {
+            assert_eq!(other.ask_and_stay("/healthz").status, 200);
+            answered += 1;
+        }
+        let now = lost();
+        looks += u32::from(now != last);
+        last = now;
+    }
+    let passed = begun.elapsed().as_millis() * TICKS_PER_SECOND / 1000;
+    let (of_loop, beside) = worked(agent.pid());
+    let (of_loop, beside) = (of_loop - loop_before, beside - beside_before);
+    let told =
+        format!("{of_loop} ticks of the loop, {beside} beside it, {passed} passed, {answered} answers");
+    // then other threads take the looks, and not the loop, which has work with the events alone
+    assert!(beside * 20 > of_loop, "{told}");
+    // and between two of them there is time for eight others, however long each of them has waited for a processor
+    assert!(u128::from(beside) * 7 < passed, "{told}");
 });

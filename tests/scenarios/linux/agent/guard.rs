@@ -8,7 +8,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use gatewatch_tests::{Agent, Gatewatch, Part, config, folder, program, until, unused_port};
+use gatewatch_tests::{
+    Agent, Gatewatch, Part, config, detach_cgroup_hooks, folder, program, until, unused_port,
+};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -91,6 +93,22 @@ scenario!(only_the_user_whose_process_matched_binds_a_guarded_port, needs(Bpf), 
     assert_eq!(agent.answer(&["owners"], port).owner(gateway.pid())["identity"], "match");
     // by UDP the number is another port
     assert!(UdpSocket::bind(("127.0.0.1", port)).is_ok());
+});
+
+scenario!(a_guard_that_another_program_detaches_is_there_again, needs(Bpf), || {
+    let port = unused_port();
+    let agent = guarding(port);
+    let_nobody_in(&agent, port);
+    assert!(!is_open(port));
+    // given that the guard's hooks are detached with the others
+    assert!(detach_cgroup_hooks(agent.pid()) > 2);
+    // then the port is not open for long
+    let bind = || TcpListener::bind(("127.0.0.1", port));
+    until("the port is guarded again", || {
+        bind().is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+    });
+    assert_eq!(admitted(&agent), [json!({"program": null, "uid": NOBODY})]);
+    until("nothing is amiss", || agent.get("/v1/status").json()["degraded"] == json!([]));
 });
 
 scenario!(until_a_match_was_seen_a_guarded_port_is_open, needs(Bpf), || {

@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{DirEntryExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gatewatch_tests::{
-    Agent, Answer, Flood, Gatewatch, Mounted, Part, as_user, come_and_go, config, folder, until, unused_port,
+    Actor, Agent, Answer, Flood, Gatewatch, Mounted, Part, as_user, come_and_go, config, folder, until,
+    unused_port,
 };
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -597,4 +599,78 @@ scenario!(a_history_is_kept_up_to_its_size, needs(Bpf), || {
     assert_eq!((events(&lines), &lines[0]["pid"]), (vec!["held"], &first.pid().into()));
     let lines = agent.history(&format!("port={port}&since=1h"));
     assert_eq!(lines[0]["gap"]["reason"], "not_kept", "{:?}", lines[0]);
+});
+
+/// Each link of a process that the agent's writing thread reads, its program's among them, takes this long to read. The thread is
+/// let go when this is dropped.
+struct SlowToRead(Child);
+
+impl SlowToRead {
+    fn of(agent: &Agent, each: Duration) -> Self {
+        let threads = || fs::read_dir(format!("/proc/{}/task", agent.pid())).unwrap().flatten();
+        let is_it = |path: &Path| fs::read_to_string(path.join("comm")).is_ok_and(|name| name == "history\n");
+        let find = || threads().map(|thread| thread.path()).find(|path| is_it(path));
+        // It gives itself its name.
+        until("the thread runs", || find().is_some());
+        let thread = find().unwrap();
+        let mut strace = Command::new("strace");
+        strace.args(["-qq", "-e", "trace=readlink,readlinkat", "-e", "signal=none", "-o", "/dev/null"]);
+        strace.args(["-e", &format!("inject=readlink,readlinkat:delay_enter={}", each.as_micros())]);
+        strace.arg("-p").arg(thread.file_name().unwrap()).stderr(Stdio::null());
+        let strace = Self(strace.spawn().unwrap());
+        let tracer = format!("TracerPid:\t{}\n", strace.0.id());
+        until("strace follows the thread", || {
+            fs::read_to_string(thread.join("status")).is_ok_and(|text| text.contains(&tracer))
+        });
+        strace
+    }
+}
+
+impl Drop for SlowToRead {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(Pid::from_raw(self.0.id().try_into().unwrap()), Signal::SIGINT);
+        let _ = self.0.wait();
+    }
+}
+
+scenario!(processes_that_are_slow_to_read_do_not_keep_events_from_being_written, needs(Bpf, Strace), || {
+    /// To read all of these would take several times as long as anybody waits here.
+    const OWNERS: usize = 60;
+    const EACH: Duration = Duration::from_millis(700);
+    let kept = Kept::new();
+    let ports: Vec<u16> = (0..=OWNERS).map(|_| unused_port()).collect();
+    let agent = Agent::with(&kept.config(&ports));
+    let query: Vec<String> = ports.iter().map(|port| format!("port={port}")).collect();
+    let query = query.join("&");
+    let listens = || -> Vec<Value> {
+        agent.history(&query).into_iter().filter(|line| line["event"] == "listen").collect()
+    };
+    let slow = SlowToRead::of(&agent, EACH);
+    let owners: Vec<Actor> =
+        ports[1..].iter().map(|&port| Part::other().with_comm("slow").on_port(port).start()).collect();
+    // then each has its place in the history, with its name and its user
+    let of_owners = || -> Option<Vec<Value>> {
+        let written = listens();
+        let of = |owner: &Actor| written.iter().find(|line| line["pid"] == owner.pid()).cloned();
+        owners.iter().map(of).collect()
+    };
+    until("all are written", || of_owners().is_some());
+    let written = of_owners().unwrap();
+    for (owner, line) in owners.iter().zip(&written) {
+        assert_eq!(
+            (&line["comm"], &line["uid"], &line["port"]),
+            (&"slow".into(), &0.into(), &owner.port().into())
+        );
+    }
+    // and of most nothing else was read
+    let read = written.iter().filter(|line| !line["process"]["argv"].is_null()).count();
+    assert!(read < OWNERS / 2, "{read} of {OWNERS}");
+    // and once it is quick again, all is
+    drop(slow);
+    until("an owner is described", || {
+        let owner = Part::other().on_port(ports[0]).start();
+        let of_owner = |line: &Value| line["pid"] == owner.pid();
+        until("it is written", || listens().iter().any(of_owner));
+        listens().iter().any(|line| of_owner(line) && line["process"]["argv"][0] == "some-server")
+    });
 });

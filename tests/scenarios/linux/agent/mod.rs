@@ -2,6 +2,8 @@
 
 mod costs;
 mod crowds;
+mod detached;
+mod ending;
 mod events;
 mod export;
 mod false_agents;

@@ -235,6 +235,27 @@ scenario!(the_callers_ancestors_are_never_ended, needs(Bpf), || {
     }
 });
 
+scenario!(the_callers_ancestors_outside_of_its_pid_namespace_are_never_ended, needs(Bpf), || {
+    // given a gateway below which root, or a user who may ask, asks from a new pid namespace, where the gateway has no number, with
+    // the /proc of before or one of its own
+    let as_nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups --";
+    for more in ["", "--mount-proc", as_nobody] {
+        let port = unused_port();
+        let agent = Agent::watching(&[(port, "clean = { users = [\"nobody\"] }")]);
+        // and another one beside it
+        let stale = Part::gateway().on(([127, 0, 0, 2], port).into()).start();
+        let outer = format!("unshare --pid --fork --kill-child {more}");
+        let mut words: Vec<String> = outer.split_whitespace().map(str::to_owned).collect();
+        words.extend(agent.ask(&["clean"], port).words());
+        let mut gateway = Part::gateway().on_port(port).with(&["--hops", "2"]).running(&words).start();
+        let lines = [gateway.line(), gateway.line()];
+        crate::exclusion::assert_spared_as(&lines, gateway.pid(), "requester");
+        // then the other one alone is ended
+        assert!(gateway.is_alive());
+        assert!(stale.is_gone(), "{lines:?}");
+    }
+});
+
 scenario!(a_protected_process_is_never_ended, needs(Bpf), || {
     let gateway = Part::gateway().on_port(unused_port()).start();
     let agent = Agent::watching(&[(gateway.port(), "")]);

@@ -16,6 +16,9 @@ const AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// Of each second, so much may be spent on reading processes: any user can make that slow, and what is not read in time
 /// must not keep the rest from being written.
 const BUDGET: Duration = Duration::from_millis(250);
+const SECOND: Duration = Duration::from_secs(1);
+/// One process alone may take longer than a second. Then the budget is that of so many times as long as it took.
+const SHARE: u32 = 4;
 
 /// What is kept of a process.
 pub(in crate::agent) fn described(process: &Process) -> Described {
@@ -99,7 +102,7 @@ impl Processes {
         });
         if !is_known {
             self.remembered.remove(&pid);
-            if self.second.0.elapsed() > Duration::from_secs(1) {
+            if self.second.0.elapsed() > SECOND.max(self.second.1 * SHARE) {
                 self.second = (Instant::now(), Duration::ZERO);
             }
             if self.second.1 > BUDGET {

@@ -64,6 +64,10 @@ pub(crate) struct Own {
     /// Send the first listener on its way to nobody, and close it here
     #[arg(long)]
     in_flight: bool,
+    /// Leave the first listener in a message that is never taken. One child after another peeks at it, and so holds the
+    /// listener: when one has ended, the next one is there
+    #[arg(long)]
+    nest: bool,
     /// Let every child inherit the listeners, as a server without close-on-exec does
     #[arg(long)]
     leak: bool,
@@ -157,6 +161,11 @@ pub(crate) fn act(part: Part, ending: Ending, mut sockets: Vec<Socket>, address:
         } else {
             _kept.extend([here, there]);
         }
+    }
+    if part.own.nest {
+        let (_here, there) = send_away(&sockets.remove(0));
+        sockets.clear();
+        nest(&there, &ending, address);
     }
     let _more = descriptors(part.own.descriptors);
     for _ in 0..part.own.workers {
@@ -340,14 +349,7 @@ fn receive_in_a_child(here: OwnedFd, there: OwnedFd, ending: &Ending) -> u32 {
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
             end_with_the_test();
-            let mut byte = [0; 1];
-            let mut space = nix::cmsg_space!(RawFd);
-            let mut slices = [IoSliceMut::new(&mut byte)];
-            let message =
-                recvmsg::<()>(there.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::empty()).unwrap();
-            let received =
-                message.cmsgs().unwrap().any(|part| matches!(part, ControlMessageOwned::ScmRights(_)));
-            assert!(received);
+            receive(&there, MsgFlags::empty());
             nix::unistd::write(&tell, b"x").unwrap();
             ending.wait();
             std::process::exit(0);
@@ -358,6 +360,35 @@ fn receive_in_a_child(here: OwnedFd, there: OwnedFd, ending: &Ending) -> u32 {
             number(child)
         }
     }
+}
+
+/// One child after another that holds what is on its way.
+fn nest(there: &OwnedFd, ending: &Ending, address: Option<SocketAddr>) -> ! {
+    for is_first in std::iter::successors(Some(true), |_| Some(false)) {
+        // SAFETY: the other thread only reads from standard input.
+        if let ForkResult::Child = unsafe { fork() }.unwrap() {
+            // It ends with this process, or, where that has ended already, with its input.
+            set_pdeathsig(Signal::SIGKILL).unwrap();
+            end_with_the_test();
+            receive(there, MsgFlags::MSG_PEEK);
+            if is_first {
+                ready(address, &[std::process::id()]);
+            }
+            ending.wait();
+            std::process::exit(0);
+        }
+        wait().unwrap();
+    }
+    unreachable!("there is always a next one")
+}
+
+/// Receives a descriptor, which stays open because nobody closes it.
+fn receive(from: &OwnedFd, flags: MsgFlags) {
+    let mut byte = [0; 1];
+    let mut space = nix::cmsg_space!(RawFd);
+    let mut slices = [IoSliceMut::new(&mut byte)];
+    let message = recvmsg::<()>(from.as_raw_fd(), &mut slices, Some(&mut space), flags).unwrap();
+    assert!(message.cmsgs().unwrap().any(|part| matches!(part, ControlMessageOwned::ScmRights(_))));
 }
 
 /// The main thread ends; its entry stays as a zombie while the other thread holds the sockets.
