@@ -342,7 +342,8 @@ impl Agent {
     /// Makes sure that what is known is no older than the last look, and that none has failed since.
     pub(super) fn see(&self) -> Result<(), ObserveError> {
         self.drain_events();
-        if self.is_blind() {
+        // While others make more events than are read, what was lost is not told: only a look knows who came.
+        if self.is_blind() || self.watch().observer().has_lost()? {
             return self.refresh();
         }
         let looked = self.look(Watch::look_for_lost);

@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 
-use gatewatch_tests::{Agent, Part, send, until, unused_port};
+use gatewatch_tests::{Actor, Agent, Part, send, until, unused_port};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use tempfile::NamedTempFile;
@@ -76,4 +76,23 @@ scenario!(after_a_loss_one_look_does_for_all_ports, needs(Bpf, Strace), || {
     for (passes, tables) in [one, all] {
         assert!((1..=3).contains(&passes) && tables <= 2 * passes, "{one:?} for one port, {all:?} for 1000");
     }
+});
+
+scenario!(who_comes_while_events_are_lost_without_end_is_told, needs(Bpf), || {
+    let (flooded, port) = (unused_port(), unused_port());
+    let agent = Agent::watching(&[(flooded, ""), (port, "")]);
+    let mut events = agent.events(&format!("port={flooded}"));
+    // given more events in the agent's own network namespace than it reads, so that it never catches up
+    let flood = |host| Part::other().on(([127, 0, 0, host], flooded).into()).with(&["--flood"]).start();
+    let floods: Vec<Actor> = (5..9).map(flood).collect();
+    events.up_to("bind");
+    for _ in 0..5 {
+        let server = Part::other().on_port(port).start();
+        let answer = agent.get(&format!("/v1/ports/{port}"));
+        assert_eq!(answer.json()["owners"][0]["pid"], server.pid(), "{answer:?}");
+        drop(server);
+        let answer = agent.get(&format!("/v1/ports/{port}"));
+        assert_eq!(answer.json()["owners"], serde_json::json!([]), "{answer:?}");
+    }
+    assert!(floods.iter().all(Actor::is_alive));
 });

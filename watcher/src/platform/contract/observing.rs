@@ -162,6 +162,15 @@ pub(crate) trait AgentObserver: Observer {
     /// When the change can't be made.
     fn set_ports(&mut self, ports: &[Port]) -> Result<(), ObserveError>;
 
+    /// Whether events were lost since this was last asked, of which [`Observer::poll_next`] may not have told yet: it tells once
+    /// it has caught up, and where others make events without end it never does.
+    ///
+    /// # Errors
+    /// When that can't be read.
+    fn has_lost(&mut self) -> Result<bool, ObserveError> {
+        Ok(false)
+    }
+
     /// Makes ready to guard ports. From then on this observer's end opens all of them.
     ///
     /// # Errors

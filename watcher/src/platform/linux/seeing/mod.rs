@@ -318,6 +318,10 @@ impl Observer for EbpfObserver {
 }
 
 impl AgentObserver for EbpfObserver {
+    fn has_lost(&mut self) -> Result<bool, ObserveError> {
+        self.stream.as_mut().map_or(Ok(false), |stream| Ok(stream.has_lost()?))
+    }
+
     fn set_ports(&mut self, ports: &[Port]) -> Result<(), ObserveError> {
         self.ports.set(ports).map_err(|error| unavailable(&error))
     }

@@ -23,8 +23,13 @@ pub(super) struct Stream {
     ring: AsyncFd<RingBuf<MapData>>,
     lost: Array<MapData, u64>,
     /// How many were lost when it was last read, here and elsewhere: lines of a watch, and others.
-    lost_before: [[u64; 2]; 2],
+    lost_before: Losses,
+    /// The same when it was last asked whether there are more.
+    lost_when_asked: Losses,
 }
+
+/// The kernel program's counters: of lines and of others, here and elsewhere.
+type Losses = [[u64; 2]; 2];
 
 const _: () = assert!(LOST_COUNTS == 4);
 
@@ -34,7 +39,18 @@ impl Stream {
         let lost = Array::try_from(Map::Array(lost)).map_err(io::Error::other)?;
         // SAFETY: the ring owns its descriptor, and always returns the same one.
         let ring = unsafe { AsyncFd::register(ring) }?;
-        Ok(Self { ring, lost, lost_before: [[0; 2]; 2] })
+        Ok(Self { ring, lost, lost_before: Losses::default(), lost_when_asked: Losses::default() })
+    }
+
+    /// Whether more was lost since this was last asked, also while the ring never is empty.
+    pub(super) fn has_lost(&mut self) -> io::Result<bool> {
+        let losses = self.losses()?;
+        Ok(std::mem::replace(&mut self.lost_when_asked, losses) != losses)
+    }
+
+    fn losses(&self) -> io::Result<Losses> {
+        let count = |at| self.lost.get(&at, 0).map_err(io::Error::other);
+        Ok([[count(0)?, count(1)?], [count(2)?, count(3)?]])
     }
 
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Observation>> {
@@ -45,8 +61,9 @@ impl Stream {
                 }
             }
             // The ring does not report that it was full, so the count is read whenever the ring has been emptied.
-            let count = |at| self.lost.get(&at, 0).map_err(io::Error::other);
-            let lost = [[count(0)?, count(1)?], [count(2)?, count(3)?]];
+            let lost = self.losses()?;
+            // It is told now, and whoever is told looks.
+            self.lost_when_asked = lost;
             let before = self.lost_before.iter_mut().zip(lost).zip([LostIn::Home, LostIn::Elsewhere]);
             for ((before, lost), lost_in) in before {
                 if *before != lost {
