@@ -8,6 +8,9 @@ use crate::cli::ports::Asked;
 use crate::model::{Exclusion, ProcessState, Protocol, Reason, SocketState, Verdict};
 use crate::steps::owner::{Holding, Owner, Owners};
 
+/// How many of a process's sockets on a port are named.
+const MOST_SOCKETS: usize = 16;
+
 /// `asked` is the port, with the addresses that it is limited to, and `next` the command that would free it, if there is one.
 pub(in crate::cli) fn answer(owners: &Owners, asked: &Asked, took: Duration, next: Option<String>) -> String {
     let Owners { port, owners, left_out, backend, clients, reason, free_in } = owners;
@@ -99,9 +102,15 @@ pub(in crate::cli) fn describe(owner: &Owner) -> String {
 
 /// The sockets by which an owner has the port, each with its descriptor, and the other ports that it has.
 pub(super) fn holdings(owner: &Owner) -> String {
-    let mut sockets: Vec<String> = owner.holdings.iter().map(held).collect();
-    sockets.sort_unstable();
+    let mut all: Vec<&Holding> = owner.holdings.iter().collect();
+    all.sort_unstable_by_key(|holding| (holding.socket.address, number(holding)));
+    let mut sockets: Vec<String> = all.into_iter().map(held).collect();
     sockets.dedup();
+    if sockets.len() > MOST_SOCKETS {
+        let more = sockets.len() - MOST_SOCKETS;
+        sockets.truncate(MOST_SOCKETS);
+        sockets.push(format!("and {more} more"));
+    }
     let others = style::other_ports(owner).map(|others| format!("; {others}")).unwrap_or_default();
     format!("{}{others}", sockets.join("  "))
 }
@@ -150,6 +159,10 @@ pub(super) fn reason(exclusion: Exclusion) -> &'static str {
     }
 }
 
+fn number(holding: &Holding) -> Option<u32> {
+    holding.descriptor.as_ref()?.fd.map(|fd| fd.number)
+}
+
 /// A socket and, where it is known, the descriptor by which the process holds it.
 fn held(holding: &Holding) -> String {
     let address = &holding.socket.address;
@@ -160,7 +173,7 @@ fn held(holding: &Holding) -> String {
         SocketState::Connected if holding.socket.protocol == Protocol::Udp => Some("connected".to_owned()),
         SocketState::Connected => Some("a connection".to_owned()),
     };
-    let fd = holding.descriptor.as_ref().and_then(|descriptor| descriptor.fd.as_ref());
-    let notes: Vec<String> = state.into_iter().chain(fd.map(|fd| format!("fd {}", fd.number))).collect();
+    let fd = number(holding).map(|number| format!("fd {number}"));
+    let notes: Vec<String> = state.into_iter().chain(fd).collect();
     if notes.is_empty() { address.to_string() } else { format!("{address} ({})", notes.join(", ")) }
 }
