@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use super::exclude::Exclusions;
 use super::first_look::FirstLook;
-use super::identify::{manages_services, stands_in};
+use super::identify::{is_systemd, stands_in};
 use super::owner::Owner;
 use crate::model::{Reason, SocketId, Verdict};
 
@@ -82,7 +82,7 @@ fn add_heirs(owners: &mut [Owner], first_look: &FirstLook, exclusions: &Exclusio
         if let Some((_, of)) = sockets.iter().find(|(id, _)| owner.holds(*id))
             && owner.verdict == Verdict::Other
             && owner.exclusion.is_none()
-            && !owner.process.as_ref().is_some_and(manages_services)
+            && !owner.process.as_ref().is_some_and(is_systemd)
         {
             owner.inherits = true;
             owner.why = format!("it holds the socket of {of}");

@@ -19,7 +19,6 @@ mod script;
 mod stand_in;
 mod subcommand;
 
-use std::path::Path;
 use std::time::Duration;
 
 pub use self::criteria::Criteria;
@@ -43,16 +42,19 @@ pub(crate) struct Judgement {
     pub(crate) why: String,
 }
 
-/// Whether a process is systemd: the system's manager of services, or a user's own.
-pub(crate) fn manages_services(process: &Process) -> bool {
-    process.exe.as_deref().and_then(Path::file_name).is_some_and(|name| name == "systemd")
+/// Whether a process is systemd: the system's manager of services, or a user's own; also where that can't be told in time.
+pub(crate) fn is_systemd(process: &Process) -> bool {
+    looked_at(process, stand_in::is_systemd)
 }
 
-/// Whether a process holds ports for others.
+/// Whether a process holds ports for others; also where that can't be told in time.
 pub(crate) fn stands_in(process: &Process) -> bool {
+    looked_at(process, |process| stand_in::why(process).is_some())
+}
+
+fn looked_at(process: &Process, is_it: fn(&Process) -> bool) -> bool {
     let own = process.clone();
-    let looked = move || stand_in::why(&own).is_some();
-    patience::within(process.pid, process.start_time, process.uid, looked).unwrap_or(true)
+    patience::within(process.pid, process.start_time, process.uid, move || is_it(&own)).unwrap_or(true)
 }
 
 impl Judgement {

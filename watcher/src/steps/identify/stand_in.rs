@@ -22,13 +22,24 @@ pub(super) fn why(process: &Process) -> Option<String> {
              `{control} stop NAME` ends one"
         ));
     }
-    let program = process.exe.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
-    let name = program.unwrap_or(&process.comm);
+    let name = program(process).unwrap_or(&process.comm);
     let what = role(name, process)?;
-    // Anybody can give a program such a name. One that can't be read at all, like a user's own service manager, is
-    // given the benefit of the doubt.
-    let is_trusted = program.is_none() || proc_files::runs_systems_file(process);
-    is_trusted.then(|| format!("{name} {what}"))
+    is_trusted(process).then(|| format!("{name} {what}"))
+}
+
+/// Whether it is systemd: the system's manager of services, or a user's own.
+pub(super) fn is_systemd(process: &Process) -> bool {
+    program(process).unwrap_or(&process.comm) == "systemd" && is_trusted(process)
+}
+
+fn program(process: &Process) -> Option<&str> {
+    process.exe.as_deref()?.file_name()?.to_str()
+}
+
+/// Anybody can give a program such a name. One that can't be read at all, like a user's own service manager, is given the
+/// benefit of the doubt.
+fn is_trusted(process: &Process) -> bool {
+    program(process).is_none() || proc_files::runs_systems_file(process)
 }
 
 fn role(name: &str, process: &Process) -> Option<String> {
@@ -154,11 +165,11 @@ mod tests {
     fn a_program_that_only_has_the_name_is_none() {
         let mut pretender = running("/home/me/systemd", &["systemd"]);
         pretender.exe_owner = Some(1000);
-        assert_eq!(why(&pretender), None);
+        assert!(why(&pretender).is_none() && !is_systemd(&pretender));
         // One that can't be read is given the benefit of the doubt.
         let mut hidden = process(&["systemd"]);
         (hidden.exe, hidden.comm) = (None, "systemd".to_owned());
-        assert!(why(&hidden).is_some());
+        assert!(why(&hidden).is_some() && is_systemd(&hidden));
     }
 
     #[test]
