@@ -135,10 +135,7 @@ pub(crate) async fn free(
             Looked::Held { longest } => longest,
         };
         let Some(wait) = deadline.next_pause(begun, longest) else { break };
-        if let Ok(event) = timeout(wait, observe::next(observer)).await {
-            event?;
-        }
-        observe::drain(observer)?;
+        observe::change(observer, wait).await?;
     }
     still_held(system, observer, port, &looks.seen, rules, begun)
 }

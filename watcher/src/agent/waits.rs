@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::time::timeout;
 
 use super::api::unobserved;
 use super::state::Agent;
@@ -59,10 +58,7 @@ impl Wait {
                 Looked::Held { longest } => longest,
             };
             let Some(pause) = deadline.next_pause(begun, longest) else { break };
-            if let Ok(event) = timeout(pause, observe::next(&mut observer)).await {
-                event.map_err(unobserved)?;
-            }
-            observe::drain(&mut observer).map_err(unobserved)?;
+            observe::change(&mut observer, pause).await.map_err(unobserved)?;
         }
         let held = move || wait::still_held(&*host, &mut observer, port, &looks.seen, &rules, begun);
         agent.off_loop.run(uid, held).await?.map_err(unobserved)
@@ -88,10 +84,7 @@ impl Wait {
                 return Ok(Waited { elapsed: begun.elapsed(), ..looked });
             }
             let left = limit.saturating_sub(begun.elapsed());
-            if let Ok(event) = timeout(left, observe::next(&mut observer)).await {
-                event.map_err(unobserved)?;
-            }
-            observe::drain(&mut observer).map_err(unobserved)?;
+            observe::change(&mut observer, left).await.map_err(unobserved)?;
         }
     }
 }

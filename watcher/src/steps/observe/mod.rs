@@ -7,6 +7,9 @@ pub(crate) mod limited;
 pub(crate) mod table;
 
 use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use crate::model::Observation;
 use crate::platform::contract::{ObserveError, Observer};
@@ -17,6 +20,17 @@ use crate::platform::contract::{ObserveError, Observer};
 /// As for [`Observer::poll_next`].
 pub(crate) async fn next(observer: &mut dyn Observer) -> Result<Observation, ObserveError> {
     std::future::poll_fn(|cx| observer.poll_next(cx)).await
+}
+
+/// Waits for the next event, so long at most, and leaves out what has come with it: a look is to follow.
+///
+/// # Errors
+/// As for [`Observer::poll_next`].
+pub(crate) async fn change(observer: &mut dyn Observer, within: Duration) -> Result<(), ObserveError> {
+    if let Ok(event) = timeout(within, next(observer)).await {
+        event?;
+    }
+    drain(observer).map(drop)
 }
 
 /// More observations than a source keeps ready: reading so many gives all that were there when the reading began. Events
