@@ -22,7 +22,7 @@ use super::described::{
     BadRequest, EventsQuery, Failed, Forbidden, HistoryQuery, NotFound, PROBLEM, PortPath, TooMany,
     Unavailable, WaitQuery,
 };
-use super::events::{Framing, Subscription, Wanted};
+use super::events::{Framing, Selection, Subscription};
 use super::exposition::Exposition;
 use super::past::Line;
 use super::query::Query;
@@ -424,7 +424,7 @@ async fn stream(
     let server_sent = text(ACCEPT.as_str()).is_some_and(|kinds| kinds.contains("text/event-stream"));
     let framing = if server_sent { Framing::ServerSent } else { Framing::Lines };
     let (netns, uid, here) = (query.number("netns")?, peer.uid(), Arc::clone(&agent));
-    let begin = move || Subscription::new(agent, uid, framing, Wanted::new(ports, netns), after);
+    let begin = move || Subscription::new(agent, uid, framing, Selection::new(ports, netns), after);
     Ok(here.off_loop.run(uid, begin).await?.into_response())
 }
 

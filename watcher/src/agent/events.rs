@@ -33,7 +33,7 @@ pub(super) struct Subscription {
     agent: Arc<Agent>,
     uid: u32,
     framing: Framing,
-    wanted: Arc<Wanted>,
+    selection: Arc<Selection>,
     at: Cursor,
     /// Events to send before those of the history.
     first: std::vec::IntoIter<WatchEvent>,
@@ -47,13 +47,13 @@ type Beginning = (Cursor, Vec<WatchEvent>);
 type Reading = Pin<Box<dyn Future<Output = Result<Beginning, Problem>> + Send>>;
 
 /// What a subscriber wants to be told of.
-pub(super) struct Wanted {
+pub(super) struct Selection {
     /// The ports in the order asked, and to look up; `None` for all that there are.
     ports: Option<(Vec<Port>, HashSet<Port>)>,
     netns: Option<u32>,
 }
 
-impl Wanted {
+impl Selection {
     pub(super) fn new(ports: Option<Vec<Port>>, netns: Option<u32>) -> Self {
         let ports = ports.map(|ports| {
             let set = ports.iter().copied().collect();
@@ -115,7 +115,7 @@ impl Subscription {
         agent: Arc<Agent>,
         uid: u32,
         framing: Framing,
-        wanted: Wanted,
+        selection: Selection,
         after: Option<Cursor>,
     ) -> Self {
         agent.drain_events();
@@ -125,11 +125,11 @@ impl Subscription {
             None => {
                 // No event joins the history between the two.
                 let watch = agent.watch();
-                (agent.history.end(), wanted.current(&watch))
+                (agent.history.end(), selection.current(&watch))
             }
         };
-        let (wanted, first) = (Arc::new(wanted), first.into_iter());
-        Self { agent, uid, framing, wanted, at, first, reading: None, _counted: counted }
+        let (selection, first) = (Arc::new(selection), first.into_iter());
+        Self { agent, uid, framing, selection, at, first, reading: None, _counted: counted }
     }
 
     pub(super) fn into_response(self) -> Response {
@@ -145,9 +145,9 @@ impl Subscription {
         let told = match event.kind {
             WatchKind::Lost { count, lost_in } => {
                 // None of this reader's, but the look that stands in for them is of all: what it has already is not told.
-                let count = if self.wanted.is_concerned(lost_in, &self.agent) { count } else { Some(0) };
+                let count = if self.selection.is_concerned(lost_in, &self.agent) { count } else { Some(0) };
                 let kind = WatchKind::Lost { count, lost_in };
-                &WatchEvent { kind, port: self.wanted.first_port(), ..event.clone() }
+                &WatchEvent { kind, port: self.selection.first_port(), ..event.clone() }
             }
             _ => event,
         };
@@ -172,7 +172,7 @@ impl Subscription {
                 (self.at, self.first) = (at, first.into_iter());
             }
             while let Some(event) = self.first.next() {
-                if self.wanted.wants(&event) {
+                if self.selection.wants(&event) {
                     return Poll::Ready(Some(self.frame(&event, self.at)));
                 }
             }
@@ -180,7 +180,7 @@ impl Subscription {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(HistoryRead::Event(event, next)) => {
                     self.at = next;
-                    if self.wanted.wants(&event) {
+                    if self.selection.wants(&event) {
                         return Poll::Ready(Some(self.frame(&event, next)));
                     }
                 }
@@ -191,9 +191,10 @@ impl Subscription {
 
     /// Reads on another thread what stands in for lost events: their holders' names are in `/proc`.
     fn read_instead(&self) -> Reading {
-        let (agent, wanted, uid, at) = (Arc::clone(&self.agent), Arc::clone(&self.wanted), self.uid, self.at);
+        let (agent, selection, uid, at) =
+            (Arc::clone(&self.agent), Arc::clone(&self.selection), self.uid, self.at);
         let of = Arc::clone(&agent);
-        let read = move || wanted.instead_of_lost(&of, at);
+        let read = move || selection.instead_of_lost(&of, at);
         Box::pin(async move { agent.off_loop.run(uid, read).await })
     }
 }
