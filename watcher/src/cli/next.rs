@@ -263,17 +263,26 @@ fn on_port(words: &[String], command: &[&str], asked: &Asked, kept: &[&[&str]]) 
     let mut out: Vec<String> = words.iter().take(1).cloned().collect();
     out.extend(command.iter().map(ToString::to_string));
     out.push(asked.to_string());
-    let mut own = words[..end_of_own(words)].iter().skip(1);
+    out.extend(parted(words, kept).0);
+    out
+}
+
+/// This program's own words: those of these flags with their values, and all others.
+fn parted(words: &[String], flags: &[&[&str]]) -> (Vec<String>, Vec<String>) {
+    let (mut of_these, mut others) = (Vec::new(), Vec::new());
+    let mut own = words[..end_of_own(words)].iter();
     while let Some(word) = own.next() {
         let flag = word.split_once('=').map_or(word.as_str(), |(flag, _)| flag);
-        if kept.iter().any(|flags| flags.contains(&flag)) {
-            out.push(word.clone());
-            if flag == word && !BARE.contains(&flag) {
-                out.extend(own.next().cloned());
-            }
+        if !flags.iter().any(|flags| flags.contains(&flag)) {
+            others.push(word.clone());
+            continue;
+        }
+        of_these.push(word.clone());
+        if flag == word && !BARE.contains(&flag) {
+            of_these.extend(own.next().cloned());
         }
     }
-    out
+    (of_these, others)
 }
 
 /// The processes that keep the port and match no rule, if they could be ended all the same and nobody else keeps it.
@@ -304,19 +313,9 @@ fn is_own(owner: &Owner) -> bool {
 
 /// The same command line with `--any` in the place of all that says which owners match.
 fn with_any(words: &[String]) -> Vec<String> {
-    let end = end_of_own(words);
-    let mut kept = Vec::new();
-    let mut rest = words[..end].iter();
-    while let Some(word) = rest.next() {
-        let flag = word.split_once('=').map_or(word.as_str(), |(flag, _)| flag);
-        if !MATCHING.contains(&flag) {
-            kept.push(word.clone());
-        } else if flag == word && flag != "--any" {
-            rest.next();
-        }
-    }
+    let (_, mut kept) = parted(words, &[&MATCHING]);
     kept.push("--any".to_owned());
-    kept.extend_from_slice(&words[end..]);
+    kept.extend_from_slice(&words[end_of_own(words)..]);
     kept
 }
 
@@ -327,10 +326,10 @@ fn said(what: &str, words: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser as _;
+    use clap::{Args as _, Parser as _};
 
     use super::*;
-    use crate::cli::args::Arguments;
+    use crate::cli::args::{Arguments, EndingArgs, Sparing};
     use crate::model::Port;
 
     #[test]
@@ -391,6 +390,16 @@ mod tests {
             with(&simply(&given, &["wait", "free"], &asked), "--plain"),
         ] {
             assert!(Arguments::try_parse_from(&advised).is_ok(), "{advised:?}");
+        }
+    }
+
+    #[test]
+    fn no_flag_that_spares_or_softens_is_forgotten() {
+        let command = EndingArgs::augment_args(Sparing::augment_args(clap::Command::new("clean")));
+        for argument in command.get_arguments() {
+            let flag = format!("--{}", argument.get_long().unwrap());
+            assert!(ENDING.contains(&flag.as_str()), "{flag}");
+            assert_eq!(BARE.contains(&flag.as_str()), !argument.get_action().takes_values(), "{flag}");
         }
     }
 
