@@ -64,12 +64,12 @@ pub(super) fn runs(path: &Path) -> Runs {
     }
 }
 
-/// Whether somebody has the file open for writing: then execve(2) fails with ETXTBSY. Older kernels don't tell it before.
+/// Whether somebody has the file open for writing: then execve(2) fails with ETXTBSY. Kernels that do not know AT_EXECVE_CHECK
+/// answer EINVAL, and don't tell it before.
 fn is_written(path: &Path) -> bool {
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return false };
     let (words, variables) = ([path.as_ptr(), std::ptr::null()], [std::ptr::null::<libc::c_char>()]);
-    // SAFETY: the path and the lists end with a null, as execveat(2) requires, and outlive the call. With AT_EXECVE_CHECK
-    // nothing is executed; a kernel that does not know the flag answers EINVAL and does not execute anything either.
+    // SAFETY: the path and the lists end with a null and outlive the call (execveat(2)), which executes nothing with this flag.
     let result = unsafe {
         libc::syscall(
             libc::SYS_execveat,
