@@ -91,16 +91,17 @@ impl Selection {
         watch.current(ports)
     }
 
+    /// How many lines were lost after the cursor, where that is known, and the cursor after all that there are.
+    fn lost(&self, agent: &Agent, at: Cursor) -> (Option<u64>, Cursor) {
+        let wanted = |port, netns| self.asks_for(port, netns);
+        agent.history.skip(at, wanted, |lost_in| self.is_concerned(lost_in, agent))
+    }
+
     /// The current holders of the ports, which replace what was lost after the cursor, and what the history still has.
     fn instead_of_lost(&self, agent: &Agent, at: Cursor) -> Beginning {
         // No event joins the history meanwhile.
         let watch = agent.watch();
-        let wanted = |port, netns| self.asks_for(port, netns);
-        let (count, end) = agent.history.skip(at, wanted, |lost_in| self.is_concerned(lost_in, agent));
-        // Other ports' events alone were missed.
-        if count == Some(0) {
-            return (end, Vec::new());
-        }
+        let (count, end) = self.lost(agent, at);
         let kind = WatchKind::Lost { count, lost_in: LostIn::Anywhere };
         let mut first = vec![WatchEvent::now(kind, self.first_port(), agent.backend)];
         first.extend(self.current(&watch));
@@ -184,7 +185,11 @@ impl Subscription {
                         return Poll::Ready(Some(self.frame(&event, next)));
                     }
                 }
-                Poll::Ready(HistoryRead::Lost(..)) => self.reading = Some(self.read_instead()),
+                Poll::Ready(HistoryRead::Lost(..)) => match self.selection.lost(&self.agent, self.at) {
+                    // Other ports' events alone were missed.
+                    (Some(0), end) => self.at = end,
+                    _ => self.reading = Some(self.read_instead()),
+                },
             }
         }
     }
