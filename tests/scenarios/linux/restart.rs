@@ -71,6 +71,16 @@ scenario!(a_match_that_a_front_end_has_started_elsewhere_is_the_new_owner, |back
     );
 });
 
+/// A gateway of which no second one gets as far as `listen`.
+///
+/// Two sockets that have bound with `SO_REUSEADDR` and listen at the same moment are both refused: the kernel's
+/// `inet_csk_listen_start` makes each a listener before it looks for others.
+fn exclusive_gateway_command(port: u16) -> Vec<String> {
+    let mut command = gateway_command(port, "60000");
+    command.push("--no-reuse".to_owned());
+    command
+}
+
 scenario!(of_two_restarts_at_once_one_is_told_by_whom_it_was_overtaken, |backend| {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);
@@ -81,7 +91,7 @@ scenario!(of_two_restarts_at_once_one_is_told_by_whom_it_was_overtaken, |backend
             file(name).display(),
             file("go").display()
         );
-        let command = shell(&format!("{wait}; exec {}", quiet(&gateway_command(port, "60000"))));
+        let command = shell(&format!("{wait}; exec {}", quiet(&exclusive_gateway_command(port))));
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         Gatewatch::on(backend, &["restart", "--poll-interval", "2ms"], port)
             .with(&["--"])
@@ -105,7 +115,7 @@ scenario!(two_restarts_of_an_old_owner_at_once_see_no_unknown_one, |backend| {
         // given an old owner whose exit takes a while, because the kernel takes its memory back first
         let old = Part::gateway().on_port(unused_port()).with(&["--memory", "60"]).start();
         let port = old.port();
-        let command = shell(&format!("exec {}", quiet(&gateway_command(port, "60000"))));
+        let command = shell(&format!("exec {}", quiet(&exclusive_gateway_command(port))));
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
         let flags = ["restart", "--poll-interval", "2ms", "--kill-on-failure"];
         let spawn = |()| Gatewatch::on(backend, &flags, port).with(&["--"]).with(&words).spawn();
