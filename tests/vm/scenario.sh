@@ -13,6 +13,8 @@ listening() { gatewatch wait listening -p $P --timeout 20s --agent never -q > /d
 gone() { refused 1 grep . <(find / -xdev -name '*gatewatch*' -not -path '/opt/*' -not -path '/proc/*' -not -path '/sys/*'); }
 json() { python3 -c "import json,sys; d=json.load(sys.stdin); sys.exit(0 if ($1) else print(d) or 1)"; }
 
+. ./units.sh
+
 install -m 755 actor /usr/bin/
 # The guest was made without documents, which dpkg would go on to leave out.
 rm -f /etc/dpkg/dpkg.cfg.d/*

@@ -410,7 +410,7 @@ impl Restart {
             Whose::Matching | Whose::Stranger | Whose::Unseen => None,
         };
         if self.keeps {
-            return self.taken_over.as_ref().map(|listener| (listener, Some(By::Command)));
+            return self.taken_over.as_ref().and_then(|listener| Some((listener, by(listener)?)));
         }
         self.listeners.iter().find_map(|listener| Some((listener, by(listener)?)))
     }

@@ -287,16 +287,20 @@ scenario!(the_sockets_of_who_is_no_match_are_left_alone, |backend| {
 
 scenario!(nobody_is_signalled_for_sockets_that_nobody_could_get, |backend| {
     let old = answering(unused_port());
-    let systemctl = ["systemctl", "restart", "some-unit"].map(str::to_owned);
-    for (command, why) in [(&systemctl[..], "socket unit"), (&[], "needs a command")] {
-        let answer = restart(backend, old.port(), KEEP, command);
+    // given no command; a command beside a unit; a unit that does not exist, or no systemd that could be asked
+    let systemctl = ["systemctl", "restart", "no-such-unit"].map(str::to_owned);
+    let unit: &[&str] = &["--keep-listening", "--unit", "no-such-unit"];
+    for (flags, command, why) in [
+        (KEEP, &[][..], "needs a command or a unit"),
+        (unit, &activated(), "leave the command out"),
+        (unit, &[], "no-such-unit: "),
+        (KEEP, &systemctl, "no-such-unit: "),
+    ] {
+        let answer = restart(backend, old.port(), flags, command);
         assert_eq!(answer.status, 2, "{answer:?}");
         assert!(answer.err.contains(why) && answer.err.contains("no process was signalled"), "{answer:?}");
         assert_eq!(answer.json()["reason"], "cannot_keep_listening", "{answer:?}");
     }
-    let unit = restart(backend, old.port(), &["--keep-listening", "--unit", "some-unit"], &[]);
-    assert_eq!(unit.status, 2, "{unit:?}");
-    assert!(unit.err.contains("give some-unit a socket unit"), "{unit:?}");
     // nor for a command whose check fails, or that can't be found
     let check = restart(backend, old.port(), &["--keep-listening", "--check", "exit 3"], &activated());
     assert_eq!((check.status, &check.json()["reason"]), (1, &"check_failed".into()), "{check:?}");

@@ -192,8 +192,9 @@ pub(super) struct RestartArgs {
     #[arg(long)]
     pub(super) adopt: bool,
     /// Never stop listening (Linux 5.6): take the old owner's listening sockets over before it is asked to end, and hand
-    /// them to the command as descriptors 3 and up (LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES, as systemd does). What
-    /// connects meanwhile waits. A command that does not use them is ended, and started again without them
+    /// them to the command as descriptors 3 and up (LISTEN_FDS, LISTEN_PID and LISTEN_FDNAMES, as systemd does), or to
+    /// the unit through systemd's store (FileDescriptorStoreMax=). What connects meanwhile waits. A command that does not
+    /// use them is ended, and started again without them
     #[arg(long, conflicts_with = "adopt")]
     pub(super) keep_listening: bool,
     /// The command that starts the new owner; without it, a supervisor must start it

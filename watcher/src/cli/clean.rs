@@ -79,7 +79,8 @@ async fn clean_once(
         protect.extend(service_pid());
     }
     if let Some(unit) = &args.sparing.unit {
-        protect.extend(unit::main_pid(unit).await?);
+        let room = MOST_PROTECTED.saturating_sub(protect.len()).max(1);
+        protect.extend(unit::family(&context.host, unit).await?.into_iter().take(room));
     }
     protect.sort_unstable();
     protect.dedup();

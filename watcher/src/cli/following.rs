@@ -10,6 +10,7 @@ use super::args::{Format, RestartArgs};
 use super::exit::CliError;
 use super::handing::LOOK_WHO_TAKES;
 use super::started::{End, Started};
+use super::store::UnitStore;
 use super::watch::{Source, leave_a_turn};
 use crate::model::{Outcome, Port, Protocol, WatchEvent, WatchKind};
 use crate::platform::contract::{Platform, Signals as _};
@@ -43,6 +44,8 @@ pub(super) struct Following<'a, 's> {
     pub(super) signals: <Host as Platform>::Signals,
     /// The old owner's sockets, where they are handed to the command.
     pub(super) keeper: Keeper,
+    /// Where systemd hands them to a unit instead.
+    pub(super) store: Option<UnitStore>,
 }
 
 impl Following<'_, '_> {
@@ -61,7 +64,7 @@ impl Following<'_, '_> {
         }
         let mut deadline = Instant::now() + self.args.listen_timeout;
         if !self.all(Restart::is_listening) && !argv.is_empty() {
-            let keeper = self.keeper.clone();
+            let keeper = if self.store.is_some() { Keeper::default() } else { self.keeper.clone() };
             if let Err(error) = self.start(&argv, &keeper) {
                 return self.not_started(error);
             }

@@ -6,8 +6,9 @@ use tokio::time::sleep;
 
 use super::exit::CliError;
 use super::following::Following;
+use super::store::UnitStore;
 use crate::model::Outcome;
-use crate::restart::Restart;
+use crate::restart::{By, Restart};
 use crate::steps::end::Timeouts;
 use crate::steps::keep::{Keeper, TakenOver};
 
@@ -18,18 +19,28 @@ const WANTS_OWN: Duration = Duration::from_secs(1);
 /// The longest wait for processes that were ended to let go of the sockets.
 const LET_GO: Duration = Duration::from_secs(1);
 
+const LEFT: &str = "it ended, and left no process that has them";
+
 impl Following<'_, '_> {
     /// Looks who of the command's processes uses the kept sockets.
     pub(super) fn look_who_took_over(&mut self) {
         if self.keeper.is_empty() {
             return;
         }
-        let pids = self.started.processes();
+        if let Some(store) = &mut self.store {
+            // The old owner goes on until systemd has ended it.
+            if !store.is_old_gone() {
+                return;
+            }
+            self.keeper.open();
+        }
+        let by = if self.store.is_some() { By::Unit } else { By::Command };
+        let pids = self.heirs();
         for (port, restart) in self.restarts.iter_mut() {
             match self.keeper.look(*port, &pids) {
                 Some(TakenOver::By(pid)) => {
                     let address = self.keeper.told(*port).sockets.first().map(|(address, ..)| *address);
-                    restart.used_by(self.started.new_owner(pid, address));
+                    restart.used_by(self.started.new_owner(pid, address), by);
                 }
                 Some(TakenOver::NotYet) => restart.is_used_by_none(None),
                 Some(TakenOver::Hidden(why)) => restart.is_used_by_none(Some(why)),
@@ -41,7 +52,7 @@ impl Following<'_, '_> {
     /// Why it is certain, or time to conclude, that the command does not use the sockets; `None` while it may, and where it
     /// has no such.
     pub(super) fn why_not_taken_over(
-        &self,
+        &mut self,
         wants_own: &mut Option<Instant>,
         is_over: bool,
     ) -> Option<String> {
@@ -53,16 +64,25 @@ impl Following<'_, '_> {
             let why = self.restarts.iter().find_map(|(_, restart)| restart.why());
             return Some(why.unwrap_or("its first start failed").to_owned());
         }
-        if self.started.running().is_none() && !self.keeper.is_held_by(&self.started.processes()) {
-            return Some("it ended, and left no process that has them".to_owned());
+        let pids = self.heirs();
+        let is_left = self.started.running().is_none() && !self.keeper.is_held_by(&pids);
+        if is_left && self.store.is_none() {
+            return Some(LEFT.to_owned());
         }
-        if self.any(Restart::wants_its_own) {
+        // `systemctl` may have ended before the unit's process is in its control group.
+        if is_left || self.any(Restart::wants_its_own) {
             let since = *wants_own.get_or_insert(now);
-            return (now >= since + WANTS_OWN).then(|| "it tried to open the port by itself".to_owned());
+            let why = if is_left { LEFT } else { "it tried to open the port by itself" };
+            return (now >= since + WANTS_OWN).then(|| why.to_owned());
         }
         *wants_own = None;
         let may_be_taken = self.any(|restart| restart.may_be_taken().is_some());
         (is_over && !may_be_taken).then(|| "it did not wait for connections on them in time".to_owned())
+    }
+
+    /// The processes that may use the sockets.
+    fn heirs(&mut self) -> Vec<u32> {
+        self.store.as_mut().map_or_else(|| self.started.processes(), UnitStore::processes)
     }
 
     /// Ends the command, which does not use the sockets, closes them, and starts it again: an ordinary restart.
@@ -70,7 +90,9 @@ impl Following<'_, '_> {
         if self.started.has_group() {
             self.started.end(self.args.clean.term_timeout.unwrap_or(Timeouts::DEFAULT.term)).await;
         }
-        if !self.let_go().await {
+        if let Some(store) = self.store.take() {
+            store.stop().await;
+        } else if !self.let_go().await {
             tracing::warn!("a process of the command's first start may still hold the old owner's sockets");
         }
         let in_vain = self.keeper.close(why);

@@ -31,6 +31,7 @@ mod restart;
 mod several;
 mod started;
 mod starters;
+mod store;
 mod text;
 mod top;
 mod udp_beside;

@@ -1,6 +1,7 @@
 //! `gatewatch restart`.
 
 use std::collections::HashMap;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,12 +16,14 @@ use super::picture::{self, Picture};
 use super::ports::Asked;
 use super::several::{self, Planned};
 use super::started::Started;
+use super::store::{self, UnitStore};
 use super::watch::{Meant, Source};
 use super::{clean, command, next, ports, starters, text, unit};
 use crate::clean::Cleaned;
 use crate::model::{Action, Exclusion, Outcome, Port, Reason, WatchKind};
 use crate::platform::contract::KeepError;
 use crate::restart::Restart;
+use crate::steps::end::OwnerOutcome;
 use crate::steps::keep::Keeper;
 use crate::steps::waiting::told;
 use crate::wire::restart::RestartAnswer;
@@ -29,7 +32,7 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
     let context = Context::new(&args.clean.observing)?;
     let asked = context.asked_to_end(&args.clean.ports)?;
     let Some(first) = asked.first() else { return Ok(Exit::Usage) };
-    if let Some(exit) = refuse_to_keep(&context, &mut args, first.port)? {
+    if let Some(exit) = refuse_to_keep(&context, &mut args, first.port).await? {
         return Ok(exit);
     }
     if let Some(exit) = command::refuse(&context, first.port, &args.command, args.check.as_deref()).await? {
@@ -65,12 +68,12 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
     }
     let mut is_vain = args.clean.dry_run;
     for look in plan.iter().filter_map(|planned| planned.look.as_ref()) {
-        is_vain |= !is_clear(args, look).await?;
+        is_vain |= !is_clear(&context, args, look).await?;
     }
     let (mut argv, mut done) = (Some(command_line(args)).filter(|_| !is_vain), Vec::new());
     for Planned { asked, args: own, look } in plan {
         // Where one port would stay held, nobody is ended for the others.
-        let cleaned = match look {
+        let mut cleaned = match look {
             Some(look) if is_vain => look,
             _ => clean::clean_port(&context, &own, &asked, true).await?,
         };
@@ -81,6 +84,11 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
             // A socket that came after the look at all ports.
             warn!("port {} is left alone: {error}", asked.port);
         }
+        let is_left = args.clean.dry_run && cleaned.outcome == Outcome::HeldByProtected;
+        if is_left && is_clear(&context, args, &cleaned).await? {
+            // What systemd would end is no obstacle.
+            cleaned.outcome = Outcome::WouldClean;
+        }
         for restart in of_port(&mut restarts, asked.port) {
             restart.cleaned(&cleaned);
             keeper.since(asked.port).into_iter().for_each(|since| restart.keeps(since));
@@ -88,7 +96,7 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
                 restart.note(NOT_RUN);
             }
         }
-        let is_clear = is_vain || is_clear(args, &cleaned).await?;
+        let is_clear = is_vain || is_clear(&context, args, &cleaned).await?;
         let is_adopted = cleaned.outcome == Outcome::Respawned && args.adopt;
         done.push((asked, own, cleaned));
         if !is_clear {
@@ -97,6 +105,22 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
         }
         if !is_clear && !is_adopted {
             break;
+        }
+    }
+    let mut store = None;
+    let hands_on = args.keep_listening && (argv.is_some() || args.clean.dry_run);
+    if let Some(unit) = args.clean.sparing.unit.as_deref().filter(|_| hands_on) {
+        match keep_for_unit(&context, unit, args, &done, &mut restarts).await {
+            Ok(kept) => store = kept,
+            Err(error) if !done.iter().any(|(_, _, cleaned)| has_ended_one(cleaned)) => {
+                return cannot_keep(&context, first, args, &error);
+            }
+            // The command has the ended one's place to take.
+            Err(error) => {
+                warn!("an ordinary restart all the same: {error}");
+                keeper.close(&error.to_string());
+                restarts.iter_mut().for_each(|(_, restart)| restart.fell_back());
+            }
         }
     }
     let (outcomes, command) = match argv {
@@ -108,11 +132,17 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
             let started = Started::new(context.host.clone(), rules, args.clean.sparing.unit.clone());
             let awaited = waited_for(&done);
             let (format, restarts, source) = (context.format, &mut restarts, &mut source);
-            keeper.open();
+            if store.is_none() {
+                keeper.open();
+            }
             let keeper = keeper.clone();
             let signals = context.interrupts.take()?;
-            let mut following = Following { args, format, restarts, source, started, signals, keeper };
-            told(|| awaited, Some(args.listen_timeout), following.run(argv)).await?
+            let mut following = Following { args, format, restarts, source, started, signals, keeper, store };
+            let done = told(|| awaited, Some(args.listen_timeout), following.run(argv)).await;
+            if let Some(store) = following.store {
+                store.clear().await;
+            }
+            done?
         }
         None => (vec![None; done.len()], None),
     };
@@ -150,24 +180,71 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
 
 /// Prepares to keep the old owner's sockets, if that is asked for. Returns the exit status, having said why, if nobody could
 /// get them.
-fn refuse_to_keep(context: &Context, args: &mut RestartArgs, port: Port) -> Result<Option<Exit>, CliError> {
+async fn refuse_to_keep(
+    context: &Context,
+    args: &mut RestartArgs,
+    port: Port,
+) -> Result<Option<Exit>, CliError> {
     if !args.keep_listening {
         return Ok(None);
     }
-    let unit = args.clean.sparing.unit.as_deref().or(restarted_unit(&args.command));
-    let why = if let Some(unit) = unit {
-        format!(
-            "--keep-listening hands sockets to a command, and systemd starts {unit} without them: give {unit} a socket unit, \
-             which keeps its port over each restart"
-        )
-    } else if args.command.is_empty() {
-        "--keep-listening needs a command to hand the sockets to: gatewatch restart PORT --keep-listening -- CMD".to_owned()
-    } else {
+    // After a reload, the old owner is the new one.
+    let reloads = args.command.iter().any(|word| word == "reload-or-restart");
+    let restarted = restarted_unit(&args.command).filter(|_| !reloads);
+    let why = match args.clean.sparing.unit.as_deref().or(restarted_unit(&args.command)) {
+        Some(unit) if args.command.is_empty() || restarted == Some(unit) => match store::why_closed(unit).await {
+            Ok(why) => why,
+            Err(error) => Some(error.to_string()),
+        },
+        Some(unit) => Some(format!("--keep-listening restarts {unit} by itself: leave the command out")),
+        None if args.command.is_empty() => Some(
+            "--keep-listening needs a command or a unit to hand the sockets to: gatewatch restart PORT --keep-listening -- CMD"
+                .to_owned(),
+        ),
+        None => None,
+    };
+    let Some(why) = why else {
         args.clean.keeper = Some(Keeper::default());
         return Ok(None);
     };
     command::not_run(context, port, &args.command, Reason::CannotKeepListening, why)?;
     Ok(Some(Exit::Usage))
+}
+
+/// Puts the sockets by which a unit's processes serve the ports into systemd's store, beside those of the owners that were
+/// ended. None where there are no such sockets.
+async fn keep_for_unit(
+    context: &Context,
+    unit: &str,
+    args: &RestartArgs,
+    done: &[(Asked, CleanArgs, Cleaned)],
+    restarts: &mut [(Port, Restart)],
+) -> Result<Option<UnitStore>, KeepError> {
+    let keeper = args.clean.keeper.clone().unwrap_or_default();
+    let failed = |error: CliError| KeepError::Store {
+        unit: unit.to_owned(),
+        error: io::Error::other(error.to_string()),
+    };
+    let family = unit::family(&context.host, unit).await.map_err(failed)?;
+    let dealt = done.iter().flat_map(|(_, _, cleaned)| &cleaned.owners);
+    let left = dealt.filter(|dealt| is_systemds(dealt, &family)).map(|dealt| &dealt.owner);
+    if !keeper.take(&context.host, left) {
+        return Err(keeper.take_failure().unwrap_or(KeepError::Unsupported));
+    }
+    if keeper.is_empty() {
+        return Ok(None);
+    }
+    keeper.is_stored();
+    let store =
+        if args.clean.dry_run { None } else { Some(UnitStore::put(&context.host, unit, &keeper).await?) };
+    for (port, restart) in restarts {
+        keeper.since(*port).into_iter().for_each(|since| restart.keeps(since));
+    }
+    Ok(store)
+}
+
+fn has_ended_one(cleaned: &Cleaned) -> bool {
+    cleaned.owners.iter().any(|dealt| dealt.action == Action::Killed)
 }
 
 /// Says that a socket can't be kept, before anybody was signalled.
@@ -181,7 +258,8 @@ fn cannot_keep(
     command::not_run(context, asked.port, &args.command, reason, error.to_string())?;
     Ok(match error {
         KeepError::NotPermitted { .. } => Exit::NotPermitted,
-        KeepError::Changed { .. } | KeepError::Other { .. } => Exit::Failed,
+        KeepError::Store { error, .. } if error.kind() == ErrorKind::PermissionDenied => Exit::NotPermitted,
+        KeepError::Changed { .. } | KeepError::Store { .. } | KeepError::Other { .. } => Exit::Failed,
         KeepError::Unsupported => Exit::Usage,
     })
 }
@@ -229,18 +307,24 @@ fn command_line(args: &RestartArgs) -> Vec<String> {
     }
 }
 
-/// Whether the command can be run: either the port can be bound, or will be, or only the unit's own main process holds it, and
-/// systemd will end that process by itself.
-async fn is_clear(args: &RestartArgs, cleaned: &Cleaned) -> Result<bool, CliError> {
+/// Whether the command can be run: either the port can be bound, or will be, or only the unit's own processes hold it, and systemd
+/// will end those by itself.
+async fn is_clear(context: &Context, args: &RestartArgs, cleaned: &Cleaned) -> Result<bool, CliError> {
     if matches!(cleaned.outcome, Outcome::Free | Outcome::Cleaned | Outcome::WouldClean) {
         return Ok(true);
     }
     let (Some(unit), Outcome::HeldByProtected) = (&args.clean.sparing.unit, cleaned.outcome) else {
         return Ok(false);
     };
-    let main = unit::main_pid(unit).await?;
+    let family = unit::family(&context.host, unit).await?;
     let mut left = cleaned.owners.iter().filter(|dealt| dealt.action == Action::Spared);
     // Of those that the agent left out nothing is known.
-    Ok(cleaned.left_out.count == 0
-        && left.all(|dealt| dealt.owner.exclusion == Some(Exclusion::Protected) && dealt.owner.pid == main))
+    Ok(cleaned.left_out.count == 0 && left.all(|dealt| is_systemds(dealt, &family)))
+}
+
+/// Whether it was left to systemd, as one of these processes of the unit.
+fn is_systemds(dealt: &OwnerOutcome, family: &[u32]) -> bool {
+    dealt.action == Action::Spared
+        && dealt.owner.exclusion == Some(Exclusion::Protected)
+        && dealt.owner.pid.is_some_and(|pid| family.contains(&pid))
 }

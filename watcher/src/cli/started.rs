@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::args::Format;
 use super::exit::CliError;
+use super::unit;
 use crate::model::{EndSignal, Port, Process, Protocol, Socket, Verdict, WatchEvent};
 use crate::platform::Host;
 use crate::platform::contract::{Platform, ProcessError, ProcessHandle, SignalError, System};
@@ -92,19 +93,8 @@ impl Started {
     /// The processes of the command: all that descend from this program.
     pub(super) fn processes(&self) -> Vec<u32> {
         let mut pids = self.host.children(std::process::id());
-        self.add_descendants(&mut pids);
+        add_descendants(&self.host, &mut pids);
         pids
-    }
-
-    /// Adds the descendants of these processes, as many as make a chain of ancestors at most.
-    fn add_descendants(&self, pids: &mut Vec<u32>) {
-        let mut at = 0;
-        while let Some(&pid) = pids.get(at) {
-            let children = self.host.children(pid).into_iter().filter(|child| !pids.contains(child));
-            let children: Vec<u32> = children.take(GENERATIONS - pids.len().min(GENERATIONS)).collect();
-            pids.extend(children);
-            at += 1;
-        }
     }
 
     /// A process of the command that has taken over a kept socket.
@@ -123,11 +113,7 @@ impl Started {
             Err(ProcessError::Gone) => Whose::Unseen,
             Err(ProcessError::Unreadable(_)) => Whose::Stranger,
             Ok(process) => {
-                let bare = |name: &str| name.strip_suffix(".service").unwrap_or(name).to_owned();
-                let is_units = self
-                    .unit
-                    .as_ref()
-                    .is_some_and(|unit| process.unit.as_deref().map(bare) == Some(bare(unit)));
+                let is_units = self.unit.as_ref().is_some_and(|unit| unit::has(unit, &process));
                 let matches =
                     |rules: &Rules| !rules.is_any() && rules.judge(&process).verdict == Verdict::Match;
                 if is_units {
@@ -176,7 +162,7 @@ impl Started {
             return HashSet::new();
         };
         let mut pids: Vec<u32> = self.running().into_iter().collect();
-        self.add_descendants(&mut pids);
+        add_descendants(&self.host, &mut pids);
         let matches = |process: &Process| rules.judge(process).verdict == Verdict::Match;
         pids.retain(|&pid| self.host.process(pid).is_ok_and(|process| matches(&process)));
         pids.into_iter().collect()
@@ -291,6 +277,17 @@ impl Started {
         Host::end_group(leader, true);
         // Ended by force, it is gone at once; the exit need not be seen.
         let _ = timeout(Duration::from_millis(100), exit_of(&mut self.child)).await;
+    }
+}
+
+/// Adds the descendants of these processes, as many as make a chain of ancestors at most.
+pub(super) fn add_descendants(host: &Host, pids: &mut Vec<u32>) {
+    let mut at = 0;
+    while let Some(&pid) = pids.get(at) {
+        let children = host.children(pid).into_iter().filter(|child| !pids.contains(child));
+        let children: Vec<u32> = children.take(GENERATIONS - pids.len().min(GENERATIONS)).collect();
+        pids.extend(children);
+        at += 1;
     }
 }
 

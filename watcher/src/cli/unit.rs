@@ -5,26 +5,120 @@ use std::process::Stdio;
 use tokio::process::Command;
 
 use super::exit::CliError;
+use super::started::add_descendants;
+use crate::model::Process;
+use crate::platform::Host;
+use crate::platform::contract::System;
+
+/// What systemd says of a unit.
+#[derive(Debug)]
+pub(super) struct Unit {
+    /// Lines of a name, `=` and a value.
+    text: String,
+}
+
+impl Unit {
+    /// Asks systemd.
+    ///
+    /// # Errors
+    /// When the unit does not exist, or systemd can't be asked.
+    pub(super) async fn ask(unit: &str) -> Result<Self, CliError> {
+        const PROPERTIES: &str = "LoadState,MainPID,ControlGroup,TriggeredBy,NotifyAccess,FileDescriptorStoreMax,NFileDescriptorStore";
+        let mut command = Command::new("systemctl");
+        command.args(["show", "--property", PROPERTIES, "--", unit]).stdin(Stdio::null());
+        let failed = |error| CliError::Command { program: "systemctl".to_owned(), error };
+        let output = command.output().await.map_err(failed)?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(CliError::Usage(format!("--unit {unit}: {}", said.trim().replace('\n', "; "))));
+        }
+        let asked = Self { text: String::from_utf8_lossy(&output.stdout).into_owned() };
+        if asked.property("LoadState") != "loaded" {
+            return Err(CliError::Usage(format!(
+                "--unit {unit}: there is no such unit; `systemctl list-units` lists them"
+            )));
+        }
+        Ok(asked)
+    }
+
+    /// Empty where systemd does not know it.
+    fn property(&self, name: &str) -> &str {
+        let value = |line| str::strip_prefix(line, name)?.strip_prefix('=');
+        self.text.lines().find_map(value).unwrap_or_default()
+    }
+
+    fn number(&self, name: &str) -> u32 {
+        self.property(name).parse().unwrap_or_default()
+    }
+
+    /// The main process; `None` while it has none.
+    pub(super) fn main_pid(&self) -> Option<u32> {
+        Some(self.number("MainPID")).filter(|&pid| pid != 0)
+    }
+
+    /// Its control group, as a path from the root of all; empty while it has none.
+    pub(super) fn control_group(&self) -> &str {
+        self.property("ControlGroup")
+    }
+
+    /// The socket unit that starts it, if there is one.
+    pub(super) fn socket_unit(&self) -> Option<&str> {
+        self.property("TriggeredBy").split_whitespace().find(|unit| unit.ends_with(".socket"))
+    }
+
+    /// Whether systemd takes what the main process says.
+    pub(super) fn is_listened_to(&self) -> bool {
+        !matches!(self.property("NotifyAccess"), "" | "none")
+    }
+
+    /// How many descriptors systemd keeps for it at most, and how many it keeps now.
+    pub(super) fn store(&self) -> (u32, u32) {
+        (self.number("FileDescriptorStoreMax"), self.number("NFileDescriptorStore"))
+    }
+}
 
 /// The unit's main process; `None` while it has none.
 ///
 /// # Errors
 /// When the unit does not exist, or systemd can't be asked.
 pub(super) async fn main_pid(unit: &str) -> Result<Option<u32>, CliError> {
-    let mut command = Command::new("systemctl");
-    command.args(["show", "--property=LoadState", "--property=MainPID", "--", unit]).stdin(Stdio::null());
-    let failed = |error| CliError::Command { program: "systemctl".to_owned(), error };
-    let output = command.output().await.map_err(failed)?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let property = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(CliError::Usage(format!("--unit {unit}: {}", said.trim().replace('\n', "; "))));
+    Ok(Unit::ask(unit).await?.main_pid())
+}
+
+/// The processes that systemd ends when it restarts the unit: its main process, and the descendants of that one in the unit. What
+/// an earlier main process has left behind is not among them.
+///
+/// # Errors
+/// When the unit does not exist, or systemd can't be asked.
+pub(super) async fn family(host: &Host, unit: &str) -> Result<Vec<u32>, CliError> {
+    let mut pids: Vec<u32> = main_pid(unit).await?.into_iter().collect();
+    add_descendants(host, &mut pids);
+    let main = pids.first().copied();
+    pids.retain(|&pid| Some(pid) == main || host.process(pid).is_ok_and(|process| has(unit, &process)));
+    Ok(pids)
+}
+
+/// Whether the process belongs to the unit, whose name may lack its `.service`.
+pub(super) fn has(unit: &str, process: &Process) -> bool {
+    let bare = |name| str::strip_suffix(name, ".service").unwrap_or(name).to_owned();
+    process.unit.as_deref().map(bare) == Some(bare(unit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_systemd_does_not_know_is_none() {
+        let unit = |text: &str| Unit { text: text.to_owned() };
+        // 252, of a service that runs
+        let runs = unit(
+            "MainPID=71\nNotifyAccess=main\nFileDescriptorStoreMax=4\nNFileDescriptorStore=1\nTriggeredBy=a.timer a.socket\n",
+        );
+        assert_eq!((runs.main_pid(), runs.store(), runs.is_listened_to()), (Some(71), (4, 1), true));
+        assert_eq!(runs.socket_unit(), Some("a.socket"));
+        let stopped = unit("MainPID=0\nNotifyAccess=none\nTriggeredBy=\n");
+        assert_eq!((stopped.main_pid(), stopped.store(), stopped.is_listened_to()), (None, (0, 0), false));
+        assert_eq!((stopped.socket_unit(), stopped.control_group()), (None, ""));
     }
-    if property("LoadState") != Some("loaded") {
-        return Err(CliError::Usage(format!(
-            "--unit {unit}: there is no such unit; `systemctl list-units` lists them"
-        )));
-    }
-    Ok(property("MainPID").and_then(|pid| pid.parse().ok()).filter(|&pid| pid != 0))
 }

@@ -17,15 +17,15 @@ impl Restart {
         self.steps.push((monotonic_ns(since), Step::Kept, None));
     }
 
-    /// Records who uses the kept sockets now.
-    pub(crate) fn used_by(&mut self, owner: NewOwner) {
+    /// Records who uses the kept sockets now, and what makes it the asked-for one.
+    pub(crate) fn used_by(&mut self, owner: NewOwner, by: By) {
         if self.taken_over.as_ref().is_some_and(|known| known.owner.pid == owner.pid) {
             return;
         }
         let at = monotonic_ns(Instant::now());
         self.steps.push((at, Step::TakenOver, owner.pid));
         let socket = SocketKey { cookie: None, address: owner.address, pid: owner.pid };
-        self.taken_over = Some(Listener { socket, at, owner, whose: Whose::AskedFor(By::Command) });
+        self.taken_over = Some(Listener { socket, at, owner, whose: Whose::AskedFor(by) });
     }
 
     /// Records that nobody is seen to use the kept sockets, and why somebody may all the same.

@@ -345,7 +345,7 @@ fn who_uses_the_sockets_that_were_kept_is_the_new_owner_as_long_as_it_does() {
     restart.keeps(Instant::now());
     restart.command_started(1, Some(7));
     let owner = NewOwner { pid: Some(7), uid: None, comm: None, address: None, by: None };
-    restart.used_by(owner);
+    restart.used_by(owner, By::Command);
     assert_eq!(restart.outcome(), Some(Outcome::Restarted));
     restart.is_used_by_none(None);
     assert_eq!((restart.outcome(), restart.out_of_time()), (None, Outcome::TimedOut));

@@ -24,6 +24,8 @@ struct Keeping {
     fallback: Option<String>,
     /// Whether the old owners are gone.
     is_open: bool,
+    /// Whether systemd keeps them for the new owner as well.
+    is_stored: bool,
     taken_over: bool,
 }
 
@@ -61,8 +63,9 @@ pub(crate) enum TakenOver {
 /// What a restart's answer tells of the kept sockets of a port.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Handover {
-    /// Where each listens, by which number the command gets it, and by which name.
-    pub(crate) sockets: Vec<(SocketAddr, usize, String)>,
+    /// Where each listens, by which number the command gets it, and by which name. systemd numbers those that it keeps by
+    /// itself.
+    pub(crate) sockets: Vec<(SocketAddr, Option<usize>, String)>,
     /// How many connections were refused; `None` where that can't be told.
     pub(crate) refused: Option<u32>,
     /// How many were seen to wait in the queue until the new owner accepted; `None` where nobody took the sockets over, and
@@ -142,10 +145,12 @@ impl Keeper {
     }
 
     /// The old owners are gone: as many connections may wait now as the system allows, until the new one says otherwise, and
-    /// a socket that one of them has shut down listens again.
+    /// a socket that one of them has shut down listens again. Nothing happens when it is said again.
     pub(crate) fn open(&self) {
         let Keeping { kept, is_open, .. } = &mut *self.lock();
-        *is_open = true;
+        if std::mem::replace(is_open, true) {
+            return;
+        }
         for kept in kept {
             let Some(handle) = kept.handle.as_ref().filter(|_| kept.is_tcp()) else { continue };
             let is_full = handle.queue().is_none_or(|queue| queue.waiting > queue.room);
@@ -178,11 +183,20 @@ impl Keeper {
 
     /// The descriptors in the order in which they are handed on, and their names.
     pub(crate) fn descriptors(&self) -> (Vec<i32>, String) {
-        let keeping = self.lock();
-        let open =
-            keeping.kept.iter().filter_map(|kept| Some((kept.handle.as_ref()?.descriptor(), kept.name())));
-        let (descriptors, names): (Vec<i32>, Vec<String>) = open.unzip();
+        let (descriptors, names): (Vec<i32>, Vec<String>) = self.named().into_iter().unzip();
         (descriptors, names.join(":"))
+    }
+
+    /// Each descriptor that is kept, with its name.
+    pub(crate) fn named(&self) -> Vec<(i32, String)> {
+        let keeping = self.lock();
+        let kept = keeping.kept.iter();
+        kept.filter_map(|kept| Some((kept.handle.as_ref()?.descriptor(), kept.name()))).collect()
+    }
+
+    /// systemd keeps them as well, and hands them on.
+    pub(crate) fn is_stored(&self) {
+        self.lock().is_stored = true;
     }
 
     /// Looks which of these processes use the port's sockets; `None` where none is kept.
@@ -236,8 +250,9 @@ impl Keeper {
     pub(crate) fn told(&self, port: Port) -> Handover {
         let keeping = self.lock();
         let numbered = keeping.kept.iter().zip(FIRST..).filter(|(kept, _)| kept.socket.port() == port);
+        let number = |number| (!keeping.is_stored).then_some(number);
         let sockets: Vec<_> =
-            numbered.map(|(kept, number)| (kept.socket.address, number, kept.name())).collect();
+            numbered.map(|(kept, at)| (kept.socket.address, number(at), kept.name())).collect();
         let is_done = keeping.taken_over && !sockets.is_empty();
         let knows = is_done && !keeping.of(port).any(|kept| kept.may_have_refused);
         let most = || keeping.of(port).map(|kept| kept.most).sum();

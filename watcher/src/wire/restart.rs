@@ -45,8 +45,8 @@ struct HandoverJson {
 #[derive(Debug, Serialize)]
 struct KeptJson {
     address: String,
-    /// Its number, and its name in `LISTEN_FDNAMES`.
-    fd: usize,
+    /// Its number, which is null where systemd gives it, and its name in `LISTEN_FDNAMES`.
+    fd: Option<usize>,
     name: String,
 }
 
@@ -127,7 +127,7 @@ impl From<&Restarted> for RestartAnswer {
             address: address.map(|address| address.to_string()),
             by: by.map(By::name),
         };
-        let kept = |(address, fd, name): &(SocketAddr, usize, String)| KeptJson {
+        let kept = |(address, fd, name): &(SocketAddr, Option<usize>, String)| KeptJson {
             address: address.to_string(),
             fd: *fd,
             name: name.clone(),

@@ -146,7 +146,8 @@ pub(super) fn payload(folder: &Path, arch: Arch, what: &What) -> Result<PathBuf>
             bring_libraries(program, &tree)?;
         }
     }
-    let scripts = ["guest.sh", "scenario.sh", "plain.sh", "common.sh"].map(|name| (name, place.join(name)));
+    let scripts =
+        ["guest.sh", "scenario.sh", "units.sh", "plain.sh", "common.sh"].map(|name| (name, place.join(name)));
     for (name, to) in scripts.into_iter().chain([("plain-init", tree.join("plain-init"))]) {
         fs::copy(root().join("tests/vm").join(name), &to)?;
         fs::set_permissions(&to, fs::Permissions::from_mode(0o755))?;

@@ -43,7 +43,12 @@ pub(in crate::cli) fn answer(restarted: &Restarted, next: Option<String>) -> Str
     out.push('\n');
     if let Some(Handover { sockets, fallback, .. }) = handover {
         for (address, number, name) in sockets {
-            let _ = writeln!(out, "  kept     {address}, for the command as descriptor {number} ({name})");
+            let _ = match number {
+                Some(number) => {
+                    writeln!(out, "  kept     {address}, for the command as descriptor {number} ({name})")
+                }
+                None => writeln!(out, "  kept     {address}, for the unit in systemd's store ({name})"),
+            };
         }
         if let Some(fallback) = fallback {
             let why = style::printable(fallback);

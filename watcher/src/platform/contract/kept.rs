@@ -69,6 +69,14 @@ pub(crate) enum KeepError {
         /// The process.
         pid: u32,
     },
+    /// systemd does not take it into the store of a unit.
+    #[error("the sockets can't be put into systemd's store of {unit}: {error}")]
+    Store {
+        /// The unit.
+        unit: String,
+        /// Why not.
+        error: io::Error,
+    },
     /// Another error of the system.
     #[error("the socket of process {pid} can't be copied: {error}")]
     Other {

@@ -140,6 +140,16 @@ pub(crate) trait Platform: System + Clone + Sized + 'static {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    /// Tells the service manager this of a process (`sd_notify(3)`), with copies of the descriptors, and waits until the manager
+    /// has dealt with it, for seconds at most.
+    ///
+    /// # Errors
+    /// Where the system has no such manager, it does not answer, or this user may not speak for the process.
+    fn notify_for(pid: u32, state: &str, descriptors: &[i32]) -> io::Result<()> {
+        let _ = (pid, state, descriptors);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Becomes the command. Where the system can't replace a running program, runs it to its end and returns its exit
     /// status.
     ///

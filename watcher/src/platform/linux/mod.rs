@@ -7,6 +7,7 @@ mod fd;
 mod history;
 mod host;
 mod keep;
+mod manager;
 #[cfg(feature = "nats")]
 mod nats;
 mod owner_record;
@@ -278,6 +279,10 @@ impl Platform for Linux {
 
     fn hand_on(command: &mut Command, descriptors: &[i32], names: &str) -> io::Result<()> {
         keep::hand_on(command, descriptors, names)
+    }
+
+    fn notify_for(pid: u32, state: &str, descriptors: &[i32]) -> io::Result<()> {
+        manager::notify_for(pid, state, descriptors)
     }
 
     fn become_command(command: &mut Command) -> io::Result<u8> {
