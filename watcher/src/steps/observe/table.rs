@@ -25,12 +25,15 @@ struct TrackedSocket {
     missing: bool,
     /// It listens, or has listened.
     listened: bool,
+    /// The state that was told last. A look can find a socket before the event of its bind or its listen has come, because the
+    /// kernel makes the event after the act; and what a look corrects is not told.
+    told: Option<SocketState>,
 }
 
 impl TrackedSocket {
     fn new(socket: Socket, since: Instant) -> Self {
-        let listened = socket.state == SocketState::Listen;
-        Self { socket, since, missing: false, listened }
+        let (listened, told) = (socket.state == SocketState::Listen, Some(socket.state));
+        Self { socket, since, missing: false, listened, told }
     }
 }
 
@@ -104,11 +107,21 @@ impl OfPort {
 
     fn set_state(&mut self, at: usize, state: SocketState, since: Instant) -> Change {
         let known = &mut self.known[at];
-        let changed = known.socket.state != state;
+        let is_news = known.told.replace(state) != Some(state);
         known.socket.state = state;
         known.since = since;
         known.listened |= state == SocketState::Listen;
-        if changed { Change::News } else { Change::Known }
+        if is_news { Change::News } else { Change::Known }
+    }
+
+    /// The event of a bind, of a socket that is there.
+    fn bound(&mut self, at: usize) -> Change {
+        let known = &mut self.known[at];
+        if known.told.is_some() {
+            return Change::Known;
+        }
+        known.told = Some(SocketState::Bound);
+        Change::News
     }
 }
 
@@ -193,7 +206,7 @@ impl Table {
                 }
                 None => {
                     places.insert(socket.id(), known.len());
-                    known.push(TrackedSocket::new(socket, since));
+                    known.push(TrackedSocket { told: None, ..TrackedSocket::new(socket, since) });
                 }
             }
         }
@@ -287,7 +300,7 @@ impl Table {
         match (event.kind, found) {
             (EventKind::Conflict | EventKind::Refused, _) if before_snapshot => Change::Known,
             (EventKind::Conflict | EventKind::Refused, _) => Change::News,
-            (EventKind::Bind, Some(_)) => Change::Known,
+            (EventKind::Bind, Some(at)) => self.of(port).bound(at),
             (EventKind::Listen, Some(at)) => self.of(port).set_state(at, SocketState::Listen, event.at),
             (EventKind::Unlisten, Some(at)) => self.of(port).set_state(at, SocketState::Bound, event.at),
             (EventKind::Release, Some(at)) => {
@@ -377,6 +390,26 @@ mod tests {
         table.load(&[PORT], vec![listener(1)], Instant::now());
         look(&mut table, Vec::new());
         assert_eq!(table.apply(&release(1)), Change::NewsAndFree);
+    }
+
+    #[test]
+    fn a_bind_and_a_listen_are_news_though_a_look_came_before_their_events() {
+        let bind = || Event { kind: EventKind::Bind, ..release(1) };
+        let listen = || Event { kind: EventKind::Listen, ..release(1) };
+        let mut table = Table::default();
+        // given a look that finds the listener whose events are still to come
+        look(&mut table, vec![listener(1)]);
+        assert_eq!([bind(), listen()].map(|event| table.apply(&event)), [Change::News, Change::News]);
+        // then each is told once
+        assert_eq!([bind(), listen()].map(|event| table.apply(&event)), [Change::Known, Change::Known]);
+        // and so where the look comes between the two
+        let mut table = Table::default();
+        assert_eq!(table.apply(&bind()), Change::News);
+        look(&mut table, vec![listener(1)]);
+        assert_eq!(table.apply(&listen()), Change::News);
+        // but what was told as held is known
+        table.load(&[PORT], vec![listener(1)], Instant::now());
+        assert_eq!([bind(), listen()].map(|event| table.apply(&event)), [Change::Known, Change::Known]);
     }
 
     #[test]
