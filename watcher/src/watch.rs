@@ -1,13 +1,13 @@
 //! Watch: reports what happens to ports, as it happens.
 
+mod losses;
+
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use tokio::time::{Sleep, sleep_until};
-
+use self::losses::Losses;
 use crate::model::{
     Event, EventKind, LostIn, NamedProcess, Observation, Port, Protocol, Socket, WatchEvent, WatchKind,
 };
@@ -20,12 +20,9 @@ use crate::steps::observe::table::{Change, Table};
 /// thousands of binds fail.
 const MOST_HOLDERS: usize = 16;
 
-/// The least time between two looks because of lost events: where they are lost all the time, looks are all there would be.
-const LOOKS_APART: Duration = Duration::from_millis(50);
-/// And so many times as long as the last one took: where others have opened a great many descriptors, each takes long.
-const LOOKS_SHARE: u32 = 8;
-/// So long after a look that failed the next one is due.
-const AFTER_A_FAILURE: Duration = Duration::from_secs(1);
+/// Events of several processors come out of their order, hardly ever by more than this. One that does is taken for a part of
+/// what the look has found.
+const OUT_OF_ORDER: Duration = Duration::from_millis(1);
 
 /// Watched ports, observed by an `O`.
 pub(crate) struct Watch<O: ?Sized = dyn Observer> {
@@ -34,6 +31,8 @@ pub(crate) struct Watch<O: ?Sized = dyn Observer> {
     ports: Vec<Port>,
     table: Table,
     pending: VecDeque<WatchEvent>,
+    /// What was read beyond the last look.
+    beyond: VecDeque<Event>,
     /// The names that conflicts told since the last pause, because the same holders are told again and again.
     names: HashMap<u32, Option<String>>,
     /// And the names beside those of threads that acted: one process can act thousands of times.
@@ -46,32 +45,6 @@ pub(crate) struct Watch<O: ?Sized = dyn Observer> {
     lost: Option<Losses>,
     /// Whether the looks because of lost events are taken by a call of [`Self::look_for_lost`] alone.
     looks_when_called: bool,
-}
-
-/// Events that were lost.
-struct Losses {
-    /// How many, by where.
-    counts: Vec<(LostIn, Option<u64>)>,
-    /// When to look because of them.
-    due: Pin<Box<Sleep>>,
-    /// Whether that is now, and somebody else takes the look.
-    is_due: bool,
-}
-
-impl Losses {
-    /// After a look that failed, the next one is not at once.
-    fn postpone(&mut self) {
-        self.due = Box::pin(sleep_until((Instant::now() + AFTER_A_FAILURE).into()));
-        self.is_due = false;
-    }
-
-    fn add(&mut self, more: Option<u64>, lost_in: LostIn) {
-        if let Some((_, count)) = self.counts.iter_mut().find(|(known, _)| *known == lost_in) {
-            *count = count.zip(more).map(|(count, more)| count.saturating_add(more));
-        } else {
-            self.counts.push((lost_in, more));
-        }
-    }
 }
 
 impl<O: Observer + ?Sized> Watch<O> {
@@ -92,6 +65,7 @@ impl<O: Observer + ?Sized> Watch<O> {
             observer,
             ports: ports.to_vec(),
             pending,
+            beyond: VecDeque::new(),
             names: HashMap::new(),
             beside: HashMap::new(),
             look_begun: Instant::now(),
@@ -124,24 +98,34 @@ impl<O: Observer + ?Sized> Watch<O> {
             if let Some(event) = self.pending.pop_front() {
                 return Poll::Ready(Ok(event));
             }
-            match self.observer.poll_next(cx) {
-                Poll::Ready(observation) => self.observed(observation?)?,
-                // What was there is told before a look replaces what is known.
+            match self.poll_observation(cx) {
+                Poll::Ready(observation) => self.observed(observation?),
                 Poll::Pending => {
                     self.forget_names();
-                    let due = self.lost.as_mut().map(|lost| lost.due.as_mut().poll(cx));
+                    let due = self.lost.as_mut().map(|lost| lost.poll_due(cx));
                     ready!(due.unwrap_or(Poll::Pending));
                     if !self.may_look() {
                         return Poll::Pending;
                     }
-                    self.look_for_lost()?;
                 }
+            }
+            // Observations may never be pending.
+            if self.lost.as_ref().is_some_and(Losses::is_time) && self.may_look() {
+                self.look_for_lost(cx)?;
             }
         }
         self.forget_names();
         // There may be more, but others have their turn first.
         cx.waker().wake_by_ref();
         self.pending.pop_front().map_or(Poll::Pending, |event| Poll::Ready(Ok(event)))
+    }
+
+    /// The next observation: first what was read already.
+    fn poll_observation(&mut self, cx: &mut Context<'_>) -> Poll<Result<Observation, ObserveError>> {
+        match self.beyond.pop_front() {
+            Some(event) => Poll::Ready(Ok(Observation::Event(event))),
+            None => self.observer.poll_next(cx),
+        }
     }
 
     fn forget_names(&mut self) {
@@ -160,23 +144,14 @@ impl<O: Observer + ?Sized> Watch<O> {
         self.pending.len()
     }
 
-    fn observed(&mut self, observation: Observation) -> Result<(), ObserveError> {
+    fn observed(&mut self, observation: Observation) {
         match observation {
             Observation::Event(event) => self.tell(&event),
             Observation::Lost(count, lost_in) => {
-                let due = self.last_look + LOOKS_APART.max(self.look_took * LOOKS_SHARE);
-                let losses = self.lost.get_or_insert_with(|| Losses {
-                    counts: Vec::new(),
-                    due: Box::pin(sleep_until(due.into())),
-                    is_due: false,
-                });
-                losses.add(count, lost_in);
-                if losses.due.deadline() <= Instant::now().into() && self.may_look() {
-                    self.look_for_lost()?;
-                }
+                let (last, took) = (self.last_look, self.look_took);
+                self.lost.get_or_insert_with(|| Losses::since(last, took)).add(count, lost_in);
             }
         }
-        Ok(())
     }
 
     /// Whether a look that is due is taken at once; else it is noted.
@@ -199,24 +174,60 @@ impl<O: Observer + ?Sized> Watch<O> {
         self.lost.as_ref().is_some_and(|lost| lost.is_due)
     }
 
-    /// Looks at the sockets afresh if events were lost.
+    /// Looks at the sockets afresh if events were lost. What happened before the look is told first, because the look replaces
+    /// what is known.
     ///
     /// # Errors
-    /// When the sockets can't be read.
-    pub(crate) fn look_for_lost(&mut self) -> Result<(), ObserveError> {
+    /// When the sockets can't be read, or no more events will come.
+    pub(crate) fn look_for_lost(&mut self, cx: &mut Context<'_>) -> Result<(), ObserveError> {
         let Some(mut losses) = self.lost.take() else { return Ok(()) };
-        let before = self.pending.len();
-        for &(lost_in, count) in &losses.counts {
+        let since = Instant::now();
+        let sockets = match self.observer.look(&self.ports) {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                // Then nothing stands in for them yet.
+                losses.postpone();
+                self.lost = Some(losses);
+                return Err(error);
+            }
+        };
+        self.tell_until(since, cx)?;
+        // The look may not have found what has gone meanwhile, and then nothing would tell that it has.
+        let there: HashSet<u64> = sockets.iter().filter_map(|socket| socket.cookie).collect();
+        for event in std::mem::take(&mut self.beyond) {
+            let is_missing = event.cookie.is_some_and(|cookie| !there.contains(&cookie));
+            if event.kind == EventKind::Release && is_missing && self.table.knows(&event) {
+                self.tell(&event);
+            } else {
+                self.beyond.push_back(event);
+            }
+        }
+        for &(lost_in, count) in losses.counts() {
             let lost = self.now(WatchKind::Lost { count, lost_in }, self.first_port());
             self.pending.push_back(lost);
         }
-        if let Err(error) = self.reload() {
-            // Then nothing stands in for them yet.
-            self.pending.truncate(before);
-            losses.postpone();
-            self.lost = Some(losses);
-            return Err(error);
+        // With what had to be told, which took time from others as well.
+        self.load(sockets, since, since.elapsed());
+        Ok(())
+    }
+
+    /// Tells what happened before this moment. There is an end to that: what the kernel keeps has room for so many.
+    fn tell_until(&mut self, since: Instant, cx: &mut Context<'_>) -> Result<(), ObserveError> {
+        let mut beyond = VecDeque::new();
+        while let Poll::Ready(observation) = self.poll_observation(cx) {
+            match observation? {
+                Observation::Event(event) if event.at >= since => {
+                    let is_last = event.at >= since + OUT_OF_ORDER;
+                    beyond.push_back(event);
+                    if is_last {
+                        break;
+                    }
+                }
+                other => self.observed(other),
+            }
         }
+        beyond.append(&mut self.beyond);
+        self.beyond = beyond;
         Ok(())
     }
 
@@ -278,7 +289,7 @@ impl<O: Observer + ?Sized> Watch<O> {
         let snapshot = looked?;
         let mut released = HashSet::new();
         for _ in 0..MOST_READY {
-            let Poll::Ready(observation) = self.observer.poll_next(cx) else { break };
+            let Poll::Ready(observation) = self.poll_observation(cx) else { break };
             let observation = observation?;
             if let Observation::Event(event) = &observation
                 && event.kind == EventKind::Release
@@ -287,10 +298,10 @@ impl<O: Observer + ?Sized> Watch<O> {
             }
             if let Observation::Lost(..) = observation {
                 // What came after the snapshot is not all known: only a newer one is right.
-                self.observed(observation)?;
-                return self.look_for_lost();
+                self.observed(observation);
+                return self.look_for_lost(cx);
             }
-            self.observed(observation)?;
+            self.observed(observation);
         }
         self.table.correct(&self.ports, snapshot, since, &released);
         Ok(())
@@ -303,11 +314,19 @@ impl<O: Observer + ?Sized> Watch<O> {
     fn reload(&mut self) -> Result<(), ObserveError> {
         let since = Instant::now();
         let sockets = self.observer.look(&self.ports)?;
-        (self.look_begun, self.last_look, self.look_took) = (since, Instant::now(), since.elapsed());
+        self.load(sockets, since, since.elapsed());
+        Ok(())
+    }
+
+    /// Takes over what a look has found that was begun at `since`.
+    fn load(&mut self, sockets: Vec<Socket>, since: Instant, took: Duration) {
+        (self.look_begun, self.last_look, self.look_took) = (since, Instant::now(), took);
+        if let Some(lost) = &mut self.lost {
+            lost.put_off(self.last_look, took);
+        }
         self.table.load(&self.ports, sockets, since);
         let held = self.all_held(&self.ports);
         self.pending.extend(held);
-        Ok(())
     }
 
     /// A `Held` event for each owner of the ports, in the order of the ports.

@@ -339,6 +339,14 @@ impl Agent {
         refreshed
     }
 
+    /// Takes the look that stands in for lost events, if some were.
+    fn look_for_lost(&self) -> Result<(), ObserveError> {
+        let waiting = self.waiting();
+        let looked = self.look(|watch| watch.look_for_lost(&mut Context::from_waker(&waiting)));
+        self.note_look(looked.as_ref().copied());
+        looked
+    }
+
     /// Makes sure that what is known is no older than the last look, and that none has failed since.
     pub(super) fn see(&self) -> Result<(), ObserveError> {
         self.drain_events();
@@ -346,8 +354,7 @@ impl Agent {
         if self.is_blind() || self.watch().observer().has_lost()? {
             return self.refresh();
         }
-        let looked = self.look(Watch::look_for_lost);
-        self.note_look(looked.as_ref().copied());
+        let looked = self.look_for_lost();
         let _ = self.read_events(self.watch(), &mut Context::from_waker(&self.waiting()), EVENTS_PER_TURN);
         looked
     }
@@ -405,9 +412,9 @@ impl Agent {
     pub(super) fn look_again(&self) {
         if self.is_blind() {
             self.resync();
-        } else {
-            let looked = self.look(Watch::look_for_lost);
-            self.note_look(looked.as_ref().copied());
+        } else if self.watch().is_look_due() {
+            // It may have been taken for somebody's answer meanwhile.
+            let _ = self.look_for_lost();
         }
         self.waiting().wake();
     }

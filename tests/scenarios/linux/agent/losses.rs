@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use gatewatch_tests::{Actor, Agent, Part, send, until, unused_port};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use serde_json::Value;
 use tempfile::NamedTempFile;
 
 /// The system calls of a process, as strace(1) sees them. It is let go when this is dropped.
@@ -93,6 +94,25 @@ scenario!(who_comes_while_events_are_lost_without_end_is_told, needs(Bpf), || {
         drop(server);
         let answer = agent.get(&format!("/v1/ports/{port}"));
         assert_eq!(answer.json()["owners"], serde_json::json!([]), "{answer:?}");
+    }
+    assert!(floods.iter().all(Actor::is_alive));
+});
+
+scenario!(a_stream_goes_on_while_events_are_lost_without_end, needs(Bpf), || {
+    let (flooded, port) = (unused_port(), unused_port());
+    let agent = Agent::watching(&[(flooded, ""), (port, "")]);
+    let mut events = agent.events(&format!("port={port}"));
+    events.up_to("ready");
+    // given more events in the agent's own network namespace than it reads, so that it never catches up
+    let flood = |host| Part::other().on(([127, 0, 0, host], flooded).into()).with(&["--flood"]).start();
+    let floods: Vec<Actor> = (5..9).map(flood).collect();
+    events.up_to("lost");
+    for _ in 0..5 {
+        // then who comes is told, by its listen or by a look that stands in for it
+        let server = Part::other().on_port(port).start();
+        let is_told = |line: &Value| matches!(line["event"].as_str(), Some("listen" | "held"));
+        while !Some(events.line()).is_some_and(|line| is_told(&line) && line["pid"] == server.pid()) {}
+        drop(server);
     }
     assert!(floods.iter().all(Actor::is_alive));
 });

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::time::Instant;
 
 use gatewatch_tests::{Backend, Flood, Gatewatch, PATIENCE, Part, send, unused_port};
 use nix::sys::signal::Signal;
@@ -302,6 +303,26 @@ scenario!(a_watch_that_is_never_without_an_event_ends_all_the_same, needs(Bpf), 
     // and so when its time is over
     let mut limited = Gatewatch::on(Backend::Ebpf, &["watch", "--for", "300ms"], port).watch();
     assert_eq!(limited.end(), 0);
+});
+
+scenario!(a_watch_tells_who_comes_while_events_are_lost_without_end, needs(Bpf), || {
+    let port = unused_port();
+    let mut asked = watch(Backend::Ebpf, port);
+    let _flood = Flood::of(port);
+    // There is always another line.
+    let mut up_to = |what: &str, is_it: &dyn Fn(&Value) -> bool| {
+        let begun = Instant::now();
+        while !is_it(&asked.line()) {
+            assert!(begun.elapsed() < PATIENCE, "{what} is not told");
+        }
+    };
+    // given that some were lost, and it still never catches up
+    up_to("a loss", &|line| line["event"] == "lost");
+    for _ in 0..5 {
+        let server = Part::other().on_port(port).start();
+        let is_told = |line: &Value| matches!(line["event"].as_str(), Some("listen" | "held"));
+        up_to("who listens", &|line| is_told(line) && line["pid"] == server.pid());
+    }
 });
 
 scenario!(verbose_brings_the_kernel_programs_diagnostics, needs(Bpf), || {

@@ -281,6 +281,11 @@ impl Table {
         self.on_port(port).filter(move |socket| may_be_same(socket.netns, netns))
     }
 
+    /// Whether the socket that an event is about is known.
+    pub(crate) fn knows(&self, event: &Event) -> bool {
+        self.ports.get(&event.port()).is_some_and(|of_port| of_port.find(event).is_some())
+    }
+
     /// The socket that an event is about, if it was never seen to listen.
     pub(crate) fn without_listen(&self, event: &Event) -> Option<&Socket> {
         let of_port = self.ports.get(&event.port())?;

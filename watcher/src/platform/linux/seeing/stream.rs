@@ -26,7 +26,13 @@ pub(super) struct Stream {
     lost_before: Losses,
     /// The same when it was last asked whether there are more.
     lost_when_asked: Losses,
+    /// How many records were read since the counters were.
+    records: u32,
 }
+
+/// So many records are read at most until it is asked whether some were lost: where others make events without end, the ring
+/// is never empty.
+const RECORDS: u32 = 4096;
 
 /// The kernel program's counters: of lines and of others, here and elsewhere.
 type Losses = [[u64; 2]; 2];
@@ -39,7 +45,13 @@ impl Stream {
         let lost = Array::try_from(Map::Array(lost)).map_err(io::Error::other)?;
         // SAFETY: the ring owns its descriptor, and always returns the same one.
         let ring = unsafe { AsyncFd::register(ring) }?;
-        Ok(Self { ring, lost, lost_before: Losses::default(), lost_when_asked: Losses::default() })
+        Ok(Self {
+            ring,
+            lost,
+            lost_before: Losses::default(),
+            lost_when_asked: Losses::default(),
+            records: 0,
+        })
     }
 
     /// Whether more was lost since this was last asked, also while the ring never is empty.
@@ -55,12 +67,16 @@ impl Stream {
 
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Observation>> {
         loop {
-            while let Some(record) = self.ring.get_mut().next() {
+            while self.records < RECORDS
+                && let Some(record) = self.ring.get_mut().next()
+            {
+                self.records += 1;
                 if let Some(event) = watcher_common::Event::read(&record).and_then(|event| decode(&event)) {
                     return Poll::Ready(Ok(Observation::Event(event)));
                 }
             }
-            // The ring does not report that it was full, so the count is read whenever the ring has been emptied.
+            // The ring does not report that it was full.
+            let is_empty = std::mem::take(&mut self.records) < RECORDS;
             let lost = self.losses()?;
             // It is told now, and whoever is told looks.
             self.lost_when_asked = lost;
@@ -72,7 +88,9 @@ impl Stream {
                     return Poll::Ready(Ok(Observation::Lost(Some(lines), lost_in)));
                 }
             }
-            ready!(self.ring.poll_read_ready(cx))?.clear_ready();
+            if is_empty {
+                ready!(self.ring.poll_read_ready(cx))?.clear_ready();
+            }
         }
     }
 }
