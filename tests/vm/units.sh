@@ -83,11 +83,30 @@ check "a unit whose server takes no socket over is restarted all the same" \
 check "by another main process as well" test "$old" != "$(main_of ignores)"
 check "and systemd keeps nothing for it" test "$(kept_for ignores)" = 0
 
+# systemd refuses, and nothing has happened: then nothing is mended either
+unit refuses "18104 given" "$store"; sed -i '1i [Unit]\nRefuseManualStop=yes' /etc/systemd/system/refuses.service; systemctl daemon-reload
+old=$(main_of refuses)
+check "a unit that systemd does not restart goes on" refused 1 ./gatewatch restart 18104 --any --agent never --keep-listening --unit refuses
+check "as the same process" test "$old" = "$(main_of refuses)"
+check "and systemd keeps nothing for that one" test "$(kept_for refuses)" = 0
+
+# an interrupt while the old owner is about to end
+printf '[Service]\nExecStart=/bin/sh -c "[ ! -e /tmp/waits ] || sleep 5; exec /usr/local/bin/forks 18105 given"\n%b\n' "$store" > /etc/systemd/system/waits.service
+systemctl daemon-reload; systemctl start waits
+./gatewatch wait listening -p 18105 --timeout 60s --agent never -q > /dev/null
+touch /tmp/waits
+./gatewatch restart 18105 --any --agent never --keep-listening --unit waits > /tmp/out 2>&1 & restart=$!
+old=$(main_of waits); until [ "$(main_of waits)" != "$old" ] && [ "$(main_of waits)" != 0 ]; do sleep 0.1; done
+kill -TERM $restart; wait $restart
+check "an interrupt is answered" test $? = 7 -a "$(grep -c interrupted /tmp/out)" = 1
+check "and leaves nothing in the store" test "$(kept_for waits)" = 0
+
 old=$(main_of closed)
 check "a unit without a store is not restarted so" refused 2 ./gatewatch restart 18103 --any --agent never --keep-listening --unit closed
 check "which is said, with what opens it" grep -q "FileDescriptorStoreMax=8 and NotifyAccess=main" /tmp/refused
 check "and costs it nothing" test "$old" = "$(main_of closed)"
 
-systemctl stop forks ignores closed
-rm /etc/systemd/system/{forks,ignores,closed}.service /usr/local/bin/forks /usr/local/bin/connects
+sed -i /RefuseManualStop/d /etc/systemd/system/refuses.service; systemctl daemon-reload
+systemctl stop forks ignores closed refuses waits
+rm /etc/systemd/system/{forks,ignores,closed,refuses,waits}.service /usr/local/bin/forks /usr/local/bin/connects
 systemctl daemon-reload

@@ -102,7 +102,12 @@ impl Restart {
 
     /// Records what the cleaning did.
     pub(crate) fn cleaned(&mut self, cleaned: &Cleaned) {
-        let gone = |dealt: &&OwnerOutcome| matches!(dealt.action, Action::Killed | Action::Gone);
+        // Where a unit's processes are left to systemd, they are the ones that go.
+        let leaves_all = cleaned.outcome == Outcome::HeldByProtected;
+        let gone = |dealt: &&OwnerOutcome| match dealt.action {
+            Action::Killed | Action::Gone => true,
+            _ => leaves_all,
+        };
         let holdings = cleaned.owners.iter().filter(gone).flat_map(|dealt| &dealt.owner.holdings);
         let sockets: Vec<Socket> = holdings.map(|holding| holding.socket.clone()).collect();
         if sockets.iter().any(Socket::owns_port) {

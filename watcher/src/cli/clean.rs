@@ -79,8 +79,7 @@ async fn clean_once(
         protect.extend(service_pid());
     }
     if let Some(unit) = &args.sparing.unit {
-        let room = MOST_PROTECTED.saturating_sub(protect.len()).max(1);
-        protect.extend(unit::family(&context.host, unit).await?.into_iter().take(room));
+        protect.extend(unit::family(&context.host, unit).await?);
     }
     protect.sort_unstable();
     protect.dedup();
@@ -175,7 +174,7 @@ fn is_kept_by_record(cleaned: &Cleaned, unrecorded: &Exclusions) -> bool {
 
 /// Why the agent can't spare all of these, if so.
 fn too_many(protect: &[u32]) -> Option<&'static str> {
-    let why = "it spares 64 processes at most, and --protect names more";
+    let why = "it spares 64 processes at most, and more are to be spared";
     (protect.len() > MOST_PROTECTED).then_some(why)
 }
 

@@ -32,10 +32,14 @@ impl Following<'_, '_> {
             if !store.is_old_gone() {
                 return;
             }
-            self.keeper.open();
+            self.keeper.widen();
         }
         let by = if self.store.is_some() { By::Unit } else { By::Command };
         let pids = self.heirs();
+        if self.store.is_some() && !pids.is_empty() {
+            // What the old owner's other processes have accepted until now shows nothing.
+            self.keeper.open();
+        }
         for (port, restart) in self.restarts.iter_mut() {
             match self.keeper.look(*port, &pids) {
                 Some(TakenOver::By(pid)) => {
@@ -59,8 +63,17 @@ impl Following<'_, '_> {
         if self.keeper.is_empty() || self.all(|restart| !restart.hands_on() || restart.is_listening()) {
             return None;
         }
+        // As long as the old owner serves, nothing is to be mended.
+        if self.store.as_mut().is_some_and(|store| !store.is_old_gone()) {
+            return None;
+        }
         let now = Instant::now();
         if self.any(|restart| restart.outcome().is_some_and(|outcome| outcome != Outcome::Restarted)) {
+            let why = self.restarts.iter().find_map(|(_, restart)| restart.why());
+            return Some(why.unwrap_or("its first start failed").to_owned());
+        }
+        // systemd starts it again and again, and after a few times no more.
+        if self.store.is_some() && self.any(Restart::has_failed) {
             let why = self.restarts.iter().find_map(|(_, restart)| restart.why());
             return Some(why.unwrap_or("its first start failed").to_owned());
         }
@@ -90,8 +103,9 @@ impl Following<'_, '_> {
         if self.started.has_group() {
             self.started.end(self.args.clean.term_timeout.unwrap_or(Timeouts::DEFAULT.term)).await;
         }
-        if let Some(store) = self.store.take() {
-            store.stop().await;
+        let store = self.store.take();
+        if let Some(store) = &store {
+            store.clear_for_restart().await;
         } else if !self.let_go().await {
             tracing::warn!("a process of the command's first start may still hold the old owner's sockets");
         }
@@ -102,7 +116,8 @@ impl Following<'_, '_> {
         self.read_what_is_there(Duration::ZERO).await?;
         self.started.forget();
         self.each(Restart::fell_back);
-        if self.any(Restart::is_taken) {
+        // A unit is systemd's to start, whoever has the port.
+        if store.is_none() && self.any(Restart::is_taken) {
             self.each(Restart::is_not_started_again);
             return Ok(());
         }

@@ -17,8 +17,9 @@ use super::ports::Asked;
 use super::several::{self, Planned};
 use super::started::Started;
 use super::store::{self, UnitStore};
+use super::unit::{self, Unit};
 use super::watch::{Meant, Source};
-use super::{clean, command, next, ports, starters, text, unit};
+use super::{clean, command, next, ports, starters, text};
 use crate::clean::Cleaned;
 use crate::model::{Action, Exclusion, Outcome, Port, Reason, WatchKind};
 use crate::platform::contract::KeepError;
@@ -107,8 +108,18 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
             break;
         }
     }
+    let id = match &args.clean.sparing.unit {
+        Some(unit) if argv.is_some() => Some(Unit::ask(unit).await?.id().to_owned()),
+        _ => None,
+    };
+    let mut rules = HashMap::new();
+    for (asked, own, _) in &done {
+        rules.insert(asked.port, context.rules(&own.matching, asked.port)?);
+    }
+    let mut signals = if argv.is_some() { Some(context.interrupts.take()?) } else { None };
     let mut store = None;
-    let hands_on = args.keep_listening && (argv.is_some() || args.clean.dry_run);
+    let would_run = args.clean.dry_run && done.iter().all(|(_, _, look)| look.outcome == Outcome::WouldClean);
+    let hands_on = args.keep_listening && (argv.is_some() || would_run);
     if let Some(unit) = args.clean.sparing.unit.as_deref().filter(|_| hands_on) {
         match keep_for_unit(&context, unit, args, &done, &mut restarts).await {
             Ok(kept) => store = kept,
@@ -123,20 +134,15 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
             }
         }
     }
-    let (outcomes, command) = match argv {
-        Some(argv) => {
-            let mut rules = HashMap::new();
-            for (asked, own, _) in &done {
-                rules.insert(asked.port, context.rules(&own.matching, asked.port)?);
-            }
-            let started = Started::new(context.host.clone(), rules, args.clean.sparing.unit.clone());
+    let (outcomes, command) = match argv.zip(signals.take()) {
+        Some((argv, signals)) => {
+            let started = Started::new(context.host.clone(), rules, id);
             let awaited = waited_for(&done);
             let (format, restarts, source) = (context.format, &mut restarts, &mut source);
             if store.is_none() {
                 keeper.open();
             }
             let keeper = keeper.clone();
-            let signals = context.interrupts.take()?;
             let mut following = Following { args, format, restarts, source, started, signals, keeper, store };
             let done = told(|| awaited, Some(args.listen_timeout), following.run(argv)).await;
             if let Some(store) = following.store {
@@ -192,7 +198,7 @@ async fn refuse_to_keep(
     let reloads = args.command.iter().any(|word| word == "reload-or-restart");
     let restarted = restarted_unit(&args.command).filter(|_| !reloads);
     let why = match args.clean.sparing.unit.as_deref().or(restarted_unit(&args.command)) {
-        Some(unit) if args.command.is_empty() || restarted == Some(unit) => match store::why_closed(unit).await {
+        Some(unit) if args.command.is_empty() || restarted == Some(unit) => match store::why_closed(unit, port).await {
             Ok(why) => why,
             Err(error) => Some(error.to_string()),
         },

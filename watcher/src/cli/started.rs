@@ -28,6 +28,7 @@ pub(super) struct Started {
     host: Host,
     /// What a new owner of each port may match.
     rules: HashMap<Port, Rules>,
+    /// The unit that is restarted, by its own name.
     unit: Option<String>,
     child: Option<Child>,
     /// The command's pid, also after its end.
@@ -93,7 +94,7 @@ impl Started {
     /// The processes of the command: all that descend from this program.
     pub(super) fn processes(&self) -> Vec<u32> {
         let mut pids = self.host.children(std::process::id());
-        add_descendants(&self.host, &mut pids);
+        add_descendants(&self.host, &mut pids, GENERATIONS);
         pids
     }
 
@@ -162,7 +163,7 @@ impl Started {
             return HashSet::new();
         };
         let mut pids: Vec<u32> = self.running().into_iter().collect();
-        add_descendants(&self.host, &mut pids);
+        add_descendants(&self.host, &mut pids, GENERATIONS);
         let matches = |process: &Process| rules.judge(process).verdict == Verdict::Match;
         pids.retain(|&pid| self.host.process(pid).is_ok_and(|process| matches(&process)));
         pids.into_iter().collect()
@@ -280,12 +281,12 @@ impl Started {
     }
 }
 
-/// Adds the descendants of these processes, as many as make a chain of ancestors at most.
-pub(super) fn add_descendants(host: &Host, pids: &mut Vec<u32>) {
+/// Adds the descendants of these processes, up to so many in all.
+pub(super) fn add_descendants(host: &Host, pids: &mut Vec<u32>, most: usize) {
     let mut at = 0;
     while let Some(&pid) = pids.get(at) {
         let children = host.children(pid).into_iter().filter(|child| !pids.contains(child));
-        let children: Vec<u32> = children.take(GENERATIONS - pids.len().min(GENERATIONS)).collect();
+        let children: Vec<u32> = children.take(most.saturating_sub(pids.len())).collect();
         pids.extend(children);
         at += 1;
     }

@@ -7,13 +7,17 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
 
 use tokio::process::Command;
+use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use super::exit::CliError;
 use super::unit::Unit;
+use crate::model::Port;
 use crate::platform::Host;
 use crate::platform::contract::{KeepError, Platform, ProcessHandle, System};
 use crate::steps::keep::Keeper;
@@ -21,11 +25,20 @@ use crate::steps::keep::Keeper;
 /// Where the control groups are mounted that systemd makes: version 2 alone, beside version 1, and version 1.
 const GROUPS: [&str; 3] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd"];
 
-/// Why a unit's next main process can't be given any sockets; `None` where it can.
-pub(super) async fn why_closed(name: &str) -> Result<Option<String>, CliError> {
+/// How long a main process is waited for, in whose name the sockets are taken out again.
+const MAIN_COMES: Duration = Duration::from_secs(3);
+/// And how often it is looked for.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Why a unit's next main process can't be given any sockets of the port; `None` where it can.
+pub(super) async fn why_closed(name: &str, port: Port) -> Result<Option<String>, CliError> {
     let unit = Unit::ask(name).await?;
     let (room, used) = unit.store();
-    Ok(if let Some(socket) = unit.socket_unit() {
+    let socket = match unit.socket_unit() {
+        Some(socket) if Unit::ask(socket).await?.listens_on(port) => Some(socket),
+        _ => None,
+    };
+    Ok(if let Some(socket) = socket {
         Some(format!(
             "{socket} keeps the port over each restart of {name} by itself: leave --keep-listening out"
         ))
@@ -50,6 +63,7 @@ pub(super) async fn why_closed(name: &str) -> Result<Option<String>, CliError> {
 
 /// Sockets in the store of a unit.
 pub(super) struct UnitStore {
+    host: Host,
     unit: String,
     /// The folders that may be its control group.
     groups: Vec<PathBuf>,
@@ -80,6 +94,7 @@ impl UnitStore {
             GROUPS.iter().filter(|_| !path.is_empty()).map(|group| Path::new(group).join(path)).collect();
         let (_, before) = unit.store();
         let mut store = Self {
+            host: host.clone(),
             unit: name.to_owned(),
             groups,
             main,
@@ -88,8 +103,16 @@ impl UnitStore {
             names: BTreeSet::new(),
             before,
         };
-        let others = store.members().into_iter().filter(|&pid| pid != main_pid);
-        store.others = others.filter_map(|pid| Some((pid, host.open(pid).ok()?))).collect();
+        let members = store.members();
+        if members.contains(&std::process::id()) {
+            return Err(failed(io::Error::other("gatewatch runs in that unit, and would end with it")));
+        }
+        if !members.contains(&main_pid) {
+            return Err(failed(io::Error::other(
+                "its control group can't be read, so who takes them over can't be told",
+            )));
+        }
+        store.note_old();
         let mut sent = 0;
         for (descriptor, name) in keeper.named() {
             // systemd 246 would take a socket out by itself that its owner shuts down when it ends: FDPOLL=0.
@@ -118,64 +141,92 @@ impl UnitStore {
         pids
     }
 
-    /// The unit's processes that were not there when the sockets were put into the store.
+    /// Notes the unit's processes of now as old ones.
+    fn note_old(&mut self) {
+        for pid in self.processes() {
+            if pid != self.main_pid
+                && let Ok(handle) = self.host.open(pid)
+            {
+                self.others.push((pid, handle));
+            }
+        }
+    }
+
+    /// The unit's processes that are no old ones.
     pub(super) fn processes(&mut self) -> Vec<u32> {
         self.others.retain_mut(|(_, handle)| !has_ended(handle.as_mut()));
-        let is_old_main = !self.is_old_gone();
         let mut pids = self.members();
-        pids.retain(|&pid| {
-            let is_other = self.others.iter().any(|&(other, _)| other == pid);
-            let is_old = is_other || (is_old_main && pid == self.main_pid);
-            !is_old
-        });
+        pids.retain(|&pid| !self.others.iter().any(|&(other, _)| other == pid));
         pids
     }
 
-    /// Whether the main process of before has ended.
+    /// Whether the main process of before has ended. What the unit starts until then is of the old owner.
     pub(super) fn is_old_gone(&mut self) -> bool {
-        has_ended(self.main.as_mut())
+        let is_gone = has_ended(self.main.as_mut());
+        if !is_gone {
+            self.note_old();
+        }
+        is_gone
     }
 
     /// Takes what was put there out again: who has got the sockets keeps them, and nobody else holds them.
     pub(super) async fn clear(&self) {
-        let left = self.take_out().await;
-        if left > 0 {
+        if let Some(left) = self.take_out().await {
+            let (unit, left) = (&self.unit, if left == 0 { "some".to_owned() } else { left.to_string() });
             warn!(
-                "systemd still keeps {left} sockets for {}: `systemctl clean --what=fdstore {}` lets go of them, once it is \
-                 stopped",
-                self.unit, self.unit
+                "systemd may keep {left} sockets for {unit}: `systemctl show -P NFileDescriptorStore {unit}` tells, and they \
+                 are let go of when it is stopped"
             );
         }
     }
 
-    /// Takes them out, and stops the unit, with whose end systemd lets go of what is left.
-    pub(super) async fn stop(&self) {
-        self.take_out().await;
-        let stopped = Command::new("systemctl").args(["stop", "--", &self.unit]).status().await;
-        if let Err(error) = stopped {
-            debug!(%error, unit = self.unit, "the unit can't be stopped");
+    /// Takes them out before the unit is started without them. Where there is no main process in whose name that can be done,
+    /// systemd lets go of them when the unit is stopped.
+    pub(super) async fn clear_for_restart(&self) {
+        if self.take_out().await.is_some() {
+            self.tell_systemd("stop").await;
         }
-        self.clear().await;
+        // The starts in vain count: after five within ten seconds systemd would start it no more.
+        self.tell_systemd("reset-failed").await;
     }
 
-    /// How many are left there.
-    async fn take_out(&self) -> u32 {
-        let left = async || {
-            let (_, now) = Unit::ask(&self.unit).await.ok()?.store();
-            Some(now.saturating_sub(self.before)).filter(|&left| left > 0)
-        };
-        // Where it has no main process, systemd listens to nobody.
-        if left().await.is_some()
-            && let Ok(unit) = Unit::ask(&self.unit).await
-            && let Some(main) = unit.main_pid()
-        {
-            for name in &self.names {
-                if let Err(error) = Host::notify_for(main, &format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[]) {
-                    debug!(%error, unit = self.unit, "a socket can't be taken out of the store");
+    async fn tell_systemd(&self, what: &str) {
+        let mut command = Command::new("systemctl");
+        command
+            .args([what, "--", &self.unit])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        match command.status().await {
+            Ok(status) if status.success() => {}
+            done => debug!(?done, unit = self.unit, what, "systemctl failed"),
+        }
+    }
+
+    /// None once nothing is left there; else how many are, or 0 where systemd does not say. systemd listens to a main process
+    /// alone, and there may be none for a while.
+    async fn take_out(&self) -> Option<u32> {
+        let until = Instant::now() + MAIN_COMES;
+        loop {
+            let unit = Unit::ask(&self.unit).await;
+            if let Some(main) = unit.as_ref().ok().and_then(Unit::main_pid) {
+                for name in &self.names {
+                    if let Err(error) =
+                        Host::notify_for(main, &format!("FDSTOREREMOVE=1\nFDNAME={name}"), &[])
+                    {
+                        debug!(%error, unit = self.unit, "a socket can't be taken out of the store");
+                    }
                 }
             }
+            let left = match Unit::ask(&self.unit).await {
+                Ok(unit) => Some(unit.store().1.saturating_sub(self.before)).filter(|&left| left > 0),
+                Err(_) => Some(0),
+            };
+            if left.is_none() || Instant::now() >= until {
+                return left;
+            }
+            sleep(AGAIN).await;
         }
-        left().await.unwrap_or_default()
     }
 }
 

@@ -6,9 +6,12 @@ use tokio::process::Command;
 
 use super::exit::CliError;
 use super::started::add_descendants;
-use crate::model::Process;
+use crate::model::{Port, Process};
 use crate::platform::Host;
 use crate::platform::contract::System;
+
+/// So many processes of a unit are looked at.
+const MOST: usize = 4096;
 
 /// What systemd says of a unit.
 #[derive(Debug)]
@@ -23,7 +26,11 @@ impl Unit {
     /// # Errors
     /// When the unit does not exist, or systemd can't be asked.
     pub(super) async fn ask(unit: &str) -> Result<Self, CliError> {
-        const PROPERTIES: &str = "LoadState,MainPID,ControlGroup,TriggeredBy,NotifyAccess,FileDescriptorStoreMax,NFileDescriptorStore";
+        const PROPERTIES: &str = "Id,LoadState,MainPID,ControlGroup,TriggeredBy,NotifyAccess,FileDescriptorStoreMax,\
+                                  NFileDescriptorStore,Listen";
+        if unit.contains(['*', '?', '[']) {
+            return Err(CliError::Usage(format!("--unit {unit}: that is a pattern; name one unit")));
+        }
         let mut command = Command::new("systemctl");
         command.args(["show", "--property", PROPERTIES, "--", unit]).stdin(Stdio::null());
         let failed = |error| CliError::Command { program: "systemctl".to_owned(), error };
@@ -49,6 +56,17 @@ impl Unit {
 
     fn number(&self, name: &str) -> u32 {
         self.property(name).parse().unwrap_or_default()
+    }
+
+    /// Its own name, where it was asked for by another one.
+    pub(super) fn id(&self) -> &str {
+        self.property("Id")
+    }
+
+    /// Whether a socket unit listens on the port: `127.0.0.1:80 (Stream)`.
+    pub(super) fn listens_on(&self, port: Port) -> bool {
+        let end = format!(":{} ", port.number);
+        self.text.lines().any(|line| line.starts_with("Listen=") && line.contains(&end))
     }
 
     /// The main process; `None` while it has none.
@@ -91,17 +109,17 @@ pub(super) async fn main_pid(unit: &str) -> Result<Option<u32>, CliError> {
 /// # Errors
 /// When the unit does not exist, or systemd can't be asked.
 pub(super) async fn family(host: &Host, unit: &str) -> Result<Vec<u32>, CliError> {
-    let mut pids: Vec<u32> = main_pid(unit).await?.into_iter().collect();
-    add_descendants(host, &mut pids);
-    let main = pids.first().copied();
-    pids.retain(|&pid| Some(pid) == main || host.process(pid).is_ok_and(|process| has(unit, &process)));
+    let unit = Unit::ask(unit).await?;
+    let Some(main) = unit.main_pid() else { return Ok(Vec::new()) };
+    let mut pids = vec![main];
+    add_descendants(host, &mut pids, MOST);
+    pids.retain(|&pid| pid == main || host.process(pid).is_ok_and(|process| has(unit.id(), &process)));
     Ok(pids)
 }
 
-/// Whether the process belongs to the unit, whose name may lack its `.service`.
-pub(super) fn has(unit: &str, process: &Process) -> bool {
-    let bare = |name| str::strip_suffix(name, ".service").unwrap_or(name).to_owned();
-    process.unit.as_deref().map(bare) == Some(bare(unit))
+/// Whether the process belongs to the unit of this own name.
+pub(super) fn has(id: &str, process: &Process) -> bool {
+    process.unit.as_deref() == Some(id)
 }
 
 #[cfg(test)]
@@ -120,5 +138,7 @@ mod tests {
         let stopped = unit("MainPID=0\nNotifyAccess=none\nTriggeredBy=\n");
         assert_eq!((stopped.main_pid(), stopped.store(), stopped.is_listened_to()), (None, (0, 0), false));
         assert_eq!((stopped.socket_unit(), stopped.control_group()), (None, ""));
+        let socket = unit("Listen=/run/a.sock (Stream)\nListen=[::]:80 (Stream)\n");
+        assert_eq!([80, 8, 180].map(|port| socket.listens_on(Port::tcp(port))), [true, false, false]);
     }
 }

@@ -13,7 +13,9 @@ use crate::platform::clock::monotonic_ns;
 impl Restart {
     /// Records that the old owner's sockets were taken over, to be handed to the command.
     pub(crate) fn keeps(&mut self, since: Instant) {
-        self.keeps = true;
+        if std::mem::replace(&mut self.keeps, true) {
+            return;
+        }
         self.steps.push((monotonic_ns(since), Step::Kept, None));
     }
 
@@ -52,6 +54,12 @@ impl Restart {
         self.keeps
             && self.taken_over.is_none()
             && (is_refused || self.new.iter().any(|socket| self.may_be_its_own(socket)))
+    }
+
+    /// Whether a new process has ended without the port.
+    #[must_use]
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failures > 0
     }
 
     /// Whether a socket is where the old owner's were, and was opened by a process that is not known to be another's.

@@ -22,7 +22,9 @@ struct Keeping {
     failure: Option<KeepError>,
     /// Why they were not taken over, and closed.
     fallback: Option<String>,
-    /// Whether the old owners are gone.
+    /// Whether the old owners are gone, so that many may wait.
+    is_wide: bool,
+    /// Whether it is counted who waits.
     is_open: bool,
     /// Whether systemd keeps them for the new owner as well.
     is_stored: bool,
@@ -145,10 +147,10 @@ impl Keeper {
     }
 
     /// The old owners are gone: as many connections may wait now as the system allows, until the new one says otherwise, and
-    /// a socket that one of them has shut down listens again. Nothing happens when it is said again.
-    pub(crate) fn open(&self) {
-        let Keeping { kept, is_open, .. } = &mut *self.lock();
-        if std::mem::replace(is_open, true) {
+    /// a socket that one of them has shut down listens again.
+    pub(crate) fn widen(&self) {
+        let Keeping { kept, is_wide, .. } = &mut *self.lock();
+        if std::mem::replace(is_wide, true) {
             return;
         }
         for kept in kept {
@@ -158,6 +160,14 @@ impl Keeper {
             if let Err(error) = handle.listen(u32::MAX) {
                 tracing::debug!(%error, address = %kept.socket.address, "the queue can't be widened");
             }
+        }
+    }
+
+    /// Widens the queues, if that was not done yet, and counts from now on who waits.
+    pub(crate) fn open(&self) {
+        self.widen();
+        if std::mem::replace(&mut self.lock().is_open, true) {
+            return;
         }
         let keeping = Arc::downgrade(&self.0);
         // By a thread of its own, because a look at all processes can take longer than the new owner needs to empty a queue.
