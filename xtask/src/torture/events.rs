@@ -4,6 +4,7 @@
 //! They can be less. Beside a loss the release of a socket whose beginning was lost says nothing new, because it looks like
 //! that of a connection that was never accepted. How many are missing so is printed.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -118,12 +119,16 @@ impl Scene {
         let mut listener = hold(last)?;
         made += 2;
         let (mut seen, mut lost, mut losses) = (0, 0, 0);
-        let mut lines = Vec::new();
+        let (mut lines, mut sockets) = (Vec::new(), Sockets::default());
         let mut listens = 0;
         while listens < LISTENS || (losses == 0 && seen + lost < made) {
             let Some(line) = next() else {
-                bail!("{made} events, {seen} seen, {lost} lost, and no more lines; the last: {lines:?}");
+                let odd = sockets.odd();
+                bail!(
+                    "{made} events, {seen} seen, {lost} lost, and no more lines; odd: {odd}; the last: {lines:?}"
+                );
             };
+            sockets.note(&line);
             match line["event"].as_str() {
                 Some("bind" | "listen" | "release" | "conflict") => seen += 1,
                 Some("lost") => {
@@ -159,6 +164,40 @@ impl Scene {
         totals.losses += losses;
         totals.missing += missing.unwrap_or(0);
         Ok(())
+    }
+}
+
+/// What was told of each socket, to find the one of which a line is missing.
+#[derive(Default)]
+struct Sockets(BTreeMap<String, Vec<String>>);
+
+impl Sockets {
+    fn note(&mut self, line: &Value) {
+        if let (Some(socket), Some(event)) = (line["socket"].as_str(), line["event"].as_str()) {
+            let at = line["monotonic_ns"].as_u64().unwrap_or_default();
+            self.0.entry(socket.to_owned()).or_default().push(format!("{event} at {at}"));
+        }
+    }
+
+    /// Those that did not bind first and go last, or did either twice.
+    fn odd(&self) -> String {
+        let is = |text: &String, event: &str| text.starts_with(event);
+        let is_odd = |told: &&Vec<String>| {
+            let times = |event| told.iter().filter(|text| is(text, event)).count();
+            let (first, last) = (told.first(), told.last());
+            times("bind") != 1
+                || times("release") != 1
+                || !first.is_some_and(|text| is(text, "bind"))
+                || !last.is_some_and(|text| is(text, "release"))
+        };
+        let odd: Vec<String> = self
+            .0
+            .iter()
+            .filter(|(_, told)| is_odd(told))
+            .map(|(socket, told)| format!("{socket}: {}", told.join(", ")))
+            .take(20)
+            .collect();
+        odd.join("; ")
     }
 }
 
