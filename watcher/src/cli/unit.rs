@@ -16,6 +16,8 @@ const MOST: usize = 4096;
 /// What systemd says of a unit.
 #[derive(Debug)]
 pub(super) struct Unit {
+    /// As it was asked for, with its kind.
+    name: String,
     /// Lines of a name, `=` and a value.
     text: String,
 }
@@ -39,7 +41,8 @@ impl Unit {
             let said = String::from_utf8_lossy(&output.stderr);
             return Err(CliError::Usage(format!("--unit {unit}: {}", said.trim().replace('\n', "; "))));
         }
-        let asked = Self { text: String::from_utf8_lossy(&output.stdout).into_owned() };
+        let name = if unit.contains('.') { unit.to_owned() } else { format!("{unit}.service") };
+        let asked = Self { name, text: String::from_utf8_lossy(&output.stdout).into_owned() };
         if asked.property("LoadState") != "loaded" {
             return Err(CliError::Usage(format!(
                 "--unit {unit}: there is no such unit; `systemctl list-units` lists them"
@@ -60,7 +63,7 @@ impl Unit {
 
     /// Its own name, where it was asked for by another one.
     pub(super) fn id(&self) -> &str {
-        self.property("Id")
+        Some(self.property("Id")).filter(|id| !id.is_empty()).unwrap_or(&self.name)
     }
 
     /// Whether a socket unit listens on the port: `127.0.0.1:80 (Stream)`.
@@ -128,13 +131,14 @@ mod tests {
 
     #[test]
     fn what_systemd_does_not_know_is_none() {
-        let unit = |text: &str| Unit { text: text.to_owned() };
+        let unit = |text: &str| Unit { name: "a.service".to_owned(), text: text.to_owned() };
         // 252, of a service that runs
         let runs = unit(
             "MainPID=71\nNotifyAccess=main\nFileDescriptorStoreMax=4\nNFileDescriptorStore=1\nTriggeredBy=a.timer a.socket\n",
         );
         assert_eq!((runs.main_pid(), runs.store(), runs.is_listened_to()), (Some(71), (4, 1), true));
         assert_eq!(runs.socket_unit(), Some("a.socket"));
+        assert_eq!((runs.id(), unit("Id=b.service\n").id()), ("a.service", "b.service"));
         let stopped = unit("MainPID=0\nNotifyAccess=none\nTriggeredBy=\n");
         assert_eq!((stopped.main_pid(), stopped.store(), stopped.is_listened_to()), (None, (0, 0), false));
         assert_eq!((stopped.socket_unit(), stopped.control_group()), (None, ""));
