@@ -44,7 +44,7 @@ P
 chmod +x /usr/local/bin/forks /usr/local/bin/connects
 
 unit() { # unit NAME ARGUMENTS [LINES]: starts a unit of the server above, and waits for it
-    printf '[Service]\nExecStart=/usr/local/bin/forks %s\nRestart=always\n%b\n' "$2" "$3" > /etc/systemd/system/$1.service
+    printf '[Service]\nExecStart=/usr/local/bin/forks %s\nRestart=always\n%b\n' "$2" "${3-}" > /etc/systemd/system/$1.service
     systemctl daemon-reload; systemctl start $1
     ./gatewatch wait listening -p ${2% *} --timeout 60s --agent never -q > /dev/null
 }
