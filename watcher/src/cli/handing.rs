@@ -68,12 +68,10 @@ impl Following<'_, '_> {
             return None;
         }
         let now = Instant::now();
-        if self.any(|restart| restart.outcome().is_some_and(|outcome| outcome != Outcome::Restarted)) {
-            let why = self.restarts.iter().find_map(|(_, restart)| restart.why());
-            return Some(why.unwrap_or("its first start failed").to_owned());
-        }
-        // systemd starts it again and again, and after a few times no more.
-        if self.store.is_some() && self.any(Restart::has_failed) {
+        let is_decided =
+            self.any(|restart| restart.outcome().is_some_and(|outcome| outcome != Outcome::Restarted));
+        // A unit is started again and again, and after a few times no more.
+        if is_decided || (self.store.is_some() && self.any(Restart::has_failed)) {
             let why = self.restarts.iter().find_map(|(_, restart)| restart.why());
             return Some(why.unwrap_or("its first start failed").to_owned());
         }

@@ -71,6 +71,11 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
     for look in plan.iter().filter_map(|planned| planned.look.as_ref()) {
         is_vain |= !is_clear(&context, args, look).await?;
     }
+    // Before the first signal, because it can fail.
+    let id = match &args.clean.sparing.unit {
+        Some(unit) if !is_vain => Some(Unit::ask(unit).await?.id().to_owned()),
+        _ => None,
+    };
     let (mut argv, mut done) = (Some(command_line(args)).filter(|_| !is_vain), Vec::new());
     for Planned { asked, args: own, look } in plan {
         // Where one port would stay held, nobody is ended for the others.
@@ -108,10 +113,6 @@ pub(super) async fn run(mut args: RestartArgs) -> Result<Exit, CliError> {
             break;
         }
     }
-    let id = match &args.clean.sparing.unit {
-        Some(unit) if argv.is_some() => Some(Unit::ask(unit).await?.id().to_owned()),
-        _ => None,
-    };
     let mut rules = HashMap::new();
     for (asked, own, _) in &done {
         rules.insert(asked.port, context.rules(&own.matching, asked.port)?);

@@ -44,7 +44,8 @@ pub(in crate::cli) struct Sparing {
     /// Never end this process or its ancestors; repeatable
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..=4_194_304))]
     pub(in crate::cli) protect: Vec<u32>,
-    /// Never end the main process of this systemd unit, nor what that has started in the unit; without a command, `restart` restarts the unit
+    /// Never end the main process of this systemd unit, nor what that has started in the unit; without a command, `restart`
+    /// restarts the unit
     #[arg(long, value_name = "NAME", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(in crate::cli) unit: Option<String>,
     /// Allow PID 1 to be ended if it matches; but never that of gatewatch's own pid namespace, because gatewatch would end
