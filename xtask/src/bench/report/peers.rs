@@ -20,7 +20,7 @@ const DEBIAN: &[(&str, &str)] = &[
     ("npm", "npm"),
     ("bpftrace", "bpftrace"),
 ];
-const CRATE: &str = "killport@1";
+const CRATE: &str = "killport@^2";
 const NPM: [&str; 2] = ["kill-port@2", "fkill-cli@9"];
 
 /// Installs what is missing.
