@@ -183,7 +183,7 @@ scenario!(users_and_programs_can_be_named, needs(Bpf), || {
 scenario!(where_what_has_a_port_does_not_all_match_nobody_is_learned, needs(Bpf), || {
     // given a gateway whose listener another process has inherited, and a user who imitates it beside it
     let port = unused_port();
-    let gateway = Part::gateway().on_port(port).running(&["sleep", "infinity"].map(str::to_owned)).start();
+    let gateway = Part::gateway().on_port(port).with(&["--sharer", "some-tool"]).start();
     let _other = Part::other().on(([127, 0, 0, 8], port).into()).start();
     let _squatter = Part::gateway().as_nobody().on(([127, 0, 0, 9], port).into()).start();
     let agent = guarding(port);
