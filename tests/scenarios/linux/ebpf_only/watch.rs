@@ -2,11 +2,15 @@
 
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::Instant;
 
 use gatewatch_tests::{Backend, Flood, Gatewatch, PATIENCE, Part, send, unused_port};
+use nix::errno::Errno;
+use nix::libc;
 use nix::sys::signal::Signal;
 use serde_json::Value;
+use socket2::{Domain, Socket, Type};
 
 use crate::clean::clean;
 use crate::watch::{events, watch};
@@ -55,6 +59,20 @@ scenario!(a_failed_bind_is_a_conflict_with_its_holder, needs(Bpf), || {
     assert_eq!(conflict["comm"], "rival");
     assert_eq!(conflict["holders"][0]["pid"], owner.pid());
     assert_eq!(conflict["address"], owner.address().to_string());
+});
+
+scenario!(a_failed_bind_that_names_no_family_is_a_conflict, needs(Bpf), || {
+    let owner = Part::other().on(([0, 0, 0, 0], unused_port()).into()).start();
+    let mut watch = watch(Backend::Ebpf, owner.port());
+    // when somebody binds all addresses without a family, which IPv4 takes for its own
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let mut address = [0_u8; size_of::<libc::sockaddr_in>()];
+    address[2..4].copy_from_slice(&owner.port().to_be_bytes());
+    // SAFETY: the address is as long as a sockaddr_in.
+    let bound = unsafe { libc::bind(socket.as_raw_fd(), address.as_ptr().cast(), 16) };
+    assert_eq!(Errno::result(bound), Err(Errno::EADDRINUSE));
+    // then
+    assert_eq!(watch.expect("conflict")["address"], owner.address().to_string());
 });
 
 scenario!(the_end_of_a_client_is_not_blamed_on_its_peer, needs(Bpf), || {
