@@ -132,6 +132,17 @@ scenario!(the_commands_output_is_no_part_of_the_json, |backend| {
     end(backend, port);
 });
 
+scenario!(the_port_is_released_before_the_command_is_started, |backend| {
+    let old = Part::gateway().on_port(unused_port()).start();
+    let answer = restart(backend, old.port(), &[], &gateway_command(old.port(), "60000"));
+    let json = answer.json();
+    let steps = json["timeline"].as_array().unwrap();
+    let at = |step: &str| steps.iter().find(|at| at["step"] == step).and_then(|at| at["at_us"].as_i64());
+    let (released, started) = (at("released"), at("command_started"));
+    assert!(released.is_some() && released <= started, "{json}");
+    end(backend, old.port());
+});
+
 scenario!(a_command_that_fails_is_told, |backend| {
     let answer = restart(backend, unused_port(), &[], &actor("actor", &["--exit", "3"]));
     assert_eq!((answer.status, answer.outcome().as_str()), (1, "command_failed"), "{answer:?}");

@@ -97,6 +97,7 @@ impl Request {
                 timeouts,
                 until: Until::Exited,
                 keeps: false,
+                asks_after: false,
                 interrupt: Interrupt::default(),
             },
             dry_run: false,

@@ -1,7 +1,10 @@
 //! Follows the ports of `restart` after the clean, until a new owner listens on each.
 
 use std::collections::HashSet;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
@@ -279,10 +282,13 @@ impl Following<'_, '_> {
     /// Follows the events that are there, until none comes for this long, or they are of a later time.
     pub(super) async fn read_what_is_there(&mut self, pause: Duration) -> Result<(), CliError> {
         let begun = clock::monotonic_ns(Instant::now());
+        // A timer's shortest time is a millisecond. An agent needs that time to write what has happened, and a look to be due.
+        let is_there = pause.is_zero() && self.source.is_by_kernel_events();
         loop {
             leave_a_turn().await;
-            let Ok(told) = timeout(pause, next_event(self.source)).await else { return Ok(()) };
-            let event = told?;
+            let next = next_event(self.source);
+            let told = if is_there { at_once(next).await } else { timeout(pause, next).await.ok() };
+            let Some(event) = told.transpose()? else { return Ok(()) };
             let at = event.monotonic_ns;
             self.followed(event).await?;
             // They may come without end, but nearly in their order.
@@ -364,6 +370,16 @@ impl Following<'_, '_> {
         };
         self.each(|restart| restart.note(&note));
     }
+}
+
+/// What a future gives without a wait.
+async fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
 }
 
 /// The restart of a port; none if the port is not asked for.

@@ -170,6 +170,11 @@ impl<'a> Source<'a> {
         !matches!(self.feed, Feed::Own(_))
     }
 
+    /// Whether the kernel tells it to this process, so that what has happened is there to be read.
+    pub(super) fn is_by_kernel_events(&mut self) -> bool {
+        self.own().is_some_and(|watch| watch.observer().backend() == Backend::Ebpf)
+    }
+
     /// Whether nothing tells of binds that fail.
     pub(super) fn sees_no_conflicts(&mut self) -> bool {
         self.own().is_some_and(|watch| watch.observer().backend() == Backend::Poll)

@@ -166,7 +166,7 @@ impl Keeper {
     /// Widens the queues, if that was not done yet, and counts from now on who waits.
     pub(crate) fn open(&self) {
         self.widen();
-        if std::mem::replace(&mut self.lock().is_open, true) {
+        if std::mem::replace(&mut self.lock().is_open, true) || self.is_empty() {
             return;
         }
         let keeping = Arc::downgrade(&self.0);

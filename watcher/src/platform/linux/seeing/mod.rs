@@ -252,15 +252,12 @@ impl Observer for EbpfObserver {
         Ok(port.protocol == Protocol::Tcp && self.holders.is_none() && !diag::lists_bound())
     }
 
+    fn prepare(&mut self) {
+        self.bucket();
+    }
+
     fn nobody_has(&mut self, port: Port) -> bool {
-        if port.protocol != Protocol::Tcp {
-            return false;
-        }
-        let bucket = self.bucket.get_or_init(|| {
-            let bucket = Bucket::new(&self.loader, self.scope.home());
-            bucket.inspect_err(|error| tracing::debug!(%error, "no quick look for bound sockets")).ok()
-        });
-        bucket.as_ref().is_some_and(|bucket| bucket.is_missing(port.number))
+        port.protocol == Protocol::Tcp && self.bucket().is_some_and(|bucket| bucket.is_missing(port.number))
     }
 
     fn follow(&mut self) {
@@ -354,6 +351,15 @@ impl AgentObserver for EbpfObserver {
 }
 
 impl EbpfObserver {
+    /// The quick look for bound sockets, where this kernel has one.
+    fn bucket(&self) -> Option<&Bucket> {
+        let bucket = || {
+            let bucket = Bucket::new(&self.loader, self.scope.home());
+            bucket.inspect_err(|error| tracing::debug!(%error, "no quick look for bound sockets")).ok()
+        };
+        self.bucket.get_or_init(bucket).as_ref()
+    }
+
     /// As [`Observer::look_in`]; without a network namespace, at all that are seen.
     fn look_at(&mut self, ports: &[Port], netns: Option<u32>) -> Result<Vec<Socket>, ObserveError> {
         let Some(holders) = &mut self.holders else {
