@@ -201,8 +201,7 @@ fn slope(swept: &Swept, job: &str, series: &Series) -> String {
     let steps = variable.points.last().unwrap_or(&0) - variable.points.first().unwrap_or(&0);
     let each = (last - first) * 1e6 / steps.max(1) as f64;
     let each = if each >= 1e3 { format!("{:.1} µs", each / 1e3) } else { format!("{each:.0} ns") };
-    let reason = reasons::of(variable.key, job, series.label())
-        .unwrap_or("why is not known; the machine was busy with other things");
+    let reason = reasons::of(variable.key, job, series.label()).unwrap_or("why is not known");
     format!("{}: {growth}, {each} a {}: {reason}.", series.name(), variable.unit)
 }
 
