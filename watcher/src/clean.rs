@@ -97,7 +97,6 @@ impl Request {
                 timeouts,
                 until: Until::Exited,
                 keeps: false,
-                asks_after: false,
                 interrupt: Interrupt::default(),
             },
             dry_run: false,

@@ -6,14 +6,14 @@ use tracing::debug;
 
 use super::{Cleaned, LeftOut, Request, lingering};
 use crate::model::{
-    Action, Backend, EventKind, Observation, Outcome, ProofKind, Protocol, Reason, Socket, SocketId, Verdict,
+    Action, Backend, EventKind, Observation, Outcome, ProofKind, Reason, Socket, SocketId, Verdict,
 };
 use crate::platform::contract::{BindAddress, ObserveError, Observer, System};
 use crate::steps::end::{Ending, OwnerOutcome, Until, end};
 use crate::steps::first_look::FirstLook;
 use crate::steps::observe;
 use crate::steps::owner::{Owner, add_other_ports, owners};
-use crate::steps::prove::{self, Plain, PortState, Proof, keeps_out};
+use crate::steps::prove::{self, PortState, Proof, keeps_out};
 
 /// For so long a socket without a process may be what is left of one that has just ended: the kernel takes some 100 ms to
 /// take half a GiB of memory back, and the sockets come after it.
@@ -160,13 +160,14 @@ impl<'a> Cleaning<'a> {
         let targets = self.take_targets();
         let ending = self.request.ending.clone();
         let ask = self.generation == 0 || !ending.kill;
-        let keeps = self.keeps();
-        let is_tcp = self.request.port.protocol == Protocol::Tcp;
-        let asks_after = is_tcp && self.request.plain == Plain::Leave && !keeps;
-        let ending = Ending { ask, keeps, asks_after, ..ending };
+        let ending = Ending { ask, keeps: self.keeps(), ..ending };
         self.generation += 1;
         if ending.until == Until::Released {
             self.follow(observer);
+        }
+        if !ending.keeps {
+            // Before anybody is asked, because a port can be let go of in less time than this takes.
+            prove::prepare(observer, self.request.port, self.request.plain);
         }
         let (rules, first_look) = (&self.request.rules, &self.first_look);
         let outcomes =

@@ -63,8 +63,6 @@ pub(crate) struct Ending {
     pub(crate) until: Until,
     /// Whether their sockets go on listening here, so that no event tells that they have let go of them.
     pub(crate) keeps: bool,
-    /// Whether the observer is asked afterwards whether nobody has the port.
-    pub(crate) asks_after: bool,
     /// What ends the waits. Nobody is forced after that.
     pub(crate) interrupt: Interrupt,
 }
@@ -140,10 +138,6 @@ pub(crate) async fn end(
 ) -> Result<Vec<OwnerOutcome>, ObserveError> {
     let mut outcomes = Vec::with_capacity(targets.len());
     let mut running = Vec::new();
-    if ending.asks_after && ending.until == Until::Released {
-        // Before anybody is asked, because a port can be let go of in less time than this takes.
-        observer.prepare();
-    }
     for target in targets {
         match terminate(system, rules, first_look, target, ending) {
             Ok(asked) => running.push(asked),
@@ -153,10 +147,6 @@ pub(crate) async fn end(
     // These could not be asked, so force them without waiting.
     for target in running.iter_mut().filter(|target| target.method.is_none()) {
         force(system, rules, first_look, target);
-    }
-    if ending.asks_after && ending.until == Until::Exited && !running.is_empty() {
-        // They need some time to end.
-        observer.prepare();
     }
     wait(system, observer, first_look, &mut running, ending, seen, ending.timeouts.term).await?;
     let left = |target: &&mut Running| target.gone_at.is_none() && target.forced_at.is_none();
