@@ -20,6 +20,8 @@ pub const IPPROTO_TCP: u16 = 6;
 pub const IPPROTO_UDP: u16 = 17;
 /// `IPPROTO_MPTCP`: a multipath socket. Its port is held by a TCP socket inside of it, the first subflow.
 pub const IPPROTO_MPTCP: u16 = 262;
+/// The kernel's `TCP_TIME_WAIT`: what is left of a connection, which has no file.
+pub const TCP_TIME_WAIT: u16 = 6;
 /// The kernel's `TCP_CLOSE`: also the state of a socket that is bound and does not listen.
 pub const TCP_CLOSE: u16 = 7;
 /// The kernel's `TCP_LISTEN`.
@@ -183,8 +185,47 @@ pub struct Progress {
     pub descriptor: u32,
     /// Whether the sockets of all ports are wanted, watched or not: 1 or 0.
     pub any_port: u32,
+    /// The only TCP port that is wanted, in the network namespace of `socket`, so that other files need not be looked at; 0 if
+    /// there is none. The kernel program makes it 0 where it can't find all sockets of the port beforehand.
+    pub port: u32,
+    /// 1 after the last visit if other sockets had the port than before the first, else 0.
+    pub has_changed: u32,
+    /// The kernel program's own: of which files it looks at the sockets. Each file is one of 64 bits.
+    pub filter: u64,
+    /// The kernel program's own: the sum of the addresses of the port's files.
+    pub sum: u64,
+    /// The kernel program's own: where it is among the port's sockets.
+    pub walk: Walk,
     /// The kernel program's own: addresses of the files that it looks at next.
     pub files: [u64; FILES_AT_ONCE],
+}
+
+/// A walk through the sockets that have a port: addresses of the kernel's, and what was found so far.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Walk {
+    /// The network namespace.
+    pub net: u64,
+    /// The next bucket of the chain in which the port's are.
+    pub bucket: u64,
+    /// The next of the parts that a bucket of the port has: one for each address.
+    pub part: u64,
+    /// The next socket.
+    pub socket: u64,
+    /// How many buckets the port has: none if no socket at all has it.
+    pub buckets: u64,
+    /// As [`Progress::filter`].
+    pub filter: u64,
+    /// As [`Progress::sum`].
+    pub sum: u64,
+    /// Where among all chains this one is.
+    pub place: u32,
+    /// What of a number tells the place.
+    pub mask: u32,
+    /// 1 once all were seen, else 0.
+    pub has_ended: u32,
+    /// 1 once something was found that can't be, or a socket whose file can't be told; else 0.
+    pub is_lost: u32,
 }
 
 /// Where the running kernel keeps what the program reads: byte offsets from its BTF. User space fills this in before
@@ -196,6 +237,10 @@ pub struct Offsets {
     pub sock_dport: u32,
     pub sock_family: u32,
     pub sock_state: u32,
+    /// The local port, in the machine's own order; 0 once the socket has none.
+    pub sock_num: u32,
+    pub sock_bind_node: u32,
+    pub sock_socket: u32,
     /// The byte that holds the bit fields `skc_reuse:4`, `skc_reuseport:1` and `skc_ipv6only:1`.
     pub sock_reuse: u32,
     pub sock_bound_dev_if: u32,
@@ -251,6 +296,12 @@ pub struct Offsets {
     pub bucket_net: u32,
     pub bucket_port: u32,
     pub bucket_node: u32,
+    /// Its sockets; 0 if they are in its parts (since Linux 6.8).
+    pub bucket_owners: u32,
+    /// Its parts, `struct inet_bind2_bucket`.
+    pub bucket_parts: u32,
+    pub part_node: u32,
+    pub part_owners: u32,
 }
 
 /// The user of a [`Badge`] that is anybody's: no user has this number (`setuid(2)` takes it for "none").
@@ -274,26 +325,6 @@ pub struct Badge {
 
 /// So many may be let in at once, on all ports together.
 pub const MOST_BADGES: u32 = 4096;
-
-/// What the program `bucket` is asked: its context.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BucketQuestion {
-    /// A descriptor of gatewatch's own that is a TCP socket, in the network namespace that is meant.
-    pub socket: u64,
-    /// The TCP port.
-    pub port: u64,
-}
-
-/// What it answers.
-pub mod bucket {
-    /// It can't be told.
-    pub const UNKNOWN: u32 = 0;
-    /// No socket at all has the port.
-    pub const NONE: u32 = 1;
-    /// Some socket has it, or had it a moment ago.
-    pub const SOME: u32 = 2;
-}
 
 /// What the program `file_number` is asked: its context.
 #[repr(C)]

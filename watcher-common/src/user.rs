@@ -2,7 +2,7 @@
 
 use core::mem::size_of;
 
-use crate::{Badge, Descriptor, Event, EventKind, Offsets, Progress, Settings, TraceOffsets};
+use crate::{Badge, Descriptor, Event, EventKind, Offsets, Progress, Settings, TraceOffsets, Walk};
 
 impl EventKind {
     /// The kind with this number; `None` for a number that no kind has.
@@ -49,8 +49,9 @@ unsafe impl Record for Badge {}
 
 const _: () = assert!(size_of::<Event>() == 8 + 8 + 4 * 4 + 16 + 16 + 4 * 2);
 const _: () = assert!(size_of::<Descriptor>() == 3 * 8 + 16 + 4 + 6 * 4 + 6 * 2);
-const _: () = assert!(size_of::<Progress>() == 8 + 4 * 4 + 8 * 64);
-const _: () = assert!(size_of::<Offsets>() == 52 * 4);
+const _: () = assert!(size_of::<Progress>() == 8 + 6 * 4 + 2 * 8 + size_of::<Walk>() + 8 * 64);
+const _: () = assert!(size_of::<Walk>() == 7 * 8 + 4 * 4);
+const _: () = assert!(size_of::<Offsets>() == 59 * 4);
 const _: () = assert!(size_of::<TraceOffsets>() == 13 * 4);
 const _: () = assert!(size_of::<Settings>() == 6 * 4);
 const _: () = assert!(size_of::<Badge>() == 8 + 4 * 4);

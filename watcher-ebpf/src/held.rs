@@ -29,12 +29,13 @@ static PROGRESS: Array<Progress> = Array::with_max_entries(1, 0);
 pub const DONE: i32 = 0;
 pub const AGAIN: i32 = 1;
 
-/// What is known; the first visit finds out what a socket is.
+/// What is known; the first visit finds out what a socket is, and whatever else `first` does.
 #[inline(always)]
-pub fn begun() -> Option<&'static mut Progress> {
+pub fn begun(first: impl FnOnce(&mut Progress)) -> Option<&'static mut Progress> {
     let progress = progress()?;
     if progress.sockets == 0 {
         progress.sockets = read(Descriptors::own_file(progress.socket), constant(&OFFSETS.file_op));
+        first(progress);
     }
     Some(progress)
 }
@@ -67,6 +68,15 @@ pub fn socket_behind(file: *const u8, sockets: u64, any_port: u32) -> Option<Soc
     (other_family | other_protocol == 0).then_some(sock)
 }
 
+/// Whether it is a TCP connection that shares the port on SO_REUSEADDR's terms, as accepted ones do: that keeps no other socket
+/// from the port. Of a UDP socket the port is its own.
+#[inline(always)]
+pub fn keeps_nobody_out(protocol: u16, state: u16, options: u16, remote_port: u16) -> bool {
+    let is_connected =
+        u64::from(state ^ TCP_LISTEN) * (u64::from(state ^ TCP_CLOSE) | u64::from(remote_port));
+    is_connected * u64::from(options & option::REUSEADDR) * u64::from(protocol ^ IPPROTO_UDP) != 0
+}
+
 /// Reports the descriptor by which a task has the socket, if `is_still` says that it has it after all was read; false if
 /// there is no room for it.
 #[inline(always)]
@@ -84,11 +94,7 @@ pub fn report(
     }
     let (protocol, state, options, remote_port) =
         (sock.protocol(), sock.state(), sock.options(), sock.remote_port());
-    // A TCP connection that shares the port on SO_REUSEADDR's terms, as accepted ones do, keeps no other socket from the
-    // port. Of a UDP socket the port is its own.
-    let is_connected =
-        u64::from(state ^ TCP_LISTEN) * (u64::from(state ^ TCP_CLOSE) | u64::from(remote_port));
-    if is_connected * u64::from(options & option::REUSEADDR) * u64::from(protocol ^ IPPROTO_UDP) != 0 {
+    if keeps_nobody_out(protocol, state, options, remote_port) {
         return true;
     }
     let inode: u64 = read(file, constant(&OFFSETS.file_inode));

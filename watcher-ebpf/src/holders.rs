@@ -10,7 +10,6 @@
 //! them. So the bodies here make none, and leave all to [`look`]: through a function that takes and gives numbers alone it
 //! goes once, if user space has told it that it is one.
 
-use core::arch::asm;
 use core::ffi::c_void;
 use core::mem::offset_of;
 
@@ -20,7 +19,9 @@ use watcher_common::{FILES_AT_ONCE, Progress};
 use crate::descriptors::Descriptors;
 use crate::globals::{OFFSETS, constant};
 use crate::held::{AGAIN, DONE, begun, progress, report, socket_behind};
+use crate::hiding::hidden;
 use crate::memory::read;
+use crate::port_files;
 
 /// The iterator's context (the kernel's `bpf_iter__task`).
 #[repr(C)]
@@ -58,8 +59,9 @@ struct Visit {
 pub extern "C" fn holders(ctx: *const Task) -> i32 {
     // SAFETY: the verifier knows the context's type; after the last task comes a null pointer.
     let task = unsafe { (*ctx).task };
-    let Some(progress) = begun() else { return DONE };
+    let Some(progress) = begun(port_files::begin) else { return DONE };
     if task.is_null() {
+        port_files::end(progress);
         return DONE;
     }
     let owner = Descriptors::owner(task);
@@ -134,15 +136,6 @@ fn is_any(bits: u64) -> u64 {
     hidden(bits | bits.wrapping_neg()) >> 63
 }
 
-/// The same number. The compiler can't know that, and leaves what is done with it as it is: it would turn a sum into a choice,
-/// and drop the bound that the verifier needs to see.
-#[inline(always)]
-fn hidden(mut number: u64) -> u64 {
-    // SAFETY: the line does nothing.
-    unsafe { asm!("/* {0} */", inout(reg) number) };
-    number
-}
-
 /// Looks at the descriptor whose file stands at the place, or at none if there is no place, and reports it if it is of a
 /// socket that holds a watched port. 1 if there is no room for it, else 0.
 #[unsafe(no_mangle)]
@@ -150,7 +143,7 @@ fn hidden(mut number: u64) -> u64 {
 extern "C" fn look(task: u64, place: u64, fd: u64) -> u64 {
     let Some(progress) = progress() else { return 0 };
     let file = progress.files[fd as usize % FILES_AT_ONCE];
-    if place == 0 || file == 0 {
+    if place == 0 || file == 0 || progress.filter & port_files::bit(file) == 0 {
         return 0;
     }
     let (fd, file) = (fd as u32, file as *const u8);

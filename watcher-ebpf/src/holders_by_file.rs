@@ -33,7 +33,7 @@ const DESCRIPTORS_PER_READ: u64 = 64;
 pub extern "C" fn holders_by_file(ctx: *const TaskFile) -> i32 {
     // SAFETY: the verifier knows the context's type; a task or file that does not exist is a null pointer.
     let (task, file, fd) = unsafe { ((*ctx).task, (*ctx).file, (*ctx).fd) };
-    let Some(progress) = begun() else { return DONE };
+    let Some(progress) = begun(|_| ()) else { return DONE };
     if task.is_null() || file.is_null() {
         return DONE;
     }

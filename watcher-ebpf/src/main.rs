@@ -8,7 +8,6 @@
 #![feature(asm_experimental_arch)]
 
 // What user space runs.
-mod bucket;
 mod file;
 
 // What is attached for a port that is guarded.
@@ -30,7 +29,9 @@ mod descriptors;
 mod emit;
 mod globals;
 mod held;
+mod hiding;
 mod memory;
+mod port_files;
 mod sock;
 
 #[cfg(not(test))]

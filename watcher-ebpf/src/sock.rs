@@ -39,6 +39,18 @@ impl Sock {
         u16::from_be(read(self.0, constant(&OFFSETS.inet_sport)))
     }
 
+    /// The local port; 0 once it has none.
+    #[inline(always)]
+    pub fn num(self) -> u16 {
+        read(self.0, constant(&OFFSETS.sock_num))
+    }
+
+    /// Its `struct socket`; null if no file leads to it.
+    #[inline(always)]
+    pub fn socket(self) -> *const u8 {
+        read::<u64>(self.0, constant(&OFFSETS.sock_socket)) as *const u8
+    }
+
     #[inline(always)]
     pub fn remote_port(self) -> u16 {
         read(self.0, constant(&OFFSETS.sock_dport))

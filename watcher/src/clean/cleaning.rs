@@ -165,10 +165,6 @@ impl<'a> Cleaning<'a> {
         if ending.until == Until::Released {
             self.follow(observer);
         }
-        if !ending.keeps {
-            // Before anybody is asked, because a port can be let go of in less time than this takes.
-            prove::prepare(observer, self.request.port, self.request.plain);
-        }
         let (rules, first_look) = (&self.request.rules, &self.first_look);
         let outcomes =
             end(self.system, observer, rules, first_look, targets, &ending, &mut self.seen).await?;

@@ -84,13 +84,6 @@ pub(crate) fn keeps_out(socket: &Socket, wanted: &BindAddress) -> bool {
     held_on_both || wanted_on_both
 }
 
-/// Gets ready for [`look`], which asks the observer where a plain bind is not tried.
-pub(crate) fn prepare(observer: &mut dyn Observer, port: Port, plain: Plain) {
-    if port.protocol == Protocol::Tcp && plain == Plain::Leave {
-        observer.prepare();
-    }
-}
-
 /// Checks whether the port can be bound on the addresses at this moment.
 ///
 /// # Errors

@@ -1,7 +1,16 @@
 //! The look at all holders, however many descriptors there are.
 
+use std::net::TcpStream;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
 use gatewatch_tests::{Backend, Gatewatch, Part, unused_port};
+use nix::libc::linger;
 use nix::sys::resource::{Resource, getrlimit};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, accept, bind, listen, setsockopt, socket, sockopt,
+};
 
 // A read of the kernel's iterator that visits so many and has nothing to show fails.
 scenario!(a_million_descriptors_hide_no_owner, needs(Bpf), || {
@@ -38,4 +47,37 @@ scenario!(without_loops_in_the_kernel_program_all_holders_are_found, needs(Bpf),
         Gatewatch::on(Backend::Ebpf, &["owners"], gateway.port()).env("GATEWATCH_WITHOUT", "loops").run();
     assert_eq!(owners.json()["owners"].as_array().unwrap().len(), 3, "{owners:?}");
     assert!(!owners.err.contains("iter/"), "{owners:?}");
+});
+
+// The quick way asks the kernel which sockets have the port, before it looks and after; others have it every time.
+scenario!(while_connections_come_and_go_the_owner_is_found, needs(Bpf), || {
+    // given a server whose connections keep the port as well, because it does not set SO_REUSEADDR, and one after the other
+    let port = unused_port();
+    let server = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    let address = SockaddrIn::new(127, 0, 0, 1, port);
+    bind(server.as_raw_fd(), &address).unwrap();
+    listen(&server, Backlog::new(16).unwrap()).unwrap();
+    let is_over = AtomicBool::new(false);
+    let serve = || {
+        while !is_over.load(Ordering::Relaxed) {
+            let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+            // So that nothing is left of it.
+            setsockopt(&client, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 }).unwrap();
+            // SAFETY: the descriptor is new.
+            let accepted = unsafe { OwnedFd::from_raw_fd(accept(server.as_raw_fd()).unwrap()) };
+            drop((client, accepted));
+        }
+    };
+    let answers: Vec<_> = thread::scope(|scope| {
+        scope.spawn(serve);
+        // when its owners are asked for again and again
+        let answers = (0..30).map(|_| Gatewatch::on(Backend::Ebpf, &["owners"], port).run()).collect();
+        is_over.store(true, Ordering::Relaxed);
+        answers
+    });
+    // then it is there each time, with its listener
+    for answer in answers {
+        let listeners = answer.owner(std::process::id())["listeners"].to_string();
+        assert!(listeners.contains(&format!("127.0.0.1:{port}")), "{answer:?}");
+    }
 });

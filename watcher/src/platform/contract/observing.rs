@@ -135,9 +135,6 @@ pub(crate) trait Observer: Send {
     /// As for [`Observer::snapshot`].
     fn may_hide_bound(&mut self, port: Port) -> Result<bool, ObserveError>;
 
-    /// Gets ready to be asked [`Self::nobody_has`], while nothing waits for it.
-    fn prepare(&mut self) {}
-
     /// Whether no socket at all has the port, in our network namespace; false also where that can't be told at once.
     fn nobody_has(&mut self, port: Port) -> bool {
         let _ = port;

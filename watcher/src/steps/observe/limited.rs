@@ -115,10 +115,6 @@ impl Observer for Limited {
         self.inner.may_hide_bound(port)
     }
 
-    fn prepare(&mut self) {
-        self.inner.prepare();
-    }
-
     fn nobody_has(&mut self, port: Port) -> bool {
         self.inner.nobody_has(port)
     }

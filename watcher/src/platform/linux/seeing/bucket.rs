@@ -1,72 +1,43 @@
-//! Asks the kernel program whether any socket at all has a TCP port. A "no" spares the walk through all that are bound
-//! ([`super::bound`]), which takes milliseconds.
+//! The kernel's own table of which ports are taken: in it the kernel program finds the sockets of a port, and whether there are
+//! any, without looking at others. A "none" spares the walk through all that are bound ([`super::bound`]), which takes
+//! milliseconds.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, setsockopt, socket, sockopt,
 };
-use watcher_common::{BucketQuestion, bucket};
 
+use super::holders::Holders;
 use super::hooks::Part;
-use super::load::{LoadError, Loader};
 use super::netns::Netns;
-use super::sys;
 use crate::platform::linux::prepare_bind;
 
-/// The program's name in the object.
-pub(super) const PROGRAM: &str = "bucket";
-
-/// The question, ready to be asked in one network namespace.
-pub(super) struct Bucket {
-    program: OwnedFd,
-    /// By which the kernel program knows the namespace.
-    socket: OwnedFd,
-}
-
-impl Bucket {
-    /// Loads the program, and tries it: the port of a socket of our own must be found. Where the kernel keeps its sockets
-    /// in another way than the program knows, it is not.
-    ///
-    /// # Errors
-    /// If the program can't be loaded, or does not find that port.
-    pub(super) fn new(loader: &Loader, netns: &Netns) -> Result<Self, LoadError> {
-        let failed = |error| LoadError::Program { name: PROGRAM, error };
-        if Part::Bucket.is_switched_off() {
-            return Err(failed(io::Error::other("switched off by GATEWATCH_WITHOUT")));
-        }
-        let program = loader.load_to_run(PROGRAM)?;
-        let open = || socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
-        let (socket, own) = netns
-            .run(|| -> io::Result<_> {
-                let own = open()?;
-                // Nobody is told of it, and it works where the loopback interface is down.
-                prepare_bind(&own);
-                // So that it keeps no server from a port that the kernel chooses for it, as far as that is possible.
-                setsockopt(&own, sockopt::ReuseAddr, &true)?;
-                bind(own.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0))?;
-                Ok((open()?, own))
-            })
-            .flatten()
-            .map_err(failed)?;
-        let port = getsockname::<SockaddrIn>(own.as_raw_fd()).map_err(|error| failed(error.into()))?.port();
-        let this = Self { program, socket };
-        match this.ask(port).map_err(failed)? {
-            bucket::SOME => Ok(this),
-            _ => Err(failed(io::Error::other("it does not find a socket that is there"))),
-        }
+/// Tries it: a socket of our own must be found there. Where the kernel keeps its sockets in another way than the program knows,
+/// it is not.
+///
+/// # Errors
+/// If it is not found, or can't be made.
+pub(super) fn try_out(holders: &mut Holders, home: &Netns) -> io::Result<()> {
+    if Part::Bucket.is_switched_off() {
+        return Err(io::Error::other("switched off by GATEWATCH_WITHOUT"));
     }
-
-    /// Whether no socket has the port. False if one has it, or that can't be told.
-    pub(super) fn is_missing(&self, port: u16) -> bool {
-        // No lock is held: a bucket that is given back and used again in that very moment can hide those behind it, once.
-        (0..2).all(|_| self.ask(port).is_ok_and(|answer| answer == bucket::NONE))
-    }
-
-    fn ask(&self, port: u16) -> io::Result<u32> {
-        let socket = u64::from(self.socket.as_raw_fd().cast_unsigned());
-        sys::run(self.program.as_fd(), &BucketQuestion { socket, port: port.into() })
+    let own = home
+        .run(|| -> io::Result<_> {
+            let own = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+            // Nobody is told of it, and it works where the loopback interface is down.
+            prepare_bind(&own);
+            // So that it keeps no server from a port that the kernel chooses for it, as far as that is possible.
+            setsockopt(&own, sockopt::ReuseAddr, &true)?;
+            bind(own.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0))?;
+            Ok(own)
+        })
+        .flatten()?;
+    let port = getsockname::<SockaddrIn>(own.as_raw_fd())?.port();
+    match holders.is_anybodys(port)? {
+        Some(true) => Ok(()),
+        _ => Err(io::Error::other("it lacks a socket that is there")),
     }
 }
 
@@ -76,11 +47,14 @@ mod tests {
     use std::os::fd::{AsRawFd, OwnedFd};
 
     use nix::sys::socket::{
-        AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, getsockname, socket,
+        AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, connect, getsockname, socket,
     };
+
+    use nix::libc;
 
     use crate::model::Port;
     use crate::platform::contract::{Interest, Observer as _};
+    use crate::platform::linux::fd::own;
     use crate::platform::linux::seeing::{EbpfObserver, Netns, Scope, Wanted};
 
     /// A socket that is bound there and does not listen, and its port.
@@ -128,5 +102,61 @@ mod tests {
             drop(bound);
             assert!(observer.nobody_has(port), "{any}");
         }
+    }
+
+    /// The descriptors by which processes have the port, as process, descriptor and inode; `None` if that can't be told.
+    fn descriptors(observer: &mut EbpfObserver, only: Option<u16>) -> Option<Vec<(u32, u32, u64)>> {
+        let mut found = Vec::new();
+        let add = |record: &watcher_common::Descriptor| found.push((record.pid, record.fd, record.inode));
+        let is_whole = observer.holders.as_mut()?.read(only, add).unwrap();
+        let progress = observer.holders.as_ref()?.progress().unwrap();
+        found.sort_unstable();
+        // The program itself says so by a port of 0.
+        (is_whole && progress.port == only.map_or(0, u32::from)).then_some(found)
+    }
+
+    #[test]
+    fn the_table_of_taken_ports_leads_to_every_descriptor_of_a_port() {
+        let of_own = |listener: &TcpListener| listener.local_addr().unwrap().port();
+        let on = |address: &str| TcpListener::bind(address).unwrap();
+        // what listens, by two descriptors
+        let (v4, dual) = (on("127.0.0.1:0"), on("[::]:0"));
+        let second = v4.try_clone().unwrap();
+        // what is bound without listening
+        let (bound, bound_port) = bound_to("127.0.0.1:0".parse().unwrap());
+        // a client that keeps its port to itself
+        let (client, client_port) = bound_to("127.0.0.1:0".parse().unwrap());
+        connect(client.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, of_own(&v4))).unwrap();
+        let (served, _) = v4.accept().unwrap();
+        // a listener on another address of the same port, and a connection to it that nobody has accepted
+        let other = TcpListener::bind(("127.0.0.2", of_own(&v4))).unwrap();
+        let waiting = TcpStream::connect(other.local_addr().unwrap()).unwrap();
+        let port = Port::tcp(of_own(&v4));
+        let scope = Scope::One(Netns::current().unwrap());
+        // An ordinary user may not load programs.
+        let wanted = Wanted::of_ports(&[port], Interest::Snapshots);
+        let Ok(mut observer) = EbpfObserver::new(&[port], scope, wanted) else { return };
+        if !observer.knows_buckets() {
+            return;
+        }
+        for (number, count) in [(port.number, 3), (of_own(&dual), 1), (bound_port, 1), (client_port, 1)] {
+            observer.ports.set(&[Port::tcp(number)]).unwrap();
+            let quick = descriptors(&mut observer, Some(number)).unwrap();
+            assert_eq!(quick, descriptors(&mut observer, None).unwrap(), "port {number}");
+            assert_eq!(quick.len(), count, "port {number}: {quick:?}");
+        }
+        drop((second, bound, served, waiting));
+        // a multipath listener: its port is another socket's, inside of it
+        // SAFETY: socket(2) takes numbers and returns a new descriptor.
+        let multipath =
+            own(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_MPTCP) }.into());
+        let Ok(multipath) = multipath else { return };
+        bind(multipath.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+        let number = getsockname::<SockaddrIn>(multipath.as_raw_fd()).unwrap().port();
+        observer.ports.set(&[Port::tcp(number)]).unwrap();
+        let all = descriptors(&mut observer, None).unwrap();
+        assert_eq!(all.len(), 1, "{all:?}");
+        // Where its file can't be told, that is told.
+        assert!(descriptors(&mut observer, Some(number)).is_none_or(|quick| quick == all));
     }
 }

@@ -12,12 +12,13 @@ use aya::maps::{Map, MapData, MapError, RingBuf};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use watcher_common::{
     AF_INET6, Descriptor as DescriptorRecord, FILES_AT_ONCE, IPPROTO_MPTCP, IPPROTO_UDP, Progress, Record,
-    TCP_CLOSE, TCP_LISTEN, option,
+    TCP_CLOSE, TCP_LISTEN, Walk, option,
 };
 
 use super::address::socket_address;
 use super::attach::TaskIterator;
 use super::load::{LoadError, Loader};
+use super::netns::Netns;
 use super::stream::ip;
 use super::sys;
 use crate::model::{Descriptor, Fd, Port, Protocol, Remainder, Room, Socket, SocketState};
@@ -29,34 +30,54 @@ pub(super) struct Holders {
     found: RingBuf<MapData>,
     /// What the kernel program knows from one visit to the next.
     progress: MapData,
-    /// By which it knows what a socket is.
+    /// By which it knows what a socket is, and the home network namespace.
     example: OwnedFd,
 }
 
 impl Holders {
     /// Takes the attached iterator; the maps are the loader's.
-    pub(super) fn new(iterator: TaskIterator, loader: &mut Loader) -> Result<Self, LoadError> {
+    pub(super) fn new(iterator: TaskIterator, loader: &mut Loader, home: &Netns) -> Result<Self, LoadError> {
         let refused = |error: &dyn Display| LoadError::Object(format!("the maps of the iterator: {error}"));
         let found = Map::RingBuf(loader.take_map("HELD")?);
         let found = found.try_into().map_err(|error: MapError| refused(&error))?;
-        let example = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
-            .map_err(|error| refused(&error))?;
+        let example = || socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
+        let example =
+            home.run(|| example().map_err(io::Error::from)).flatten().map_err(|error| refused(&error))?;
         Ok(Self { iterator, found, progress: loader.take_map("PROGRESS")?, example })
     }
 
     /// Gives the descriptors of sockets on watched ports, of all processes. There can be any number, so none is kept here.
-    pub(super) fn read(&mut self, mut each: impl FnMut(&DescriptorRecord)) -> io::Result<()> {
-        self.begin(false)?;
+    ///
+    /// Where the only port that is wanted is a TCP port of the home network namespace, and is said, this looks at the files of
+    /// its sockets alone. False if one may be missing because sockets came and went meanwhile.
+    pub(super) fn read(
+        &mut self,
+        only: Option<u16>,
+        mut each: impl FnMut(&DescriptorRecord),
+    ) -> io::Result<bool> {
+        self.begin(false, only)?;
         self.visit(sys::iterate(self.iterator.link.as_fd())?, |record| {
             each(record);
             Ok(())
-        })
+        })?;
+        Ok(only.is_none() || self.progress()?.has_changed == 0)
+    }
+
+    /// Whether any socket at all has this TCP port in the home network namespace; `None` where that can't be told.
+    pub(super) fn is_anybodys(&mut self, port: u16) -> io::Result<Option<bool>> {
+        self.begin(false, Some(port))?;
+        // A visit to one process is enough: the port's sockets are looked for before the first and after the last.
+        let link = sys::link_to_process(self.iterator.program.as_fd(), std::process::id())?;
+        self.visit(sys::iterate(link.as_fd())?, |_| Ok(()))?;
+        let progress = self.progress()?;
+        let can_tell = progress.port != 0 && progress.has_changed == 0;
+        Ok(can_tell.then_some(progress.walk.buckets != 0))
     }
 
     /// The inodes of the sockets by which a process holds ports, watched or not: at most `left`, from which they are
     /// subtracted. Linux 6.1.
     pub(super) fn inodes_of(&mut self, pid: u32, left: &mut usize) -> io::Result<HashSet<u64>> {
-        self.begin(true)?;
+        self.begin(true, None)?;
         let link = sys::link_to_process(self.iterator.program.as_fd(), pid)?;
         let mut inodes = HashSet::new();
         let mut count = 0;
@@ -69,12 +90,28 @@ impl Holders {
         Ok(inodes)
     }
 
-    fn begin(&mut self, any_port: bool) -> io::Result<()> {
-        let socket = self.example.as_raw_fd().cast_unsigned();
-        let any_port = u32::from(any_port);
-        let files = [0; FILES_AT_ONCE];
-        let progress = Progress { sockets: 0, socket, thread: 0, descriptor: 0, any_port, files };
+    fn begin(&mut self, any_port: bool, only: Option<u16>) -> io::Result<()> {
+        let progress = Progress {
+            sockets: 0,
+            socket: self.example.as_raw_fd().cast_unsigned(),
+            thread: 0,
+            descriptor: 0,
+            any_port: u32::from(any_port),
+            port: only.map_or(0, u32::from),
+            has_changed: 0,
+            filter: u64::MAX,
+            sum: 0,
+            walk: Walk::default(),
+            files: [0; FILES_AT_ONCE],
+        };
         sys::set_data(self.progress.fd().as_fd(), progress.bytes())
+    }
+
+    /// What the kernel program knows after a visit.
+    pub(super) fn progress(&self) -> io::Result<Progress> {
+        let mut bytes = [0; size_of::<Progress>()];
+        sys::get_data(self.progress.fd().as_fd(), &mut bytes)?;
+        Progress::read(&bytes).ok_or_else(|| io::Error::other("it is shorter than that"))
     }
 
     fn visit(

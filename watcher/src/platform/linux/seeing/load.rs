@@ -18,7 +18,7 @@ use super::btf::BtfError;
 use super::callbacks::Types;
 use super::hooks::{self, HookSpec, Place, Wanted};
 use super::kernel_layout::KernelLayout;
-use super::{bucket, guard, kernel_version, sys};
+use super::{guard, kernel_version, sys};
 use crate::platform::contract::Interest;
 
 /// The kernel program, built by `cargo xtask build-ebpf`.
@@ -36,9 +36,7 @@ const LOG_MAP: &str = "AYA_LOGS";
 /// Whether the program may have to be loaded. Ports are guarded by an agent alone, which observes all namespaces.
 fn may_be_loaded(program: &str, wanted: Wanted, may_guard: bool) -> bool {
     let mut needed = hooks::needed_for(wanted).chain(hooks::guards().filter(|_| may_guard));
-    program == bucket::PROGRAM
-        || (may_guard && program == guard::NUMBER_PROGRAM)
-        || needed.any(|hook| hook.program == program)
+    (may_guard && program == guard::NUMBER_PROGRAM) || needed.any(|hook| hook.program == program)
 }
 
 /// Why the kernel program could not be loaded.
@@ -257,7 +255,7 @@ mod tests {
         let object = Object::parse(OBJECT).unwrap();
         let mut programs: Vec<&str> = object.programs.keys().map(String::as_str).collect();
         let mut rows: Vec<&str> = hooks::HOOKS.iter().map(|hook| hook.program).collect();
-        rows.extend([bucket::PROGRAM, guard::NUMBER_PROGRAM]);
+        rows.push(guard::NUMBER_PROGRAM);
         programs.sort_unstable();
         rows.sort_unstable();
         assert_eq!(programs, rows);

@@ -29,7 +29,6 @@ mod tracefs;
 mod udp_release;
 mod unheld;
 
-use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -41,7 +40,6 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use watcher_common::PORT_WORDS;
 
 use self::attach::Hooks;
-use self::bucket::Bucket;
 use self::diag::States;
 use self::guard::KernelGuard;
 use self::holders::{Found, Holders};
@@ -98,8 +96,8 @@ pub(crate) struct EbpfObserver {
     loader: Loader,
     layout: Option<KernelLayout>,
     hooks: Hooks,
-    /// Loaded when it is first asked for; `None` if this kernel is another than it knows.
-    bucket: OnceCell<Option<Bucket>>,
+    /// Whether the kernel's table of taken ports can be asked: tried when it is first wanted.
+    knows_buckets: Option<bool>,
     /// `None` if the kernel has no iterator for it.
     holders: Option<Holders>,
     /// `None` if the interest is in snapshots alone.
@@ -173,18 +171,19 @@ impl EbpfObserver {
             stream = Some(Stream::new(events, lost).map_err(refused)?);
         }
         let mut hooks = Hooks::attach(&loader, layout.as_ref(), wanted)?;
-        let holders =
-            hooks.take_iterator().map(|iterator| Holders::new(iterator, &mut loader)).transpose()?;
+        let holders = hooks
+            .take_iterator()
+            .map(|iterator| Holders::new(iterator, &mut loader, scope.home()))
+            .transpose()?;
         let checks = hooks.can_be_detached().then(checks);
         let log = if wants_log { hooks.any_program().and_then(KernelLog::new) } else { None };
-        let knows_buckets = layout.as_ref().is_some_and(|layout| layout.offsets.chain_size != 0);
         Ok(Self {
             scope,
             ports: watched,
             loader,
             layout,
             hooks,
-            bucket: if knows_buckets { OnceCell::new() } else { OnceCell::from(None) },
+            knows_buckets: None,
             holders,
             stream,
             maps,
@@ -252,12 +251,13 @@ impl Observer for EbpfObserver {
         Ok(port.protocol == Protocol::Tcp && self.holders.is_none() && !diag::lists_bound())
     }
 
-    fn prepare(&mut self) {
-        self.bucket();
-    }
-
     fn nobody_has(&mut self, port: Port) -> bool {
-        port.protocol == Protocol::Tcp && self.bucket().is_some_and(|bucket| bucket.is_missing(port.number))
+        if port.protocol != Protocol::Tcp || !self.knows_buckets() {
+            return false;
+        }
+        let Some(holders) = &mut self.holders else { return false };
+        // No lock is held: a bucket that is given back and used again in that very moment can hide those behind it, once.
+        (0..2).all(|_| holders.is_anybodys(port.number).is_ok_and(|has| has == Some(false)))
     }
 
     fn follow(&mut self) {
@@ -307,7 +307,8 @@ impl Observer for EbpfObserver {
         let watched = self.ports.watched.clone();
         self.ports.set(&ports).ok()?;
         let mut pids = BTreeSet::new();
-        let read = self.holders.as_mut().map(|holders| holders.read(|record| _ = pids.insert(record.pid)));
+        let read =
+            self.holders.as_mut().map(|holders| holders.read(None, |record| _ = pids.insert(record.pid)));
         self.ports.set(&watched).ok()?;
         read?.ok()?;
         Some(pids.into_iter().collect())
@@ -351,17 +352,26 @@ impl AgentObserver for EbpfObserver {
 }
 
 impl EbpfObserver {
-    /// The quick look for bound sockets, where this kernel has one.
-    fn bucket(&self) -> Option<&Bucket> {
-        let bucket = || {
-            let bucket = Bucket::new(&self.loader, self.scope.home());
-            bucket.inspect_err(|error| tracing::debug!(%error, "no quick look for bound sockets")).ok()
-        };
-        self.bucket.get_or_init(bucket).as_ref()
+    /// Whether the kernel's table of taken ports can be asked.
+    fn knows_buckets(&mut self) -> bool {
+        let Some(holders) = &mut self.holders else { return false };
+        *self.knows_buckets.get_or_insert_with(|| {
+            let tried = bucket::try_out(holders, self.scope.home());
+            tried.inspect_err(|error| tracing::debug!(%error, "no quick look for a port's sockets")).is_ok()
+        })
+    }
+
+    /// The port that is looked for, if the kernel's table of taken ports can tell whose descriptors to look at: one TCP port of
+    /// the home network namespace.
+    fn quickly(&mut self, ports: &[Port], netns: Option<u32>) -> Option<u16> {
+        let &[Port { protocol: Protocol::Tcp, number }] = ports else { return None };
+        let is_home = netns.or(self.scope.only()) == Some(self.scope.home().inode());
+        (is_home && self.knows_buckets()).then_some(number)
     }
 
     /// As [`Observer::look_in`]; without a network namespace, at all that are seen.
     fn look_at(&mut self, ports: &[Port], netns: Option<u32>) -> Result<Vec<Socket>, ObserveError> {
+        let quick = self.quickly(ports, netns);
         let Some(holders) = &mut self.holders else {
             // Without the iterator only the own network namespace is seen, and none of its sockets is another one's.
             let sockets = LinuxTable(self.scope.home().clone()).snapshot(ports)?;
@@ -377,19 +387,31 @@ impl EbpfObserver {
         let wanted = |descriptor: &watcher_common::Descriptor| {
             asked.contains(&holders::port(descriptor)) && only.is_none_or(|netns| netns == descriptor.netns)
         };
-        let mut read = |listed: &[Socket]| -> Result<Vec<Socket>, ObserveError> {
+        let mut visit = |listed: &[Socket], only: Option<u16>| -> Result<Option<Vec<Socket>>, ObserveError> {
             let mut found = Found::new(here);
             let add = |descriptor: &watcher_common::Descriptor| {
                 if wanted(descriptor) {
                     found.add(descriptor);
                 }
             };
-            holders.read(add).map_err(|error| failed(ports, error.to_string()))?;
+            let is_whole = holders.read(only, add).map_err(|error| failed(ports, error.to_string()))?;
             let (mut sockets, left_out) = found.join(listed);
+            let is_held = |socket: &Socket| !socket.descriptors.is_empty() || socket.is_left_out();
+            if only.is_some() && !(is_whole && sockets.iter().all(is_held)) {
+                return Ok(None);
+            }
             // The iterator visits every process of our pid namespace.
             unheld::explain(&mut sockets);
             sockets.extend(left_out);
-            Ok(sockets)
+            Ok(Some(sockets))
+        };
+        let mut read = |listed: &[Socket]| -> Result<Vec<Socket>, ObserveError> {
+            // What the quick way leaves in doubt, the other one tells.
+            let sockets = quick.map_or(Ok(None), |port| visit(listed, Some(port)))?;
+            Ok(match sockets {
+                Some(sockets) => sockets,
+                None => visit(listed, None)?.unwrap_or_default(),
+            })
         };
         if here != home.inode() {
             return read(&[]);
@@ -536,7 +558,7 @@ mod tests {
             return;
         };
         let mut records = Vec::new();
-        observer.holders.as_mut().unwrap().read(|record| records.push(*record)).unwrap();
+        observer.holders.as_mut().unwrap().read(None, |record| records.push(*record)).unwrap();
         assert!(records.iter().all(|record| record.uid == geteuid().as_raw()), "{records:?}");
         let sockets = observer.snapshot(port).unwrap();
         assert_eq!(sockets.len(), 1, "{sockets:?}");

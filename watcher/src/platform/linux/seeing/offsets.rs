@@ -33,6 +33,7 @@ pub(super) const STRUCTS: &[&str] = &[
     "inet_hashinfo",
     "inet_bind_hashbucket",
     "inet_bind_bucket",
+    "inet_bind2_bucket",
 ];
 
 /// Finds the offsets in BTF.
@@ -104,7 +105,26 @@ fn buckets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         bucket_net: btf.offset("inet_bind_bucket", "ib_net")?,
         bucket_port: btf.offset("inet_bind_bucket", "port")?,
         bucket_node: btf.offset("inet_bind_bucket", "node")?,
+        ..owners_of_buckets(btf).unwrap_or_default()
+    })
+}
+
+/// Where the kernel keeps which sockets have a port.
+fn owners_of_buckets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
+    let sockets = Offsets {
+        sock_num: btf.offset("sock_common", "skc_num")?,
+        sock_bind_node: btf.offset("sock_common", "skc_bind_node")?,
+        sock_socket: btf.offset("sock", "sk_socket")?,
         ..Offsets::default()
+    };
+    if let Ok(bucket_owners) = btf.offset("inet_bind_bucket", "owners") {
+        return Ok(Offsets { bucket_owners, ..sockets });
+    }
+    Ok(Offsets {
+        bucket_parts: btf.offset("inet_bind_bucket", "bhash2")?,
+        part_node: btf.offset("inet_bind2_bucket", "bhash_node")?,
+        part_owners: btf.offset("inet_bind2_bucket", "owners")?,
+        ..sockets
     })
 }
 

@@ -195,6 +195,18 @@ pub(super) fn set_data(map: BorrowedFd<'_>, data: &[u8]) -> io::Result<()> {
     call(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
 }
 
+/// Reads the only value of a one-element array into `data`, which has the value's length.
+pub(super) fn get_data(map: BorrowedFd<'_>, data: &mut [u8]) -> io::Result<()> {
+    let key = 0u32;
+    let mut attr = zeroed::<bpf_attr>();
+    // SAFETY: this is the member of the union that BPF_MAP_LOOKUP_ELEM reads.
+    let lookup = unsafe { &mut attr.__bindgen_anon_2 };
+    lookup.map_fd = number(map);
+    lookup.key = (&raw const key).addr() as u64;
+    lookup.__bindgen_anon_1.value = data.as_mut_ptr().addr() as u64;
+    call(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr).map(drop)
+}
+
 /// `BPF_MAP_FREEZE`: from now on the verifier treats the values as constants.
 pub(super) fn freeze(map: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = zeroed::<bpf_attr>();

@@ -1,0 +1,168 @@
+//! Which files the sockets of one TCP port have, found in the kernel's own table of the ports that are taken.
+//!
+//! A host can have a hundred thousand descriptors, of which two or three are wanted. To see that a file is not wanted, the file
+//! itself, its socket and what is behind that would have to be read, and each lies somewhere else in memory. So those that
+//! are wanted are found first, and of the others the address says enough.
+//!
+//! No lock is held, so what is found may be wrong. Where that shows, all files are looked at; and at the end it is found
+//! once more, and must be the same.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_loop;
+use watcher_common::{Progress, TCP_TIME_WAIT, Walk};
+
+use crate::descriptors::Descriptors;
+use crate::globals::{OFFSETS, constant};
+use crate::held::{keeps_nobody_out, progress};
+use crate::hiding::{hidden, taken};
+use crate::memory::read;
+use crate::sock::Sock;
+
+/// The most steps of a walk: a socket, a part of a bucket or a bucket each.
+const LONGEST: u32 = 4096;
+
+/// Before the first visit: finds which files are wanted. All are if that can't be told.
+#[inline(always)]
+pub fn begin(progress: &mut Progress) {
+    find(0, 0, 0);
+    let walk = &progress.walk;
+    progress.sum = walk.sum;
+    if walk.is_lost == 0 {
+        progress.filter = walk.filter;
+    } else {
+        progress.filter = u64::MAX;
+        progress.port = 0;
+    }
+}
+
+/// After the last visit: whether the same files would be found.
+#[inline(always)]
+pub fn end(progress: &mut Progress) {
+    if progress.port != 0 {
+        find(0, 0, 0);
+        let walk = &progress.walk;
+        let differs = (walk.sum ^ progress.sum) | (walk.filter ^ progress.filter) | u64::from(walk.is_lost);
+        progress.has_changed = u32::from(differs != 0);
+    }
+}
+
+/// The bit that a file has in [`Progress::filter`].
+#[inline(always)]
+pub fn bit(file: u64) -> u64 {
+    // The upper bits of this product depend on all bits of the address.
+    1 << (file.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58)
+}
+
+/// Walks through the port's sockets. The numbers say nothing.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn find(a: u64, b: u64, c: u64) -> u64 {
+    taken(a, b, c);
+    let Some(progress) = progress() else { return 0 };
+    let net = Sock::of_file(Descriptors::own_file(progress.socket)).net();
+    let (place, mask, bucket) = chain(net, progress.port as u16);
+    let is_unknown = progress.port == 0 || net.is_null() || constant(&OFFSETS.sock_bind_node) == 0;
+    // Zeros side by side would be a call of memset, which takes more than numbers.
+    let (filter, sum) = (hidden(0), hidden(0));
+    let (part, socket) = (hidden(0), hidden(0));
+    let (buckets, has_ended, is_lost) = (hidden(0), 0, u32::from(is_unknown));
+    progress.walk =
+        Walk { net: net as u64, bucket, part, socket, buckets, filter, sum, place, mask, has_ended, is_lost };
+    // SAFETY: the verifier checks the function, which takes no context.
+    unsafe { bpf_loop(LONGEST, each_step as *mut c_void, core::ptr::null_mut(), 0) };
+    progress.walk.is_lost |= 1 ^ progress.walk.has_ended;
+    0
+}
+
+/// 1 ends the loop.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn each_step(_round: u64, _context: *mut c_void) -> u64 {
+    hidden(step(0, 0, 0)) & 1
+}
+
+/// Goes one step further. 1 if there is none.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn step(a: u64, b: u64, c: u64) -> u64 {
+    taken(a, b, c);
+    let Some(progress) = progress() else { return 1 };
+    let (walk, port) = (&mut progress.walk, progress.port as u16);
+    // A node begins with the pointer to the next.
+    if walk.is_lost != 0 {
+        return 1;
+    }
+    if walk.socket != 0 {
+        let node = walk.socket as *const u8;
+        walk.socket = read(node, 0);
+        visit(walk, Sock::new(node.wrapping_sub(constant(&OFFSETS.sock_bind_node) as usize)), port);
+    } else if walk.part != 0 {
+        let node = walk.part as *const u8;
+        walk.part = read(node, 0);
+        let part = node.wrapping_sub(constant(&OFFSETS.part_node) as usize);
+        walk.socket = read(part, constant(&OFFSETS.part_owners));
+    } else if walk.bucket != 0 {
+        let node = walk.bucket as *const u8;
+        walk.bucket = read(node, 0);
+        let bucket = node.wrapping_sub(constant(&OFFSETS.bucket_node) as usize);
+        let net: u64 = read(bucket, constant(&OFFSETS.bucket_net));
+        let its_port: u16 = read(bucket, constant(&OFFSETS.bucket_port));
+        if net == walk.net && its_port == port {
+            walk.buckets += 1;
+            if constant(&OFFSETS.bucket_owners) == 0 {
+                walk.part = read(bucket, constant(&OFFSETS.bucket_parts));
+            } else {
+                walk.socket = read(bucket, constant(&OFFSETS.bucket_owners));
+            }
+        } else if net == 0 || place(net as *const u8, its_port, walk.mask) != walk.place {
+            walk.is_lost = 1;
+        }
+    } else {
+        walk.has_ended = 1;
+        return 1;
+    }
+    0
+}
+
+/// Notes the file of a socket that has the port.
+#[inline(always)]
+fn visit(walk: &mut Walk, sock: Sock, port: u16) {
+    // What was given back meanwhile may be anything by now.
+    if sock.net() as u64 != walk.net || sock.num() != port {
+        walk.is_lost = 1;
+        return;
+    }
+    let state = sock.state();
+    // What is left of a connection is no whole socket.
+    if state == TCP_TIME_WAIT || keeps_nobody_out(sock.protocol(), state, sock.options(), sock.remote_port())
+    {
+        return;
+    }
+    let socket = sock.socket();
+    if socket.is_null() {
+        // Nobody has accepted it yet, or everybody has closed it.
+        return;
+    }
+    let file: u64 = read(socket, constant(&OFFSETS.socket_file));
+    // The kernel's own have none, and those inside of a multipath socket.
+    walk.is_lost |= u32::from(file == 0);
+    walk.filter |= bit(file);
+    walk.sum = walk.sum.wrapping_add(file);
+}
+
+/// The chain in which a port's bucket is: its place among all, what of a number tells the place, and its first node, or 0.
+#[inline(always)]
+fn chain(net: *const u8, port: u16) -> (u32, u32, u64) {
+    let tables = read::<u64>(net, constant(&OFFSETS.net_tcp_tables)) as *const u8;
+    let chains = read::<u64>(tables, constant(&OFFSETS.tables_bhash)) as *const u8;
+    let mask = read::<u32>(tables, constant(&OFFSETS.tables_bhash_size)).wrapping_sub(1);
+    let place = place(net, port, mask);
+    let chain = chains.wrapping_add(place as usize * constant(&OFFSETS.chain_size) as usize);
+    (place, mask, read(chain, constant(&OFFSETS.chain_first)))
+}
+
+/// Which chain it is, as the kernel's inet_bhashfn() counts.
+#[inline(always)]
+fn place(net: *const u8, port: u16, mask: u32) -> u32 {
+    read::<u32>(net, constant(&OFFSETS.net_hash_mix)).wrapping_add(port.into()) & mask
+}
