@@ -28,7 +28,8 @@ pub use needs::{Needs, have};
 pub use platform::{ASKED, BACKENDS, FORCED, FORWARDER, Life, user};
 #[cfg(target_os = "linux")]
 pub use platform::{
-    Frozen, Mounted, Unit, below_setuid_hop, detach_cgroup_hooks, heed_signals, in_own_user_namespace, send,
+    Frozen, Mounted, Unit, below_setuid_hop, detach_cgroup_hooks, heed_signals, in_own_user_namespace,
+    install, install_script, send,
 };
 
 use std::env::consts::EXE_SUFFIX;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use gatewatch_tests::{Answer, Gatewatch, Part, Unit, program, servers, until, unused_port};
+use gatewatch_tests::{Answer, Gatewatch, Part, Unit, install, program, servers, until, unused_port};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -122,7 +122,7 @@ fn id() -> String {
 fn root_with_actor(root: &Path) {
     let place = |from: &Path, to: &Path| {
         fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::copy(from, to).unwrap();
+        install(from, to);
     };
     let actor = program("actor");
     place(&actor, &root.join("actor"));

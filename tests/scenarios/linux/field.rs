@@ -8,7 +8,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use gatewatch_tests::{
-    Agent, Backend, Gatewatch, Life, PATIENCE, Part, config, send, servers, until, unused_port,
+    Agent, Backend, Gatewatch, Life, PATIENCE, Part, config, install_script, send, servers, until,
+    unused_port,
 };
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -238,8 +239,7 @@ scenario!(
 scenario!(runit_puts_the_new_owner_there, needs(Root, Servers), |backend| {
     a_supervisor_puts_the_new_owner_there(backend, |folder, gateway| {
         let run = folder.join("run");
-        fs::write(&run, format!("#!/bin/sh\nexec {} > /dev/null 2>&1\n", gateway.join(" "))).unwrap();
-        fs::set_permissions(&run, fs::Permissions::from_mode(0o755)).unwrap();
+        install_script(&format!("#!/bin/sh\nexec {} > /dev/null 2>&1\n", gateway.join(" ")), &run);
         Server::start(&file("debian/usr/bin/runsv"), &[folder.to_str().unwrap()])
     });
 });

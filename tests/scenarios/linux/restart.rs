@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use gatewatch_tests::{
-    Actor, Backend, Flood, Gatewatch, Life, Part, Running, Unit, can_bind, send, until, unused_port,
+    Actor, Backend, Flood, Gatewatch, Life, Part, Running, Unit, can_bind, install, install_script, program,
+    send, until, unused_port,
 };
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -355,7 +356,7 @@ scenario!(a_script_that_can_not_be_executed_costs_nobody_anything, |backend| {
 
 /// The actor's program, changed by this.
 fn changed(change: impl Fn(&mut Vec<u8>)) -> Vec<u8> {
-    let mut program = std::fs::read(gatewatch_tests::program("actor")).unwrap();
+    let mut program = std::fs::read(program("actor")).unwrap();
     change(&mut program);
     program
 }
@@ -445,7 +446,7 @@ scenario!(what_the_kernel_would_not_execute_costs_nobody_anything, |backend| {
 scenario!(a_command_that_is_being_written_costs_nobody_anything_without_a_word, |backend| {
     let folder = tempfile::tempdir().unwrap();
     let busy = folder.path().join("busy");
-    std::fs::copy(gatewatch_tests::program("actor"), &busy).unwrap();
+    install(&program("actor"), &busy);
     let _writer = std::fs::File::options().append(true).open(&busy).unwrap();
     if Command::new(&busy).args(["--exit", "0"]).status().is_ok() {
         // Linux 6.11 and 6.12 run it.
@@ -476,7 +477,7 @@ scenario!(a_command_that_can_not_be_started_after_all_is_told_with_all_that_was_
     let command = folder.path().join("command");
     for verb in ["restart", "exec"] {
         let old = Part::gateway().on_port(unused_port()).start();
-        std::fs::copy(gatewatch_tests::program("actor"), &command).unwrap();
+        install(&program("actor"), &command);
         let check = format!("rm {}", command.display());
         let flags = ["--check", &check, "--", command.to_str().unwrap(), "--exit", "0"];
         let answer = Gatewatch::on(backend, &[verb], old.port()).with(&flags).run();
@@ -488,7 +489,7 @@ scenario!(a_command_that_can_not_be_started_after_all_is_told_with_all_that_was_
         assert_eq!(json["command"], serde_json::Value::Null, "{verb}: {answer:?}");
         // and a person reads it too
         let old = Part::gateway().on_port(unused_port()).start();
-        std::fs::copy(gatewatch_tests::program("actor"), &command).unwrap();
+        install(&program("actor"), &command);
         let answer = Gatewatch::in_text(backend, &[verb], old.port()).with(&flags).run();
         assert_eq!(answer.status, 1, "{verb}: {answer:?}");
         assert!(answer.out.contains("can't be run"), "{verb}: {answer:?}");
@@ -575,7 +576,7 @@ scenario!(a_stranger_is_no_success_of_a_restart_by_any, |backend| {
     let restart = Gatewatch::on(backend, &["restart", "--any", "--listen-timeout", "20s"], port);
     let folder = tempfile::tempdir().unwrap();
     let ran = folder.path().join("ran");
-    let actor = gatewatch_tests::program("actor");
+    let actor = program("actor");
     let running = restart.with(&["--", actor.to_str().unwrap(), "--touch", ran.to_str().unwrap()]).spawn();
     until("the command has run", || ran.exists());
     // when somebody else takes the port
@@ -597,8 +598,7 @@ scenario!(a_units_own_process_is_left_to_systemctl, |backend| {
          setsid -f {again} < /dev/null\n",
         old.pid()
     );
-    std::fs::write(&systemctl, script).unwrap();
-    std::fs::set_permissions(&systemctl, std::fs::Permissions::from_mode(0o755)).unwrap();
+    install_script(&script, &systemctl);
     let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
     let restart = Gatewatch::on(backend, &["restart"], old.port()).env("PATH", &path);
     let answer = restart.with(&["--", "systemctl", "restart", "my-gateway"]).run();
@@ -621,8 +621,7 @@ scenario!(whoever_is_of_the_unit_is_the_new_owner, needs(Root), |backend| {
     let script =
         format!("#!/bin/sh\nif [ \"$1\" = show ]; then {show}; else touch {}; fi\n", asked.display());
     let systemctl = folder.path().join("systemctl");
-    std::fs::write(&systemctl, script).unwrap();
-    std::fs::set_permissions(&systemctl, std::fs::Permissions::from_mode(0o755)).unwrap();
+    install_script(&script, &systemctl);
     let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap());
     let restart = Gatewatch::on(backend, &["restart", "--unit", &name], old.port()).env("PATH", &path);
     let running = restart.spawn();

@@ -6,7 +6,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use gatewatch_tests::{Backend, Gatewatch, Part, program, send, servers, until, unused_port};
+use gatewatch_tests::{Backend, Gatewatch, Part, install, program, send, servers, until, unused_port};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -162,7 +162,7 @@ impl Drop for Managed {
 /// The actor as a program of this name.
 fn called(name: &str, folder: &Path) -> PathBuf {
     let path = folder.join(name);
-    fs::copy(program("actor"), &path).unwrap();
+    install(&program("actor"), &path);
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
     path
 }

@@ -21,6 +21,26 @@ use crate::{Actor, Backend, Gatewatch, Needs, Part, program};
 /// How ports can be observed.
 pub const BACKENDS: &[Backend] = &[Backend::Ebpf, Backend::Poll];
 
+/// Copies a program, or a script, to where it is to be run, by a process of its own. If this one wrote the copy, another thread's
+/// fork could hold the descriptor that writes it for a moment, and whoever runs the copy then would find it busy (ETXTBSY).
+///
+/// # Panics
+/// When it can't be copied.
+pub fn install(program: &Path, to: &Path) {
+    let status = Command::new("install").args(["-m", "755"]).arg(program).arg(to).status().unwrap();
+    assert!(status.success(), "{} can't be copied to {}", program.display(), to.display());
+}
+
+/// Writes a script that is to be run, as [`install`] does.
+///
+/// # Panics
+/// When it can't be written.
+pub fn install_script(text: &str, to: &Path) {
+    let written = to.with_extension("text");
+    std::fs::write(&written, text).unwrap();
+    install(&written, to);
+}
+
 /// Whether no TCP or UDP socket has this port. Asked of the table, not by a bind: a child that another scenario forks in that
 /// moment has the listener too, and keeps the port until it is executed.
 pub(crate) fn is_unused(port: u16) -> bool {

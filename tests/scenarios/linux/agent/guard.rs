@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use gatewatch_tests::{
-    Agent, Gatewatch, Part, config, detach_cgroup_hooks, folder, program, until, unused_port,
+    Agent, Gatewatch, Part, config, detach_cgroup_hooks, folder, install, program, until, unused_port,
 };
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -62,9 +62,9 @@ fn server_of(copy: &Path) -> Part {
 }
 
 /// Puts a copy of the actor's program there, in one step.
-fn install(copy: &Path) {
+fn put_in_place(copy: &Path) {
     let new = copy.with_extension("new");
-    std::fs::copy(program("actor"), &new).unwrap();
+    install(&program("actor"), &new);
     std::fs::rename(new, copy).unwrap();
 }
 
@@ -163,7 +163,7 @@ scenario!(users_and_programs_can_be_named, needs(Bpf), || {
     let port = unused_port();
     let folder = folder();
     let copy = folder.path().join("server");
-    install(&copy);
+    put_in_place(&copy);
     let agent = Agent::with(&guarded(port, &format!("{{ programs = [{copy:?}] }}")));
     let path = copy.to_str().unwrap();
     until("the program is let in", || admitted(&agent) == [json!({"program": path, "uid": null})]);
@@ -213,17 +213,17 @@ scenario!(another_file_in_the_place_of_a_program_is_let_in_instead, needs(Bpf), 
     let port = unused_port();
     let folder = folder();
     let (copy, old) = (folder.path().join("server"), folder.path().join("old"));
-    install(&copy);
+    put_in_place(&copy);
     std::fs::hard_link(&copy, &old).unwrap();
     let agent = Agent::with(&guarded(port, &format!("{{ programs = [{copy:?}] }}")));
     until("the program is let in", || !admitted(&agent).is_empty());
     drop(server_of(&old).on_port(port).start());
     // when it is upgraded
-    install(&copy);
+    put_in_place(&copy);
     until("the new file is let in", || server_of(&copy).on_port(port).try_to_start().is_some());
     // then the file of before may still run and bind again, and once there is another one, no longer
     drop(server_of(&old).on_port(port).start());
-    install(&copy);
+    put_in_place(&copy);
     until("the old file is not let in", || server_of(&old).on_port(port).try_to_start().is_none());
     drop(server_of(&copy).on_port(port).start());
     // and while it is missing, all is as it was
@@ -231,7 +231,7 @@ scenario!(another_file_in_the_place_of_a_program_is_let_in_instead, needs(Bpf), 
     let degraded = || agent.get("/v1/status").json()["degraded"].to_string();
     until("the agent says so", || degraded().contains(&format!("the program {}: ", copy.display())));
     assert!(!is_open(port));
-    install(&copy);
+    put_in_place(&copy);
     until("the new file is let in", || server_of(&copy).on_port(port).try_to_start().is_some());
 });
 
