@@ -176,6 +176,19 @@ scenario!(without_sock_diag_udp_sockets_are_read_from_proc, || {
     assert_udp_cleaned(&poll(&["clean"], gateway.port()), &gateway);
 });
 
+scenario!(without_sock_diag_a_socket_that_nobody_holds_is_seen_all_the_same, |backend| {
+    let sender = |part: Part| part.on_port(unused_port()).with(&["--in-flight"]).start();
+    let (tcp, datagrams) = (sender(Part::gateway()), sender(udp(Part::gateway())));
+    let owners = |gatewatch: Gatewatch| gatewatch.env("GATEWATCH_WITHOUT", "diag").run().json();
+    for json in [
+        owners(Gatewatch::on(backend, &["owners"], tcp.port())),
+        owners(Gatewatch::on_udp(backend, &["owners"], datagrams.port())),
+    ] {
+        assert_eq!(json["owners"][0]["identity"], "unclassified", "{json}");
+        assert_eq!(json["reason"], differ::of_a_socket_on_its_way(backend), "{json}");
+    }
+});
+
 scenario!(without_release_events_udp_ports_are_polled, needs(Bpf), || {
     let port = unused_port();
     let watched = |backend: &str, port: u16| {

@@ -418,10 +418,10 @@ impl EbpfObserver {
         }
         // The table comes first, and its moment is the look's: what begins to listen while the descriptors are read is
         // found by them alone, and is known to be newer.
-        let listed = match diag::sockets(home, ports, States::LISTENING) {
+        let listed = match LinuxTable(home.clone()).owners(ports, false) {
             Ok(listed) => listed,
             Err(error) => {
-                tracing::debug!(%error, "the kernel does not list sockets (sock_diag)");
+                tracing::debug!(%error, "only sockets that some process holds are seen");
                 return read(&[]);
             }
         };
