@@ -12,7 +12,7 @@ use crate::run::{output, run};
 use crate::suites::Suites;
 
 /// Modules of the kernel that the scenario needs, where they are not built in.
-const MODULES: &[&str] = &["inet_diag", "tcp_diag", "autofs4", "mptcp_diag", "netlink_diag"];
+const MODULES: &[&str] = &["inet_diag", "tcp_diag", "autofs4", "mptcp_diag", "netlink_diag", "udp_diag"];
 
 /// A kernel, and its modules as a ramdisk.
 pub(super) struct Kernel {
