@@ -21,7 +21,7 @@ pub struct Proof {
 }
 
 /// Whether to try a bind without `SO_REUSEADDR` as well. Each such bind can make another server's fail that comes in the same
-/// moment, so it is tried only where its answer is wanted.
+/// moment, so it is tried only where its answer is wanted, or where a socket may be hidden that nothing else shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Plain {
     Try,
@@ -138,7 +138,11 @@ pub(crate) fn look(
             if !bound.is_empty() {
                 sockets.extend(bound);
                 Ok(PortState::Held(sockets))
-            } else if plain == Some(false) && observer.may_hide_bound(port)? {
+            } else if plain != Some(true)
+                && observer.may_hide_bound(port)?
+                // Where this bind was to be left, it is the only way to know.
+                && (plain.is_some() || matches!(bind_all(system, addresses, BindAs::Plain), Bind::Taken))
+            {
                 Ok(PortState::Hidden)
             } else {
                 Ok(free)
@@ -171,8 +175,8 @@ mod tests {
     use crate::model::{Backend, Observation, SocketState};
     use crate::steps::fake::FakeSystem;
 
-    /// A socket table that does not change.
-    struct FixedTable(Vec<Socket>);
+    /// A socket table that does not change, and whether it may hide some.
+    struct FixedTable(Vec<Socket>, bool);
 
     impl Observer for FixedTable {
         fn backend(&self) -> Backend {
@@ -188,7 +192,7 @@ mod tests {
         }
 
         fn may_hide_bound(&mut self, _port: Port) -> Result<bool, ObserveError> {
-            Ok(false)
+            Ok(self.1)
         }
     }
 
@@ -199,8 +203,9 @@ mod tests {
         let listener = Socket::new(Protocol::Tcp, ([0, 0, 0, 0], 80).into(), SocketState::Listen);
         let address = ([127, 0, 0, 1], 80).into();
         let here = [BindAddress { protocol: Protocol::Tcp, address, v6_only: true }];
-        let state =
-            |sockets| look(&system, &mut FixedTable(sockets), Port::tcp(80), &here, Plain::Try).unwrap();
+        let state = |sockets| {
+            look(&system, &mut FixedTable(sockets, false), Port::tcp(80), &here, Plain::Try).unwrap()
+        };
         // then the port is free only if the table has no listener
         assert!(matches!(state(vec![listener]), PortState::Held(_)));
         assert!(matches!(state(Vec::new()), PortState::Free { plain: Some(true), .. }));
@@ -208,13 +213,15 @@ mod tests {
 
     #[test]
     fn a_plain_bind_is_tried_only_where_its_answer_is_wanted() {
-        for (plain, tried) in
-            [(Plain::Leave, &[BindAs::Server][..]), (Plain::Try, &[BindAs::Server, BindAs::Plain])]
-        {
+        for (plain, hides, tried) in [
+            (Plain::Leave, false, &[BindAs::Server][..]),
+            (Plain::Leave, true, &[BindAs::Server, BindAs::Plain]),
+            (Plain::Try, false, &[BindAs::Server, BindAs::Plain]),
+        ] {
             let system = FakeSystem::with_binds_that_succeed();
             let address = ([127, 0, 0, 1], 80).into();
             let here = [BindAddress { protocol: Protocol::Tcp, address, v6_only: true }];
-            look(&system, &mut FixedTable(Vec::new()), Port::tcp(80), &here, plain).unwrap();
+            look(&system, &mut FixedTable(Vec::new(), hides), Port::tcp(80), &here, plain).unwrap();
             assert_eq!(*system.binds.lock().unwrap(), tried);
         }
     }

@@ -127,7 +127,7 @@ pub(crate) trait Observer: Send {
         None
     }
 
-    /// After a plain bind has failed: could an invisible socket be the reason? The socket tables of some kernels leave
+    /// If a plain bind fails: could an invisible socket be the reason? The socket tables of some kernels leave
     /// out sockets that are bound and do not listen. Connections that linger explain such a failure as well; where
     /// there are none, another process has the port.
     ///

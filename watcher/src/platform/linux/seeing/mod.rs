@@ -246,9 +246,9 @@ impl Observer for EbpfObserver {
     }
 
     fn may_hide_bound(&mut self, port: Port) -> Result<bool, ObserveError> {
-        // The iterator shows sockets that are bound but do not listen; sock_diag lists them since Linux 6.8, and those of
-        // UDP always.
-        Ok(port.protocol == Protocol::Tcp && self.holders.is_none() && !diag::lists_bound())
+        // The iterator shows sockets that are bound but do not listen, except for those that no descriptor leads to. What
+        // no socket at all has is not hidden, only gone since.
+        Ok(LinuxTable(self.scope.home().clone()).may_hide_bound(port)? && !self.nobody_has(port))
     }
 
     fn nobody_has(&mut self, port: Port) -> bool {
