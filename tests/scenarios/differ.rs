@@ -23,10 +23,21 @@ pub(crate) fn of_a_socket_that_does_not_listen(backend: Backend, seen: &'static 
 
 /// Whether the kernel lists sockets that are bound and do not listen: Linux does since 6.8.
 fn lists_bound() -> bool {
+    is_linux_since((6, 8))
+}
+
+/// Whether the kernel can take away a connection in `TIME_WAIT`: all of Linux since 6.5 can, and some older ones that were
+/// given it later.
+#[cfg(target_os = "linux")]
+pub(crate) fn surely_drops_time_wait() -> bool {
+    is_linux_since((6, 5))
+}
+
+fn is_linux_since(version: (u32, u32)) -> bool {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut numbers = release.split('.').map_while(|number| number.parse::<u32>().ok());
     // Wine shows the host's /proc to programs of Windows.
-    cfg!(target_os = "linux") && (numbers.next(), numbers.next()) >= (Some(6), Some(8))
+    cfg!(target_os = "linux") && (numbers.next(), numbers.next()) >= (Some(version.0), Some(version.1))
 }
 
 /// Whether this may be the outcome if a client holds the port without `SO_REUSEADDR`.

@@ -7,6 +7,7 @@ use gatewatch_tests::{Actor, Agent, Backend, Gatewatch, Part, can_bind, unused_p
 use serde_json::Value;
 
 use crate::clean::clean;
+use crate::differ;
 use crate::restart::{end, gateway_command, restart};
 use crate::wait::wait;
 
@@ -96,6 +97,10 @@ scenario!(connections_in_time_wait_are_taken_away_where_asked, needs(Root), |bac
     let address = lingers_without_reuse();
     assert!(!can_bind(address));
     let answer = clean(backend, address.port(), &["--drop-time-wait"]);
+    if answer.status == 6 && !differ::surely_drops_time_wait() {
+        assert!(answer.err.contains("it takes Linux 6.5 or later"), "{answer:?}");
+        return;
+    }
     assert_eq!((answer.status, answer.outcome().as_str()), (0, "free"), "{answer:?}");
     assert!(can_bind(address));
 });
