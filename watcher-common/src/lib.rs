@@ -190,10 +190,18 @@ pub struct Progress {
     pub port: u32,
     /// 1 after the last visit if other sockets had the port than before the first, else 0.
     pub has_changed: u32,
-    /// The kernel program's own: of which files it looks at the sockets. Each file is one of 64 bits.
+    /// 1 if it is enough to know whether the port has a bucket, which any socket gives it; else 0.
+    pub only_buckets: u32,
+    /// Nothing: the next fields are eight bytes long.
+    pub padding: u32,
+    /// The address of the file of `socket`.
+    pub file: u64,
+    /// Of which files the sockets are looked at. Each file is one of 64 bits.
     pub filter: u64,
-    /// The kernel program's own: the sum of the addresses of the port's files.
+    /// The sum of the addresses of the port's files.
     pub sum: u64,
+    /// How many buckets the port has: none if no socket at all has it.
+    pub buckets: u64,
     /// The kernel program's own: where it is among the port's sockets.
     pub walk: Walk,
     /// The kernel program's own: addresses of the files that it looks at next.
@@ -208,11 +216,17 @@ pub struct Walk {
     pub net: u64,
     /// The next bucket of the chain in which the port's are.
     pub bucket: u64,
+    /// Where the pointer to that lies, to which the bucket must point back.
+    pub to_bucket: u64,
     /// The next of the parts that a bucket of the port has: one for each address.
     pub part: u64,
+    /// As `to_bucket`.
+    pub to_part: u64,
     /// The next socket.
     pub socket: u64,
-    /// How many buckets the port has: none if no socket at all has it.
+    /// As `to_bucket`.
+    pub to_socket: u64,
+    /// As [`Progress::buckets`].
     pub buckets: u64,
     /// As [`Progress::filter`].
     pub filter: u64,

@@ -49,8 +49,8 @@ unsafe impl Record for Badge {}
 
 const _: () = assert!(size_of::<Event>() == 8 + 8 + 4 * 4 + 16 + 16 + 4 * 2);
 const _: () = assert!(size_of::<Descriptor>() == 3 * 8 + 16 + 4 + 6 * 4 + 6 * 2);
-const _: () = assert!(size_of::<Progress>() == 8 + 6 * 4 + 2 * 8 + size_of::<Walk>() + 8 * 64);
-const _: () = assert!(size_of::<Walk>() == 7 * 8 + 4 * 4);
+const _: () = assert!(size_of::<Progress>() == 8 + 8 * 4 + 4 * 8 + size_of::<Walk>() + 8 * 64);
+const _: () = assert!(size_of::<Walk>() == 10 * 8 + 4 * 4);
 const _: () = assert!(size_of::<Offsets>() == 59 * 4);
 const _: () = assert!(size_of::<TraceOffsets>() == 13 * 4);
 const _: () = assert!(size_of::<Settings>() == 6 * 4);

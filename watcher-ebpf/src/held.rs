@@ -34,7 +34,9 @@ pub const AGAIN: i32 = 1;
 pub fn begun(first: impl FnOnce(&mut Progress)) -> Option<&'static mut Progress> {
     let progress = progress()?;
     if progress.sockets == 0 {
-        progress.sockets = read(Descriptors::own_file(progress.socket), constant(&OFFSETS.file_op));
+        let file = Descriptors::own_file(progress.socket);
+        progress.file = file as u64;
+        progress.sockets = read(file, constant(&OFFSETS.file_op));
         first(progress);
     }
     Some(progress)
@@ -55,7 +57,8 @@ pub fn socket_behind(file: *const u8, sockets: u64, any_port: u32) -> Option<Soc
     }
     let sock = Sock::of_file(file);
     // First what most sockets differ in. Whether the port is watched of this protocol, user space sees.
-    if u64::from(any_port) | watched_by_any(sock.port()) == 0 {
+    let port = sock.port();
+    if u64::from(any_port) | watched_by_any(port) == 0 {
         return None;
     }
     // Products rather than choices, because the verifier follows each choice both ways. Other families have other fields where
@@ -65,7 +68,11 @@ pub fn socket_behind(file: *const u8, sockets: u64, any_port: u32) -> Option<Soc
     let other_protocol = u64::from(protocol ^ IPPROTO_TCP)
         * u64::from(protocol ^ IPPROTO_MPTCP)
         * u64::from(protocol ^ IPPROTO_UDP);
-    (other_family | other_protocol == 0).then_some(sock)
+    // A TCP socket whose port the kernel chose has given it back when its connection fails or ends, and keeps the number.
+    let has_lost_it = u64::from(sock.num() ^ port)
+        * u64::from(protocol ^ IPPROTO_MPTCP)
+        * u64::from(protocol ^ IPPROTO_UDP);
+    (other_family | other_protocol | has_lost_it == 0).then_some(sock)
 }
 
 /// Whether it is a TCP connection that shares the port on SO_REUSEADDR's terms, as accepted ones do: that keeps no other socket

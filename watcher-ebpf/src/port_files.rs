@@ -12,7 +12,6 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::generated::bpf_loop;
 use watcher_common::{Progress, TCP_TIME_WAIT, Walk};
 
-use crate::descriptors::Descriptors;
 use crate::globals::{OFFSETS, constant};
 use crate::held::{keeps_nobody_out, progress};
 use crate::hiding::{hidden, taken};
@@ -28,21 +27,25 @@ pub fn begin(progress: &mut Progress) {
     find(0, 0, 0);
     let walk = &progress.walk;
     progress.sum = walk.sum;
-    if walk.is_lost == 0 {
-        progress.filter = walk.filter;
-    } else {
+    progress.buckets = walk.buckets;
+    progress.filter = walk.filter;
+    // With each bit taken, nothing is left out.
+    if walk.is_lost != 0 || walk.filter == u64::MAX {
         progress.filter = u64::MAX;
         progress.port = 0;
     }
 }
 
-/// After the last visit: whether the same files would be found.
+/// After the last visit: whether the same would be found.
 #[inline(always)]
 pub fn end(progress: &mut Progress) {
     if progress.port != 0 {
         find(0, 0, 0);
         let walk = &progress.walk;
-        let differs = (walk.sum ^ progress.sum) | (walk.filter ^ progress.filter) | u64::from(walk.is_lost);
+        let differs = (walk.sum ^ progress.sum)
+            | (walk.filter ^ progress.filter)
+            | (walk.buckets ^ progress.buckets)
+            | u64::from(walk.is_lost);
         progress.has_changed = u32::from(differs != 0);
     }
 }
@@ -60,15 +63,26 @@ pub fn bit(file: u64) -> u64 {
 extern "C" fn find(a: u64, b: u64, c: u64) -> u64 {
     taken(a, b, c);
     let Some(progress) = progress() else { return 0 };
-    let net = Sock::of_file(Descriptors::own_file(progress.socket)).net();
-    let (place, mask, bucket) = chain(net, progress.port as u16);
-    let is_unknown = progress.port == 0 || net.is_null() || constant(&OFFSETS.sock_bind_node) == 0;
+    let net = Sock::of_file(progress.file as *const u8).net();
+    let Chain { place, mask, first } = chain(net, progress.port as u16);
+    let is_unknown = progress.port == 0 || first == 0 || constant(&OFFSETS.sock_bind_node) == 0;
     // Zeros side by side would be a call of memset, which takes more than numbers.
-    let (filter, sum) = (hidden(0), hidden(0));
-    let (part, socket) = (hidden(0), hidden(0));
-    let (buckets, has_ended, is_lost) = (hidden(0), 0, u32::from(is_unknown));
-    progress.walk =
-        Walk { net: net as u64, bucket, part, socket, buckets, filter, sum, place, mask, has_ended, is_lost };
+    progress.walk = Walk {
+        net: net as u64,
+        bucket: read(first as *const u8, 0),
+        to_bucket: first,
+        part: hidden(0),
+        to_part: hidden(0),
+        socket: hidden(0),
+        to_socket: hidden(0),
+        buckets: hidden(0),
+        filter: hidden(0),
+        sum: hidden(0),
+        place,
+        mask,
+        has_ended: 0,
+        is_lost: u32::from(is_unknown),
+    };
     // SAFETY: the verifier checks the function, which takes no context.
     unsafe { bpf_loop(LONGEST, each_step as *mut c_void, core::ptr::null_mut(), 0) };
     progress.walk.is_lost |= 1 ^ progress.walk.has_ended;
@@ -88,40 +102,68 @@ extern "C" fn step(a: u64, b: u64, c: u64) -> u64 {
     taken(a, b, c);
     let Some(progress) = progress() else { return 1 };
     let (walk, port) = (&mut progress.walk, progress.port as u16);
-    // A node begins with the pointer to the next.
     if walk.is_lost != 0 {
         return 1;
     }
     if walk.socket != 0 {
-        let node = walk.socket as *const u8;
-        walk.socket = read(node, 0);
-        visit(walk, Sock::new(node.wrapping_sub(constant(&OFFSETS.sock_bind_node) as usize)), port);
+        let node = Node::read(walk.socket, walk.to_socket, &mut walk.is_lost);
+        (walk.socket, walk.to_socket) = (node.next, node.at);
+        visit(walk, Sock::new(node.within(&OFFSETS.sock_bind_node)), port);
     } else if walk.part != 0 {
-        let node = walk.part as *const u8;
-        walk.part = read(node, 0);
-        let part = node.wrapping_sub(constant(&OFFSETS.part_node) as usize);
-        walk.socket = read(part, constant(&OFFSETS.part_owners));
+        let node = Node::read(walk.part, walk.to_part, &mut walk.is_lost);
+        (walk.part, walk.to_part) = (node.next, node.at);
+        let owners = node.within(&OFFSETS.part_node).wrapping_add(constant(&OFFSETS.part_owners) as usize);
+        (walk.socket, walk.to_socket) = (read(owners, 0), owners as u64);
     } else if walk.bucket != 0 {
-        let node = walk.bucket as *const u8;
-        walk.bucket = read(node, 0);
-        let bucket = node.wrapping_sub(constant(&OFFSETS.bucket_node) as usize);
+        let node = Node::read(walk.bucket, walk.to_bucket, &mut walk.is_lost);
+        (walk.bucket, walk.to_bucket) = (node.next, node.at);
+        let bucket = node.within(&OFFSETS.bucket_node);
         let net: u64 = read(bucket, constant(&OFFSETS.bucket_net));
         let its_port: u16 = read(bucket, constant(&OFFSETS.bucket_port));
-        if net == walk.net && its_port == port {
-            walk.buckets += 1;
-            if constant(&OFFSETS.bucket_owners) == 0 {
-                walk.part = read(bucket, constant(&OFFSETS.bucket_parts));
-            } else {
-                walk.socket = read(bucket, constant(&OFFSETS.bucket_owners));
-            }
-        } else if net == 0 || place(net as *const u8, its_port, walk.mask) != walk.place {
-            walk.is_lost = 1;
+        if net != walk.net || its_port != port {
+            let is_astray = net == 0 || place(net as *const u8, its_port, walk.mask) != walk.place;
+            walk.is_lost |= u32::from(is_astray);
+            return 0;
+        }
+        walk.buckets += 1;
+        if progress.only_buckets != 0 {
+            walk.has_ended = 1;
+            return 1;
+        }
+        if constant(&OFFSETS.bucket_owners) == 0 {
+            let parts = bucket.wrapping_add(constant(&OFFSETS.bucket_parts) as usize);
+            (walk.part, walk.to_part) = (read(parts, 0), parts as u64);
+        } else {
+            let owners = bucket.wrapping_add(constant(&OFFSETS.bucket_owners) as usize);
+            (walk.socket, walk.to_socket) = (read(owners, 0), owners as u64);
         }
     } else {
         walk.has_ended = 1;
         return 1;
     }
     0
+}
+
+/// What a list of the kernel's consists of (`struct hlist_node`): the pointer to the next, and where the pointer to this one lies.
+struct Node {
+    at: u64,
+    next: u64,
+}
+
+impl Node {
+    /// The node at an address that was read from `from`. One that was moved, or given back, since then does not point there.
+    #[inline(always)]
+    fn read(at: u64, from: u64, is_lost: &mut u32) -> Self {
+        let [next, back] = read::<[u64; 2]>(at as *const u8, 0);
+        *is_lost |= u32::from(back != from);
+        Self { at, next }
+    }
+
+    /// What has the node at this offset.
+    #[inline(always)]
+    fn within(&self, offset: &u32) -> *const u8 {
+        (self.at as *const u8).wrapping_sub(constant(offset) as usize)
+    }
 }
 
 /// Notes the file of a socket that has the port.
@@ -150,15 +192,27 @@ fn visit(walk: &mut Walk, sock: Sock, port: u16) {
     walk.sum = walk.sum.wrapping_add(file);
 }
 
-/// The chain in which a port's bucket is: its place among all, what of a number tells the place, and its first node, or 0.
+/// One of the chains that buckets hang in.
+struct Chain {
+    /// Where it is among all.
+    place: u32,
+    /// What of a number tells that.
+    mask: u32,
+    /// Where the pointer to its first bucket lies; 0 if the tables can't be read.
+    first: u64,
+}
+
+/// The chain in which a port's bucket is.
 #[inline(always)]
-fn chain(net: *const u8, port: u16) -> (u32, u32, u64) {
+fn chain(net: *const u8, port: u16) -> Chain {
     let tables = read::<u64>(net, constant(&OFFSETS.net_tcp_tables)) as *const u8;
-    let chains = read::<u64>(tables, constant(&OFFSETS.tables_bhash)) as *const u8;
+    let chains: u64 = read(tables, constant(&OFFSETS.tables_bhash));
     let mask = read::<u32>(tables, constant(&OFFSETS.tables_bhash_size)).wrapping_sub(1);
     let place = place(net, port, mask);
-    let chain = chains.wrapping_add(place as usize * constant(&OFFSETS.chain_size) as usize);
-    (place, mask, read(chain, constant(&OFFSETS.chain_first)))
+    let at = u64::from(place) * u64::from(constant(&OFFSETS.chain_size))
+        + u64::from(constant(&OFFSETS.chain_first));
+    let first = if chains == 0 || mask == u32::MAX { 0 } else { chains.wrapping_add(at) };
+    Chain { place, mask, first }
 }
 
 /// Which chain it is, as the kernel's inet_bhashfn() counts.

@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use gatewatch_tests::{Backend, Gatewatch, Part, unused_port};
+use nix::errno::Errno;
 use nix::libc::linger;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, accept, bind, listen, setsockopt, socket, sockopt,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, accept, bind, connect, getsockname, listen,
+    setsockopt, socket, sockopt,
 };
+use serde_json::Value;
 
 // A read of the kernel's iterator that visits so many and has nothing to show fails.
 scenario!(a_million_descriptors_hide_no_owner, needs(Bpf), || {
@@ -47,6 +50,26 @@ scenario!(without_loops_in_the_kernel_program_all_holders_are_found, needs(Bpf),
         Gatewatch::on(Backend::Ebpf, &["owners"], gateway.port()).env("GATEWATCH_WITHOUT", "loops").run();
     assert_eq!(owners.json()["owners"].as_array().unwrap().len(), 3, "{owners:?}");
     assert!(!owners.err.contains("iter/"), "{owners:?}");
+});
+
+// The socket keeps the number of a port that the kernel had chosen for it, and has given back since.
+scenario!(a_port_that_a_failed_connection_had_is_nobodys, needs(Bpf), || {
+    // given a connection that was refused, whose socket is open
+    let client = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    let nobody = SockaddrIn::new(127, 0, 0, 1, unused_port());
+    assert_eq!(connect(client.as_raw_fd(), &nobody), Err(Errno::ECONNREFUSED));
+    let port = getsockname::<SockaddrIn>(client.as_raw_fd()).unwrap().port();
+    assert_ne!(port, 0);
+    for without in ["", "bucket", "loops"] {
+        // when its port's owners are asked for, which nobody else has, and then somebody
+        let ask = || Gatewatch::on(Backend::Ebpf, &["owners"], port).env("GATEWATCH_WITHOUT", without).run();
+        assert_eq!(ask().json()["owners"], Value::Array(Vec::new()), "without {without:?}");
+        let owner = Part::other().on_port(port).start();
+        // then it is none of them
+        let owners = ask().json()["owners"].clone();
+        assert_eq!(owners.as_array().map(Vec::len), Some(1), "without {without:?}: {owners}");
+        assert_eq!(owners[0]["pid"], owner.pid());
+    }
 });
 
 // The quick way asks the kernel which sockets have the port, before it looks and after; others have it every time.

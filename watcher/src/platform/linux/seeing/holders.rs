@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use aya::maps::{Map, MapData, MapError, RingBuf};
@@ -34,6 +34,30 @@ pub(super) struct Holders {
     example: OwnedFd,
 }
 
+/// What a visit is to find.
+#[derive(Default)]
+struct Question<'a> {
+    /// As [`Progress::any_port`].
+    any_port: bool,
+    /// As [`Progress::port`].
+    only: Option<u16>,
+    /// As [`Progress::only_buckets`].
+    only_buckets: bool,
+    /// Another example than the usual one.
+    socket: Option<BorrowedFd<'a>>,
+}
+
+/// What a look at all holders has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// Every descriptor.
+    All,
+    /// Those of the files that the kernel's table of taken ports tells.
+    Told,
+    /// These as well, but the table changed meanwhile.
+    InDoubt,
+}
+
 impl Holders {
     /// Takes the attached iterator; the maps are the loader's.
     pub(super) fn new(iterator: TaskIterator, loader: &mut Loader, home: &Netns) -> Result<Self, LoadError> {
@@ -49,35 +73,55 @@ impl Holders {
     /// Gives the descriptors of sockets on watched ports, of all processes. There can be any number, so none is kept here.
     ///
     /// Where the only port that is wanted is a TCP port of the home network namespace, and is said, this looks at the files of
-    /// its sockets alone. False if one may be missing because sockets came and went meanwhile.
+    /// its sockets alone, if they can be told.
     pub(super) fn read(
         &mut self,
         only: Option<u16>,
         mut each: impl FnMut(&DescriptorRecord),
-    ) -> io::Result<bool> {
-        self.begin(false, only)?;
+    ) -> io::Result<Seen> {
+        self.begin(Question { only, ..Question::default() })?;
         self.visit(sys::iterate(self.iterator.link.as_fd())?, |record| {
             each(record);
             Ok(())
         })?;
-        Ok(only.is_none() || self.progress()?.has_changed == 0)
+        if only.is_none() {
+            return Ok(Seen::All);
+        }
+        Ok(match self.progress()? {
+            Progress { port: 0, .. } => Seen::All,
+            Progress { has_changed: 0, .. } => Seen::Told,
+            _ => Seen::InDoubt,
+        })
     }
 
-    /// Whether any socket at all has this TCP port in the home network namespace; `None` where that can't be told.
+    /// Whether any socket at all has this TCP port in the home network namespace; `None` where that can't be told. Linux 6.1.
     pub(super) fn is_anybodys(&mut self, port: u16) -> io::Result<Option<bool>> {
-        self.begin(false, Some(port))?;
-        // A visit to one process is enough: the port's sockets are looked for before the first and after the last.
+        let question = Question { only: Some(port), only_buckets: true, ..Question::default() };
+        let progress = self.ask(question)?;
+        let can_tell = progress.port != 0 && progress.has_changed == 0;
+        Ok(can_tell.then_some(progress.buckets != 0))
+    }
+
+    /// Whether the kernel program finds the file of this socket, which alone has the TCP port.
+    pub(super) fn finds(&mut self, socket: BorrowedFd<'_>, port: u16) -> io::Result<bool> {
+        let progress =
+            self.ask(Question { only: Some(port), socket: Some(socket), ..Question::default() })?;
+        Ok(progress.port != 0 && progress.has_changed == 0 && progress.sum == progress.file)
+    }
+
+    /// What is known after a visit to this process alone. That is enough for what concerns a port's sockets: they are looked for
+    /// before the first visit and after the last.
+    fn ask(&mut self, question: Question<'_>) -> io::Result<Progress> {
+        self.begin(question)?;
         let link = sys::link_to_process(self.iterator.program.as_fd(), std::process::id())?;
         self.visit(sys::iterate(link.as_fd())?, |_| Ok(()))?;
-        let progress = self.progress()?;
-        let can_tell = progress.port != 0 && progress.has_changed == 0;
-        Ok(can_tell.then_some(progress.walk.buckets != 0))
+        self.progress()
     }
 
     /// The inodes of the sockets by which a process holds ports, watched or not: at most `left`, from which they are
     /// subtracted. Linux 6.1.
     pub(super) fn inodes_of(&mut self, pid: u32, left: &mut usize) -> io::Result<HashSet<u64>> {
-        self.begin(true, None)?;
+        self.begin(Question { any_port: true, ..Question::default() })?;
         let link = sys::link_to_process(self.iterator.program.as_fd(), pid)?;
         let mut inodes = HashSet::new();
         let mut count = 0;
@@ -90,25 +134,29 @@ impl Holders {
         Ok(inodes)
     }
 
-    fn begin(&mut self, any_port: bool, only: Option<u16>) -> io::Result<()> {
+    fn begin(&mut self, question: Question<'_>) -> io::Result<()> {
+        let socket = question.socket.unwrap_or(self.example.as_fd());
         let progress = Progress {
             sockets: 0,
-            socket: self.example.as_raw_fd().cast_unsigned(),
+            socket: socket.as_raw_fd().cast_unsigned(),
             thread: 0,
             descriptor: 0,
-            any_port: u32::from(any_port),
-            port: only.map_or(0, u32::from),
+            any_port: question.any_port.into(),
+            port: question.only.map_or(0, u32::from),
             has_changed: 0,
+            only_buckets: question.only_buckets.into(),
+            padding: 0,
+            file: 0,
             filter: u64::MAX,
             sum: 0,
+            buckets: 0,
             walk: Walk::default(),
             files: [0; FILES_AT_ONCE],
         };
         sys::set_data(self.progress.fd().as_fd(), progress.bytes())
     }
 
-    /// What the kernel program knows after a visit.
-    pub(super) fn progress(&self) -> io::Result<Progress> {
+    fn progress(&self) -> io::Result<Progress> {
         let mut bytes = [0; size_of::<Progress>()];
         sys::get_data(self.progress.fd().as_fd(), &mut bytes)?;
         Progress::read(&bytes).ok_or_else(|| io::Error::other("it is shorter than that"))

@@ -42,7 +42,7 @@ use watcher_common::PORT_WORDS;
 use self::attach::Hooks;
 use self::diag::States;
 use self::guard::KernelGuard;
-use self::holders::{Found, Holders};
+use self::holders::{Found, Holders, Seen};
 use self::hooks::Part;
 pub(super) use self::hooks::Wanted;
 use self::kernel_layout::KernelLayout;
@@ -256,8 +256,7 @@ impl Observer for EbpfObserver {
             return false;
         }
         let Some(holders) = &mut self.holders else { return false };
-        // No lock is held: a bucket that is given back and used again in that very moment can hide those behind it, once.
-        (0..2).all(|_| holders.is_anybodys(port.number).is_ok_and(|has| has == Some(false)))
+        holders.is_anybodys(port.number).is_ok_and(|has| has == Some(false))
     }
 
     fn follow(&mut self) {
@@ -366,12 +365,13 @@ impl EbpfObserver {
     fn quickly(&mut self, ports: &[Port], netns: Option<u32>) -> Option<u16> {
         let &[Port { protocol: Protocol::Tcp, number }] = ports else { return None };
         let is_home = netns.or(self.scope.only()) == Some(self.scope.home().inode());
-        (is_home && self.knows_buckets()).then_some(number)
+        (is_home && !Part::Bucket.is_switched_off()).then_some(number)
     }
 
     /// As [`Observer::look_in`]; without a network namespace, at all that are seen.
     fn look_at(&mut self, ports: &[Port], netns: Option<u32>) -> Result<Vec<Socket>, ObserveError> {
         let quick = self.quickly(ports, netns);
+        let is_tried = self.knows_buckets == Some(true);
         let Some(holders) = &mut self.holders else {
             // Without the iterator only the own network namespace is seen, and none of its sockets is another one's.
             let sockets = LinuxTable(self.scope.home().clone()).snapshot(ports)?;
@@ -394,10 +394,16 @@ impl EbpfObserver {
                     found.add(descriptor);
                 }
             };
-            let is_whole = holders.read(only, add).map_err(|error| failed(ports, error.to_string()))?;
+            let seen = holders.read(only, add).map_err(|error| failed(ports, error.to_string()))?;
             let (mut sockets, left_out) = found.join(listed);
             let is_held = |socket: &Socket| !socket.descriptors.is_empty() || socket.is_left_out();
-            if only.is_some() && !(is_whole && sockets.iter().all(is_held)) {
+            let is_whole = match seen {
+                Seen::All => true,
+                // That a listener's holder was found shows that this kernel keeps its sockets as the program thinks.
+                Seen::Told => sockets.iter().all(is_held),
+                Seen::InDoubt => false,
+            };
+            if !is_whole {
                 return Ok(None);
             }
             // The iterator visits every process of our pid namespace.
@@ -406,7 +412,10 @@ impl EbpfObserver {
             Ok(Some(sockets))
         };
         let mut read = |listed: &[Socket]| -> Result<Vec<Socket>, ObserveError> {
-            // What the quick way leaves in doubt, the other one tells.
+            // What the quick way leaves in doubt, the other one tells. Where nothing listens, only a bind would show that it can
+            // be believed, and that of a mere look could be in a server's way.
+            let is_worth_it = !listed.is_empty() || is_tried;
+            let quick = quick.filter(|_| is_worth_it);
             let sockets = quick.map_or(Ok(None), |port| visit(listed, Some(port)))?;
             Ok(match sockets {
                 Some(sockets) => sockets,

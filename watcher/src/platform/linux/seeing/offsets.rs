@@ -47,6 +47,7 @@ pub(super) fn find(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         sock_dport: btf.offset("sock_common", "skc_dport")?,
         sock_family: btf.offset("sock_common", "skc_family")?,
         sock_state: btf.offset("sock_common", "skc_state")?,
+        sock_num: btf.offset("sock_common", "skc_num")?,
         sock_reuse: btf.offset("sock_common", "skc_reuse")?,
         sock_bound_dev_if: btf.offset("sock_common", "skc_bound_dev_if")?,
         sock_net: btf.offset("sock_common", "skc_net")?,
@@ -112,7 +113,6 @@ fn buckets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
 /// Where the kernel keeps which sockets have a port.
 fn owners_of_buckets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
     let sockets = Offsets {
-        sock_num: btf.offset("sock_common", "skc_num")?,
         sock_bind_node: btf.offset("sock_common", "skc_bind_node")?,
         sock_socket: btf.offset("sock", "sk_socket")?,
         ..Offsets::default()
