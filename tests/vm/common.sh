@@ -21,9 +21,9 @@ knows_kernel() { # knows_kernel GATEWATCH: it knows what this kernel can do, and
     check "doctor knows this kernel: $wanted" grep -q "$wanted" <("$1" doctor --color never)
     [ $backend = ebpf ] || polls "$wanted"
     # In the surroundings in which the programs do most; `cargo xtask vm-test` compares the counts.
-    for way in env "unshare --pid --fork --mount-proc" "env GATEWATCH_WITHOUT=btf" "env GATEWATCH_WITHOUT=loops"; do
+    for way in env "unshare --pid --fork --mount-proc" "env GATEWATCH_WITHOUT=btf" "env GATEWATCH_WITHOUT=loops" \
+        "env GATEWATCH_WITHOUT=fexit unshare --pid --fork --mount-proc"; do
         NO_COLOR=1 $way "$1" -v -v doctor 2>&1
-        NO_COLOR=1 $way "$1" -v -v clean -p 1 --backend ebpf --agent never 2>&1
     done | sed -n "s/.*loaded program=\"\(.*\)\" verified=/verified $(uname -r | cut -d. -f1-2) \\1 /p" | sort | uniq
 }
 

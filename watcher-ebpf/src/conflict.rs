@@ -1,96 +1,100 @@
-//! `sys_exit_bind` and `sys_exit_listen`: a `bind` or `listen` that failed with `EADDRINUSE`.
+//! A `bind` or `listen` that failed with `EADDRINUSE`, which no tracepoint of the kernel tells: at the end of the functions that
+//! do them (`fexit`). They have the address as the kernel copied it, and are reached by every way in, io_uring's included.
 //!
-//! No tracepoint of the TCP code reports a failed bind, so the programs run at the system calls' own exits, and nearly
-//! all runs end at a comparison of the result. The call's arguments are still in the registers that the thread entered
-//! the kernel with.
+//! Where functions can't be followed, [`crate::conflict_by_call`] takes their place.
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::bpf_probe_read_user;
-use aya_ebpf::helpers::generated::{bpf_get_current_task_btf, bpf_task_pt_regs};
-use aya_ebpf::macros::tracepoint;
-use aya_ebpf::programs::TracePointContext;
-use aya_log_ebpf::debug;
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, generated::bpf_get_func_ret};
+use aya_ebpf::macros::fexit;
+use aya_ebpf::programs::FExitContext;
 use watcher_common::{AF_INET, AF_INET6, EventKind, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP};
 
 use crate::current;
-use crate::descriptors::Descriptors;
 use crate::emit::{SocketEvent, emit};
 use crate::globals::{OFFSETS, constant, watched, watched_of, watched_udp};
 use crate::memory::read;
 use crate::sock::{Address, Sock};
 
-const EADDRINUSE: i64 = 98;
-const AF_UNSPEC: u16 = 0;
-/// Where the tracepoint has the result: after the common fields (8 bytes) and the system call's number.
-const RESULT: usize = 16;
+pub const EADDRINUSE: i32 = 98;
+/// IPv4's bind takes an address without a family for one of its own.
+pub const AF_UNSPEC: u16 = 0;
 
-#[tracepoint]
-pub fn bind_exit(ctx: TracePointContext) -> u32 {
-    if failed(&ctx) {
-        report_bind(&ctx);
+/// A bind over IPv4: `(struct socket *, struct sockaddr *, int)`.
+#[fexit(function = "inet_bind")]
+pub fn bind4_end(ctx: FExitContext) -> i32 {
+    bound(&ctx)
+}
+
+/// A bind over IPv6.
+#[fexit(function = "inet6_bind")]
+pub fn bind6_end(ctx: FExitContext) -> i32 {
+    bound(&ctx)
+}
+
+/// A bind of a multipath socket, which since Linux 6.6 does not call the family's.
+#[fexit(function = "mptcp_bind")]
+pub fn multipath_bind_end(ctx: FExitContext) -> i32 {
+    bound(&ctx)
+}
+
+#[inline(always)]
+fn bound(ctx: &FExitContext) -> i32 {
+    if failed(ctx) {
+        report_bind(ctx);
     }
     0
 }
 
-#[tracepoint]
-pub fn listen_exit(ctx: TracePointContext) -> u32 {
+/// `(struct sock *)`, before Linux 6.0 with the length of the queue after it.
+#[fexit(function = "inet_csk_listen_start")]
+pub fn listen_end(ctx: FExitContext) -> i32 {
     if failed(&ctx) {
-        report_listen(&ctx);
+        report_listen(&ctx, Sock::new(ctx.arg(0)));
     }
     0
 }
 
 #[inline(always)]
-fn failed(ctx: &TracePointContext) -> bool {
-    // Read straight from the context rather than through a helper, because this runs at each bind and listen on the
-    // machine.
-    // SAFETY: the verifier checks that it lies within the tracepoint's record.
-    let result = unsafe { ctx.as_ptr().cast::<u8>().add(RESULT).cast::<i64>().read_volatile() };
-    result == -EADDRINUSE
+fn failed(ctx: &FExitContext) -> bool {
+    // The verifier of Linux 6.1 believes that what lay there before is the result, and drops what can't come to pass then:
+    // so it must not know what lay there.
+    let mut result = bpf_get_current_pid_tgid();
+    // SAFETY: the context is that of the program, and the result has room for eight bytes.
+    let is_told = unsafe { bpf_get_func_ret(ctx.as_ptr(), &raw mut result) } == 0;
+    is_told && result as i32 == -EADDRINUSE
 }
 
-/// What was asked for is read from the caller's memory, because the socket did not get it. Where its page is not there at this
-/// moment, nothing is told and nothing counted as lost: nobody knows the port, and anybody who gives such pages back could
-/// make the readers of all ports believe that they have missed something.
-fn report_bind(ctx: &TracePointContext) {
-    let (fd, sockaddr) = arguments();
-    let sockaddr = sockaddr as *const u8;
-    // The family, the port, and what is the address in sockaddr_in. Few reads, because each can fail, and each way through
-    // is work for the verifier.
-    // SAFETY: a read of the caller's memory through a helper that checks it. No address of the two families is shorter.
-    let Ok([start, v4]) = (unsafe { bpf_probe_read_user(sockaddr.cast::<[u32; 2]>()) }) else { return };
+#[inline(always)]
+fn report_bind(ctx: &FExitContext) {
+    let (socket, sockaddr) = (ctx.arg::<*const u8>(0), ctx.arg::<*const u8>(1));
+    // The family, the port, and what is the address in sockaddr_in. No address of the two families is shorter.
+    let [start, v4] = read::<[u32; 2]>(sockaddr, 0);
     let port = u16::from_be((start >> 16) as u16);
     if !watched(port) && !watched_udp(port) {
         return;
     }
     let (family, address) = match start as u16 {
-        // IPv4's bind takes an address without a family for one of its own.
         AF_INET | AF_UNSPEC => (AF_INET, Address::v4(v4)),
-        // SAFETY: as above. sockaddr_in6 has its address at 8.
-        AF_INET6 => match unsafe { bpf_probe_read_user(sockaddr.add(8).cast()) } {
-            Ok(v6) => (AF_INET6, Address(v6)),
-            Err(_) => return,
-        },
+        // sockaddr_in6 has its address at 8.
+        AF_INET6 => (AF_INET6, Address(read(sockaddr, 8))),
         _ => return,
     };
-    if let Some(sock) = socket_of(fd as u32) {
-        report(ctx, sock, port, family, address);
-    } else {
-        debug!(ctx, "a conflict on port {} whose descriptor {} is gone", port, fd);
-    }
+    let sock = read::<u64>(socket, constant(&OFFSETS.socket_sk)) as *const u8;
+    report(ctx, Sock::new(sock), port, family, address);
 }
 
 /// Two sockets with `SO_REUSEADDR` can be bound to the same address; only one of them can listen.
-fn report_listen(ctx: &TracePointContext) {
-    let Some(sock) = socket_of(arguments().0 as u32) else { return };
+#[inline(always)]
+fn report_listen(ctx: &FExitContext, sock: Sock) {
     let (port, family) = (sock.port(), sock.family());
     if watched(port) {
         report(ctx, sock, port, family, sock.address(family));
     }
 }
 
+/// Tells of a conflict on a port, of a socket that did not get this address.
 #[inline(always)]
-fn report(ctx: &TracePointContext, sock: Sock, port: u16, family: u16, address: Address) {
+pub fn report<C: EbpfContext>(ctx: &C, sock: Sock, port: u16, family: u16, address: Address) {
     let protocol = match sock.protocol() {
         IPPROTO_TCP | IPPROTO_MPTCP => IPPROTO_TCP,
         IPPROTO_UDP => IPPROTO_UDP,
@@ -107,19 +111,4 @@ fn report(ctx: &TracePointContext, sock: Sock, port: u16, family: u16, address: 
         ctx,
         SocketEvent { kind, is_line: true, protocol, port, family, cookie: 0, netns, interface, address },
     );
-}
-
-/// The first two arguments of the system call that is about to return.
-#[inline(always)]
-fn arguments() -> (u64, u64) {
-    // SAFETY: the first helper always gives the current task, of which the second gives the saved registers.
-    let registers = unsafe { bpf_task_pt_regs(bpf_get_current_task_btf().cast()) } as *const u8;
-    (read(registers, constant(&OFFSETS.regs_first)), read(registers, constant(&OFFSETS.regs_second)))
-}
-
-/// The sock behind a descriptor of the current task. Called only after `bind` or `listen` has answered for the
-/// descriptor, so it is a socket.
-fn socket_of(fd: u32) -> Option<Sock> {
-    let sock = Sock::of_file(Descriptors::own_file(fd));
-    if sock.as_ptr().is_null() { None } else { Some(sock) }
 }

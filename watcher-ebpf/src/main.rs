@@ -16,6 +16,7 @@ mod guard;
 // The hooks, one file each. For each of their programs, user space has a row in its `hooks.rs`.
 mod bind;
 mod conflict;
+mod conflict_by_call;
 mod holders;
 mod holders_by_file;
 mod listen;

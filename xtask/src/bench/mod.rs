@@ -2,6 +2,7 @@
 //! busy with other things.
 
 mod agent;
+mod calls;
 mod clean;
 mod export;
 mod history;
@@ -36,6 +37,8 @@ pub(crate) enum Part {
     Watch,
     /// What the kernel program costs on ports that nobody watches
     Probe,
+    /// What a watch costs each system call of others, with confidence intervals
+    Calls,
     /// The host agent: queries, cleaning, subscribers
     Agent,
     /// The host agent that follows every port and writes a history: its CPU time and the size of a record
@@ -66,6 +69,9 @@ pub(crate) fn run_parts(parts: &[Part]) -> Result<()> {
     }
     if wanted(Part::Probe) {
         probe::run()?;
+    }
+    if wanted(Part::Calls) {
+        calls::run()?;
     }
     if wanted(Part::Agent) {
         agent::run()?;

@@ -1,7 +1,7 @@
 //! `watch` by kernel events: what the kernel program sees, and what remains of that where parts are missing.
 
 use std::io::Read;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::clean::clean;
 use crate::watch::{events, watch};
@@ -49,17 +49,57 @@ scenario!(a_bind_without_listen_is_seen, needs(Bpf), || {
 });
 
 scenario!(a_failed_bind_is_a_conflict_with_its_holder, needs(Bpf), || {
-    let owner = Part::other().on_port(unused_port()).with(&["--try-again"]).start();
-    // given a holder, and a watch on it
-    let mut watch = watch(Backend::Ebpf, owner.port());
-    // when another tries the same
-    let rival = Part::named("rival").on(owner.address()).with(&["--comm", "rival"]);
-    assert!(rival.try_to_start().is_none(), "its bind must fail");
-    let conflict = watch.expect("conflict");
-    assert_eq!(conflict["comm"], "rival");
-    assert_eq!(conflict["holders"][0]["pid"], owner.pid());
-    assert_eq!(conflict["address"], owner.address().to_string());
+    // however this kernel lets it be seen, and as on one that lets no function be followed
+    for how in ["", "fexit"] {
+        let owner = Part::other().on_port(unused_port()).with(&["--try-again"]).start();
+        // given a holder, and a watch on it
+        let mut watch = without(how, &["watch"], owner.port()).watch();
+        // when another tries the same
+        let rival = Part::named("rival").on(owner.address()).with(&["--comm", "rival"]);
+        assert!(rival.try_to_start().is_none(), "its bind must fail");
+        let conflict = watch.expect("conflict");
+        assert_eq!(conflict["comm"], "rival");
+        assert_eq!(conflict["holders"][0]["pid"], owner.pid());
+        assert_eq!(conflict["address"], owner.address().to_string());
+    }
 });
+
+scenario!(each_way_to_be_refused_a_port_is_a_conflict, needs(Bpf), || {
+    for how in ["", "fexit"] {
+        // given a holder of one address, and a socket that was bound to it before the holder listened
+        let port = unused_port();
+        let holder = tcp_socket(Domain::IPV4);
+        let (late, here) = (tcp_socket(Domain::IPV4), SocketAddr::from(([127, 0, 0, 1], port)));
+        for socket in [&holder, &late] {
+            socket.set_reuse_address(true).unwrap();
+            socket.bind(&here.into()).unwrap();
+        }
+        holder.listen(1).unwrap();
+        let mut watch = without(how, &["watch"], port).watch();
+        // when it would listen as well, and others bind the same, over IPv4, over IPv6 and by multipath TCP
+        let all = SocketAddr::from((Ipv6Addr::UNSPECIFIED, port));
+        let mut refused = vec![
+            (late.listen(1), here),
+            (tcp_socket(Domain::IPV4).bind(&here.into()), here),
+            (tcp_socket(Domain::IPV6).bind(&all.into()), all),
+        ];
+        // Not every kernel has it.
+        if let Ok(multipath) = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::MPTCP)) {
+            refused.push((multipath.bind(&here.into()), here));
+        }
+        // then each is told
+        for (result, address) in refused {
+            assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EADDRINUSE), "{address}");
+            // A listen that fails has begun: the kernel makes it a listener before it looks for others.
+            let conflict = watch.up_to("conflict").pop().unwrap();
+            assert_eq!(conflict["address"], address.to_string());
+        }
+    }
+});
+
+fn tcp_socket(domain: Domain) -> Socket {
+    Socket::new(domain, Type::STREAM, None).unwrap()
+}
 
 scenario!(a_failed_bind_that_names_no_family_is_a_conflict, needs(Bpf), || {
     let owner = Part::other().on(([0, 0, 0, 0], unused_port()).into()).start();

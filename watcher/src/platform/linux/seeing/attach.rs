@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use aya_obj::generated::bpf_attach_type;
 use tracing::{debug, warn};
 
-use super::hooks::{self, HookSpec, Part, Place, Role, Wanted};
+use super::hooks::{self, HookSpec, Kernels, Part, Place, Role, Wanted};
 use super::kernel_layout::KernelLayout;
 use super::load::{LoadError, Loader};
 use super::refused;
@@ -52,8 +52,11 @@ impl Hooks {
         wanted: Wanted,
     ) -> Result<Self, LoadError> {
         let mut hooks = Self::default();
+        let has_ends = hooks.attach_ends(loader, layout, wanted);
         for spec in hooks::needed_for(wanted) {
             match spec.role {
+                _ if matches!(spec.kernels, Kernels::WithEnds) => {}
+                _ if has_ends && matches!(spec.kernels, Kernels::WithoutEnds) => {}
                 Role::Foundation => hooks.attach_foundation(spec, loader, layout)?,
                 Role::Optional(part) => hooks.attach_optional(spec, part, loader, layout),
                 // No interest in any port needs it.
@@ -82,6 +85,28 @@ impl Hooks {
         for spec in hooks::guards() {
             self.attach_optional(spec, Part::Guard, loader, layout);
         }
+    }
+
+    /// Attaches what follows the ends of the kernel's functions: all of it, or nothing where one can't be followed. False if
+    /// nothing is attached.
+    fn attach_ends(&mut self, loader: &Loader, layout: Option<&KernelLayout>, wanted: Wanted) -> bool {
+        let Some(known) = layout.filter(|_| !Part::Conflicts.is_switched_off()) else { return false };
+        let attach = |spec: &'static HookSpec| -> Result<_, LoadError> {
+            let program = loader.load(spec, layout)?;
+            let of_hook = |error| LoadError::Program { name: spec.program, error };
+            let link = link(spec.place, program.as_fd()).map_err(of_hook)?;
+            Ok((spec, program, link))
+        };
+        let attached: Result<Vec<_>, _> = hooks::at_ends(wanted, known).map(attach).collect();
+        let attached = attached
+            .inspect_err(|error| debug!(%error, "the kernel's functions can't be followed"))
+            .unwrap_or_default();
+        let any = !attached.is_empty();
+        for (spec, program, link) in attached {
+            self.keep(spec, program, link);
+            self.note(spec, None);
+        }
+        any
     }
 
     fn attach_foundation(
@@ -137,7 +162,9 @@ impl Hooks {
                 self.iterator = Some(TaskIterator { program, link });
                 return;
             }
-            Place::BtfTracepoint(_) | Place::Tracepoint(_) => self.links.push((spec, link)),
+            Place::BtfTracepoint(_) | Place::Tracepoint(_) | Place::FunctionEnd(_) => {
+                self.links.push((spec, link));
+            }
             Place::Cgroup(_) | Place::CgroupAddress(_) => {
                 self.detachable.push(Detachable { spec, program, link, failure: None });
                 return;
@@ -229,7 +256,7 @@ impl Hooks {
 /// Attaches a loaded program.
 fn link(place: Place, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     match place {
-        Place::BtfTracepoint(_) => sys::attach_tracing(program),
+        Place::BtfTracepoint(_) | Place::FunctionEnd(_) => sys::attach_tracing(program),
         Place::Tracepoint(event) => sys::attach_tracepoint(program, Tracefs::open()?.id(event)?),
         Place::Cgroup(attach) | Place::CgroupAddress(attach) => {
             sys::link(program, Some(root_cgroup()?.as_fd()), attach)

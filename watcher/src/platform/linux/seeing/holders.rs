@@ -35,7 +35,7 @@ pub(super) struct Holders {
 }
 
 /// What a visit is to find.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Question<'a> {
     /// As [`Progress::any_port`].
     any_port: bool,

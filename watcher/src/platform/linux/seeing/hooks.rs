@@ -6,6 +6,7 @@
 use aya_obj::generated::bpf_attach_type;
 
 use super::btf::Kind;
+use super::kernel_layout::KernelLayout;
 use super::kernel_version;
 use crate::model::{Port, Protocol};
 use crate::platform::contract::Interest;
@@ -39,6 +40,8 @@ pub(super) enum Place {
     Cgroup(bpf_attach_type),
     /// The root cgroup, for a program that is given the address that a process asks for.
     CgroupAddress(bpf_attach_type),
+    /// The end of a function of the kernel, by its name.
+    FunctionEnd(&'static str),
     /// An iterator, by the name of the function that describes it in BTF.
     Iterator(&'static str),
 }
@@ -53,6 +56,10 @@ pub(super) enum Kernels {
     WithLoops,
     /// A replacement for a hook that needs such loops.
     WithoutLoops,
+    /// With BTF, and where the ends of the kernel's functions can be followed: all of these hooks or none.
+    WithEnds,
+    /// A replacement for hooks that need that.
+    WithoutEnds,
     All,
 }
 
@@ -78,6 +85,8 @@ pub(super) enum Part {
     Binds,
     UdpReleases,
     Conflicts,
+    /// The ends of the kernel's functions.
+    Ends,
     /// The socket tables through netlink.
     SocketDiag,
     /// The field `family` of the plain tracepoints' records.
@@ -90,6 +99,9 @@ pub(super) enum Part {
 /// The plain tracepoints that replace BTF hooks on kernels without BTF, by their path under tracefs's `events`.
 pub(super) const STATE_EVENT: &str = "sock/inet_sock_set_state";
 pub(super) const DESTROY_EVENT: &str = "tcp/tcp_destroy_sock";
+
+/// The program that follows binds of multipath sockets. Before Linux 6.6 they call the family's, and are followed there.
+const MULTIPATH_BIND: &str = "multipath_bind_end";
 
 /// All hooks, in the order in which they are attached.
 pub(super) static HOOKS: &[HookSpec] = &[
@@ -184,13 +196,53 @@ pub(super) static HOOKS: &[HookSpec] = &[
         role: Role::Optional(Part::UdpReleases),
     },
     HookSpec {
+        program: "bind4_end",
+        place: Place::FunctionEnd("inet_bind"),
+        name: "fexit/inet_bind",
+        gives: "conflict events",
+        tcp: Some(Interest::Everything),
+        udp: Some(Interest::Everything),
+        kernels: Kernels::WithEnds,
+        role: Role::Optional(Part::Conflicts),
+    },
+    HookSpec {
+        program: "bind6_end",
+        place: Place::FunctionEnd("inet6_bind"),
+        name: "fexit/inet6_bind",
+        gives: "conflict events",
+        tcp: Some(Interest::Everything),
+        udp: Some(Interest::Everything),
+        kernels: Kernels::WithEnds,
+        role: Role::Optional(Part::Conflicts),
+    },
+    HookSpec {
+        program: MULTIPATH_BIND,
+        place: Place::FunctionEnd("mptcp_bind"),
+        name: "fexit/mptcp_bind",
+        gives: "conflict events",
+        tcp: Some(Interest::Everything),
+        udp: None,
+        kernels: Kernels::WithEnds,
+        role: Role::Optional(Part::Conflicts),
+    },
+    HookSpec {
+        program: "listen_end",
+        place: Place::FunctionEnd("inet_csk_listen_start"),
+        name: "fexit/inet_csk_listen_start",
+        gives: "conflict events",
+        tcp: Some(Interest::Everything),
+        udp: None,
+        kernels: Kernels::WithEnds,
+        role: Role::Optional(Part::Conflicts),
+    },
+    HookSpec {
         program: "bind_exit",
         place: Place::Tracepoint("syscalls/sys_exit_bind"),
         name: "tracepoint syscalls:sys_exit_bind",
         gives: "conflict events",
         tcp: Some(Interest::Everything),
         udp: Some(Interest::Everything),
-        kernels: Kernels::WithBtf,
+        kernels: Kernels::WithoutEnds,
         role: Role::Optional(Part::Conflicts),
     },
     HookSpec {
@@ -200,7 +252,7 @@ pub(super) static HOOKS: &[HookSpec] = &[
         gives: "conflict events",
         tcp: Some(Interest::Everything),
         udp: None,
-        kernels: Kernels::WithBtf,
+        kernels: Kernels::WithoutEnds,
         role: Role::Optional(Part::Conflicts),
     },
     HookSpec {
@@ -277,6 +329,16 @@ pub(super) fn needed_for(wanted: Wanted) -> impl Iterator<Item = &'static HookSp
     HOOKS.iter().filter(is_wanted).filter(|hook| !hook.kernels.are_others())
 }
 
+/// The hooks at the ends of the kernel's functions among those that are needed, as far as this kernel has what they follow.
+pub(super) fn at_ends(wanted: Wanted, layout: &KernelLayout) -> impl Iterator<Item = &'static HookSpec> {
+    let may_lack = |hook: &HookSpec| hook.program == MULTIPATH_BIND;
+    let is_there =
+        move |hook: &HookSpec| kernel_version::binds_subflows() && layout.target_id(hook.place) != 0;
+    needed_for(wanted)
+        .filter(|hook| matches!(hook.kernels, Kernels::WithEnds))
+        .filter(move |hook| !may_lack(hook) || is_there(hook))
+}
+
 /// The hooks that guard ports.
 pub(super) fn guards() -> impl Iterator<Item = &'static HookSpec> {
     HOOKS.iter().filter(|hook| matches!(hook.role, Role::Guard))
@@ -292,7 +354,7 @@ impl Place {
     pub(super) fn btf_target(self) -> Option<(Kind, &'static str)> {
         match self {
             Self::BtfTracepoint(name) => Some((Kind::Typedef, name)),
-            Self::Iterator(name) => Some((Kind::Func, name)),
+            Self::Iterator(name) | Self::FunctionEnd(name) => Some((Kind::Func, name)),
             Self::Tracepoint(_) | Self::Cgroup(_) | Self::CgroupAddress(_) => None,
         }
     }
@@ -301,7 +363,9 @@ impl Place {
 impl Kernels {
     pub(super) fn include(self, has_btf: bool) -> bool {
         match self {
-            Self::WithBtf | Self::WithLoops | Self::WithoutLoops => has_btf,
+            Self::WithBtf | Self::WithLoops | Self::WithoutLoops | Self::WithEnds | Self::WithoutEnds => {
+                has_btf
+            }
             Self::WithoutBtf => !has_btf,
             Self::All => true,
         }
@@ -312,7 +376,9 @@ impl Kernels {
         match self {
             Self::WithLoops => !has_loops(),
             Self::WithoutLoops => has_loops(),
-            Self::WithBtf | Self::WithoutBtf | Self::All => false,
+            Self::WithEnds => Part::Ends.is_switched_off(),
+            // That some can't be followed shows when it is tried.
+            Self::WithBtf | Self::WithoutBtf | Self::WithoutEnds | Self::All => false,
         }
     }
 }
@@ -331,6 +397,7 @@ impl Part {
             Self::Binds => "bind",
             Self::UdpReleases => "udp",
             Self::Conflicts => "conflict",
+            Self::Ends => "fexit",
             Self::SocketDiag => "diag",
             Self::Family => "family",
             Self::Bucket => "bucket",

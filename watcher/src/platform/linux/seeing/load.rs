@@ -194,6 +194,7 @@ impl Loader {
             Place::Tracepoint(_) => (kind::BPF_PROG_TYPE_TRACEPOINT, None),
             Place::Cgroup(attach) => (kind::BPF_PROG_TYPE_CGROUP_SOCK, Some(attach)),
             Place::CgroupAddress(attach) => (kind::BPF_PROG_TYPE_CGROUP_SOCK_ADDR, Some(attach)),
+            Place::FunctionEnd(_) => (kind::BPF_PROG_TYPE_TRACING, Some(attach::BPF_TRACE_FEXIT)),
             Place::Iterator(_) => (kind::BPF_PROG_TYPE_TRACING, Some(attach::BPF_TRACE_ITER)),
         };
         let target = layout.map_or(0, |layout| layout.target_id(hook.place));

@@ -119,7 +119,7 @@ impl Pins {
         links: impl Iterator<Item = (&'static HookSpec, BorrowedFd<'a>)>,
         maps: &Maps,
     ) -> io::Result<u32> {
-        // Those of conflicts are links to perf events.
+        // Those of conflicts are links to perf events on some kernels, which can't be pinned; so on no kernel conflicts are kept.
         for (hook, link) in
             links.filter(|(hook, _)| !matches!(hook.role, Role::Optional(Part::Conflicts) | Role::Guard))
         {
