@@ -1,5 +1,6 @@
 //! A `bind` or `listen` that failed with `EADDRINUSE`, which no tracepoint of the kernel tells: at the end of the functions that
-//! do them (`fexit`). They have the address as the kernel copied it, and are reached by every way in, io_uring's included.
+//! do them (`fexit`). They have the address as the kernel copied it, and are reached by every way in, io_uring's included. All are
+//! called through tables of functions, so that no compiler puts them into their callers.
 //!
 //! Where functions can't be followed, [`crate::conflict_by_call`] takes their place.
 
@@ -45,11 +46,22 @@ fn bound(ctx: &FExitContext) -> i32 {
     0
 }
 
-/// `(struct sock *)`, before Linux 6.0 with the length of the queue after it.
-#[fexit(function = "inet_csk_listen_start")]
+/// A listen: `(struct socket *, int)`.
+#[fexit(function = "inet_listen")]
 pub fn listen_end(ctx: FExitContext) -> i32 {
-    if failed(&ctx) {
-        report_listen(&ctx, Sock::new(ctx.arg(0)));
+    listened(&ctx)
+}
+
+/// A listen of a multipath socket, of which the same holds as of its bind.
+#[fexit(function = "mptcp_listen")]
+pub fn multipath_listen_end(ctx: FExitContext) -> i32 {
+    listened(&ctx)
+}
+
+#[inline(always)]
+fn listened(ctx: &FExitContext) -> i32 {
+    if failed(ctx) {
+        report_listen(ctx, sock_of(ctx));
     }
     0
 }
@@ -66,7 +78,7 @@ fn failed(ctx: &FExitContext) -> bool {
 
 #[inline(always)]
 fn report_bind(ctx: &FExitContext) {
-    let (socket, sockaddr) = (ctx.arg::<*const u8>(0), ctx.arg::<*const u8>(1));
+    let sockaddr = ctx.arg::<*const u8>(1);
     // The family, the port, and what is the address in sockaddr_in. No address of the two families is shorter.
     let [start, v4] = read::<[u32; 2]>(sockaddr, 0);
     let port = u16::from_be((start >> 16) as u16);
@@ -79,8 +91,13 @@ fn report_bind(ctx: &FExitContext) {
         AF_INET6 => (AF_INET6, Address(read(sockaddr, 8))),
         _ => return,
     };
-    let sock = read::<u64>(socket, constant(&OFFSETS.socket_sk)) as *const u8;
-    report(ctx, Sock::new(sock), port, family, address);
+    report(ctx, sock_of(ctx), port, family, address);
+}
+
+/// The sock of the `struct socket` that is the function's first argument.
+#[inline(always)]
+fn sock_of(ctx: &FExitContext) -> Sock {
+    Sock::new(read::<u64>(ctx.arg::<*const u8>(0), constant(&OFFSETS.socket_sk)) as *const u8)
 }
 
 /// Two sockets with `SO_REUSEADDR` can be bound to the same address; only one of them can listen.

@@ -1,12 +1,12 @@
 //! Attaches the programs of the table of hooks, and reports what is lost if one can't be attached.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya_obj::generated::bpf_attach_type;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::hooks::{self, HookSpec, Kernels, Part, Place, Role, Wanted};
 use super::kernel_layout::KernelLayout;
@@ -91,15 +91,23 @@ impl Hooks {
     /// nothing is attached.
     fn attach_ends(&mut self, loader: &Loader, layout: Option<&KernelLayout>, wanted: Wanted) -> bool {
         let Some(known) = layout.filter(|_| !Part::Conflicts.is_switched_off()) else { return false };
-        let attach = |spec: &'static HookSpec| -> Result<_, LoadError> {
-            let program = loader.load(spec, layout)?;
+        // Then a program is attached, and never runs.
+        if fs::read_to_string("/proc/sys/kernel/ftrace_enabled").is_ok_and(|enabled| enabled.trim() == "0") {
+            info!("the kernel's functions can't be followed: kernel.ftrace_enabled is 0");
+            return false;
+        }
+        let load = |spec: &'static HookSpec| loader.load(spec, layout).map(|program| (spec, program));
+        let attach = |(spec, program): (&'static HookSpec, OwnedFd)| {
             let of_hook = |error| LoadError::Program { name: spec.program, error };
             let link = link(spec.place, program.as_fd()).map_err(of_hook)?;
             Ok((spec, program, link))
         };
-        let attached: Result<Vec<_>, _> = hooks::at_ends(wanted, known).map(attach).collect();
+        // Nothing is attached before it is known that all can be loaded.
+        let loaded: Result<Vec<_>, _> = hooks::at_ends(wanted, known).map(load).collect();
+        let attached =
+            loaded.and_then(|loaded| loaded.into_iter().map(attach).collect::<Result<Vec<_>, _>>());
         let attached = attached
-            .inspect_err(|error| debug!(%error, "the kernel's functions can't be followed"))
+            .inspect_err(|error| info!(%error, "the kernel's functions can't be followed"))
             .unwrap_or_default();
         let any = !attached.is_empty();
         for (spec, program, link) in attached {

@@ -100,8 +100,9 @@ pub(super) enum Part {
 pub(super) const STATE_EVENT: &str = "sock/inet_sock_set_state";
 pub(super) const DESTROY_EVENT: &str = "tcp/tcp_destroy_sock";
 
-/// The program that follows binds of multipath sockets. Before Linux 6.6 they call the family's, and are followed there.
-const MULTIPATH_BIND: &str = "multipath_bind_end";
+/// What bind and listen of a multipath socket call on a kernel on which they do not call those of its family (since Linux 6.6).
+/// On others they are followed there.
+pub(super) const SUBFLOW_BIND: &str = "inet_bind_sk";
 
 /// All hooks, in the order in which they are attached.
 pub(super) static HOOKS: &[HookSpec] = &[
@@ -216,7 +217,7 @@ pub(super) static HOOKS: &[HookSpec] = &[
         role: Role::Optional(Part::Conflicts),
     },
     HookSpec {
-        program: MULTIPATH_BIND,
+        program: "multipath_bind_end",
         place: Place::FunctionEnd("mptcp_bind"),
         name: "fexit/mptcp_bind",
         gives: "conflict events",
@@ -227,8 +228,18 @@ pub(super) static HOOKS: &[HookSpec] = &[
     },
     HookSpec {
         program: "listen_end",
-        place: Place::FunctionEnd("inet_csk_listen_start"),
-        name: "fexit/inet_csk_listen_start",
+        place: Place::FunctionEnd("inet_listen"),
+        name: "fexit/inet_listen",
+        gives: "conflict events",
+        tcp: Some(Interest::Everything),
+        udp: None,
+        kernels: Kernels::WithEnds,
+        role: Role::Optional(Part::Conflicts),
+    },
+    HookSpec {
+        program: "multipath_listen_end",
+        place: Place::FunctionEnd("mptcp_listen"),
+        name: "fexit/mptcp_listen",
         gives: "conflict events",
         tcp: Some(Interest::Everything),
         udp: None,
@@ -329,14 +340,13 @@ pub(super) fn needed_for(wanted: Wanted) -> impl Iterator<Item = &'static HookSp
     HOOKS.iter().filter(is_wanted).filter(|hook| !hook.kernels.are_others())
 }
 
-/// The hooks at the ends of the kernel's functions among those that are needed, as far as this kernel has what they follow.
+/// The hooks at the ends of the kernel's functions among those that are needed. Those of multipath sockets are only if the
+/// kernel has such sockets, and has them bind in that way.
 pub(super) fn at_ends(wanted: Wanted, layout: &KernelLayout) -> impl Iterator<Item = &'static HookSpec> {
-    let may_lack = |hook: &HookSpec| hook.program == MULTIPATH_BIND;
-    let is_there =
-        move |hook: &HookSpec| kernel_version::binds_subflows() && layout.target_id(hook.place) != 0;
+    let has_multipath = layout.offsets.mptcp_first != 0 && layout.binds_subflows();
     needed_for(wanted)
         .filter(|hook| matches!(hook.kernels, Kernels::WithEnds))
-        .filter(move |hook| !may_lack(hook) || is_there(hook))
+        .filter(move |hook| has_multipath || !hook.program.starts_with("multipath"))
 }
 
 /// The hooks that guard ports.
@@ -346,7 +356,7 @@ pub(super) fn guards() -> impl Iterator<Item = &'static HookSpec> {
 
 /// The types in the kernel's BTF that programs are attached to.
 pub(super) fn btf_targets() -> impl Iterator<Item = (Kind, &'static str)> {
-    HOOKS.iter().filter_map(|hook| hook.place.btf_target())
+    HOOKS.iter().filter_map(|hook| hook.place.btf_target()).chain([(Kind::Func, SUBFLOW_BIND)])
 }
 
 impl Place {
@@ -383,7 +393,8 @@ impl Kernels {
     }
 }
 
-fn has_loops() -> bool {
+/// Whether the iterator with loops is the one that is attached.
+pub(super) fn has_loops() -> bool {
     !Part::Loops.is_switched_off() && kernel_version::has_loops()
 }
 

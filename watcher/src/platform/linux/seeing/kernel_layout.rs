@@ -14,7 +14,7 @@ use tracing::debug;
 use watcher_common::{Offsets, Record};
 
 use super::btf::{Btf, BtfError, KernelBtf, Kind};
-use super::hooks::{Place, btf_targets};
+use super::hooks::{self, Place, btf_targets};
 use super::offsets;
 
 /// The file that remembers it. `/run` is empty after a boot (hier(7)).
@@ -56,7 +56,15 @@ impl KernelLayout {
 
     /// The BTF id that a program is attached to at a place; 0 if the place has none, or this kernel lacks it.
     pub(super) fn target_id(&self, place: Place) -> u32 {
-        let target = place.btf_target();
+        self.id(place.btf_target())
+    }
+
+    /// Whether a bind of a multipath socket binds the TCP socket in it by itself.
+    pub(super) fn binds_subflows(&self) -> bool {
+        self.id(Some((Kind::Func, hooks::SUBFLOW_BIND))) != 0
+    }
+
+    fn id(&self, target: Option<(Kind, &'static str)>) -> u32 {
         let index = btf_targets().position(|other| Some(other) == target);
         index.and_then(|index| self.ids.get(index)).copied().unwrap_or(0)
     }

@@ -23,14 +23,6 @@ const LISTS_BOUND: KernelVersion = KernelVersion { major: 6, minor: 8 };
 /// The first one with the helper `bpf_loop`.
 const HAS_LOOPS: KernelVersion = KernelVersion { major: 5, minor: 17 };
 
-/// The first one in which a bind of a multipath socket does not call the bind of its family.
-const BINDS_SUBFLOWS: KernelVersion = KernelVersion { major: 6, minor: 6 };
-
-/// Whether a bind of a multipath socket binds the TCP socket in it by itself.
-pub(super) fn binds_subflows() -> bool {
-    is_at_least(BINDS_SUBFLOWS)
-}
-
 /// Whether the running kernel may take the iterator and refuse the programs of events, as Linux 5.10 does.
 pub(super) fn may_lack_events() -> bool {
     !is_at_least(FIRST)

@@ -365,7 +365,9 @@ impl EbpfObserver {
     fn quickly(&mut self, ports: &[Port], netns: Option<u32>) -> Option<u16> {
         let &[Port { protocol: Protocol::Tcp, number }] = ports else { return None };
         let is_home = netns.or(self.scope.only()) == Some(self.scope.home().inode());
-        (is_home && !Part::Bucket.is_switched_off()).then_some(number)
+        let is_off =
+            Part::Bucket.is_switched_off() || self.knows_buckets == Some(false) || !hooks::has_loops();
+        (is_home && !is_off).then_some(number)
     }
 
     /// As [`Observer::look_in`]; without a network namespace, at all that are seen.
