@@ -76,7 +76,8 @@ fn failed(ctx: &FExitContext) -> bool {
     is_told && result as i32 == -EADDRINUSE
 }
 
-#[inline(always)]
+// In the object once, because each command reads the whole object.
+#[inline(never)]
 fn report_bind(ctx: &FExitContext) {
     let sockaddr = ctx.arg::<*const u8>(1);
     // The family, the port, and what is the address in sockaddr_in. No address of the two families is shorter.
@@ -101,7 +102,7 @@ fn sock_of(ctx: &FExitContext) -> Sock {
 }
 
 /// Two sockets with `SO_REUSEADDR` can be bound to the same address; only one of them can listen.
-#[inline(always)]
+#[inline(never)]
 fn report_listen(ctx: &FExitContext, sock: Sock) {
     let (port, family) = (sock.port(), sock.family());
     if watched(port) {

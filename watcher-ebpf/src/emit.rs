@@ -1,6 +1,7 @@
 //! Sending events to user space.
 
 use core::arch::asm;
+use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_get_current_uid_gid, bpf_ktime_get_ns, generated};
@@ -86,7 +87,7 @@ pub fn emit<C: EbpfContext>(ctx: &C, event: SocketEvent) {
     }
     let Some(mut entry) = EVENTS.reserve::<Event>(0) else {
         count_lost(is_elsewhere, is_line);
-        warn!(ctx, "the event ring is full: lost an event of kind {} on port {}", kind, port);
+        warn_of_loss(Context(ctx.as_ptr()), kind, port);
         return;
     };
     let pid = current::pid();
@@ -108,6 +109,21 @@ pub fn emit<C: EbpfContext>(ctx: &C, event: SocketEvent) {
         (&raw mut (*event).protocol).write(protocol);
     }
     entry.submit(0);
+}
+
+/// A program's context, of whatever kind.
+struct Context(*mut c_void);
+
+impl EbpfContext for Context {
+    fn as_ptr(&self) -> *mut c_void {
+        self.0
+    }
+}
+
+// For contexts of all kinds the same, so that the object has it once: each command reads the whole object.
+#[inline(never)]
+fn warn_of_loss(ctx: Context, kind: u16, port: u16) {
+    warn!(&ctx, "the event ring is full: lost an event of kind {} on port {}", kind, port);
 }
 
 #[inline(always)]

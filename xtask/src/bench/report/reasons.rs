@@ -1,18 +1,15 @@
 //! Why a way of Gatewatch's takes longer where there is more of something.
 
 const ITERATOR: &str = "the kernel's iterator visits each process, and each descriptor in its table";
+const LISTENERS: &str = "the owner's other ports are found in the kernel's list of all listeners, of which there are as many, watched or not";
 const FRESH: &str = "a clean takes a fresh look, by the same iterator";
 const PROC: &str = "it reads the name of each descriptor of each process in `/proc`";
 
 /// The reason for this variable, job and way; none for what should be flat.
 pub(super) fn of(variable: &str, job: &str, label: &str) -> Option<&'static str> {
     Some(match (variable, job, label) {
-        ("ports", "owners", "events") => {
-            "the ports' listeners are sockets, and the iterator asks each for its port, where another file is left out at once"
-        }
-        ("ports", "clean", "events") => {
-            "a clean takes a fresh look, and the iterator asks each of the listeners for its port"
-        }
+        ("ports", "owners", "events" | "agent") => LISTENERS,
+        ("ports", "clean", "events") => LISTENERS,
         ("ports", "clean", "agent") => {
             "a clean takes a fresh look, and the agent's iterator reports the descriptors of all watched ports, of which this \
              port's are kept"
