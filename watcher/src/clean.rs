@@ -244,9 +244,13 @@ pub(crate) async fn clean(
         }
         // No process is known to hold the port any more, or only one that is leaving.
         let since = Instant::now();
-        match cleaning.look(observer)? {
+        let state = cleaning.look(observer)?;
+        let is_hidden = matches!(state, PortState::Hidden);
+        match state {
             PortState::Kept => break cleaning.kept(),
             PortState::Free { kind, plain } => break cleaning.proved(observer, kind, plain)?,
+            // A server that has bound and is about to listen is seen by a later look.
+            PortState::Hidden if cleaning.may_show_itself() => {}
             PortState::Hidden => break Outcome::Unknown,
             PortState::Held(sockets) => cleaning.update(&sockets, since),
         }
@@ -259,7 +263,7 @@ pub(crate) async fn clean(
             break outcome;
         }
         if !cleaning.wait(observer).await? {
-            break cleaning.outcome();
+            break if is_hidden { Outcome::Unknown } else { cleaning.outcome() };
         }
     };
     cleaning.add_other_ports(observer);
@@ -406,5 +410,44 @@ mod tests {
         assert_eq!(cleaned.outcome, Outcome::Respawned);
         let actions: Vec<Action> = cleaned.owners.iter().map(|dealt| dealt.action).collect();
         assert_eq!(actions, [Action::Gone, Action::Spared]);
+    }
+
+    /// A look finds nobody while the server has bound and does not listen: as many as are left, and then its listener, if it is
+    /// ever seen.
+    struct Starting(u32, Option<Socket>);
+
+    impl Observer for Starting {
+        fn backend(&self) -> Backend {
+            Backend::Poll
+        }
+
+        fn look(&mut self, _ports: &[Port]) -> Result<Vec<Socket>, ObserveError> {
+            let is_seen = self.0 == 0;
+            self.0 = self.0.saturating_sub(1);
+            Ok(self.1.iter().filter(|_| is_seen).cloned().collect())
+        }
+
+        fn poll_next(&mut self, _cx: &mut Context<'_>) -> Poll<Result<Observation, ObserveError>> {
+            Poll::Pending
+        }
+
+        fn may_hide_bound(&mut self, _port: Port) -> Result<bool, ObserveError> {
+            Ok(true)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_about_to_listen_is_waited_for_but_no_hidden_socket_is_called_free() {
+        let owner = process(&["server"]);
+        let descriptors = vec![Descriptor { pid: owner.pid, fd: None }];
+        let address = ([127, 0, 0, 1], 80).into();
+        let listener = Socket { descriptors, ..Socket::new(Protocol::Tcp, address, SocketState::Listen) };
+        let system = FakeSystem::with_binds_that_share().with_process(owner);
+        for (server, outcome) in [(Some(listener), Outcome::Respawned), (None, Outcome::Unknown)] {
+            let exclusions = Exclusions::new(&system, 1, &[], false);
+            let request = Request::new(Port::tcp(80), Rules::any(), exclusions);
+            let cleaned = clean(&system, &mut Starting(2, server), &request).await.unwrap();
+            assert_eq!(cleaned.outcome, outcome);
+        }
     }
 }

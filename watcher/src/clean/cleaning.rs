@@ -49,6 +49,8 @@ pub(super) struct Cleaning<'a> {
     free_in: Option<Duration>,
     /// When the port first looked unowned but could not be bound.
     unseen_since: Option<Instant>,
+    /// When a socket that no list shows first kept it from being free.
+    hidden_since: Option<Instant>,
     pause: Duration,
     /// Whether events are switched on.
     follows: bool,
@@ -78,6 +80,7 @@ impl<'a> Cleaning<'a> {
             proof: None,
             free_in: None,
             unseen_since: None,
+            hidden_since: None,
             pause: Duration::from_micros(100),
             follows: false,
         };
@@ -140,6 +143,7 @@ impl<'a> Cleaning<'a> {
     /// Takes a look that began then as the newest one.
     pub(super) fn update(&mut self, sockets: &[Socket], since: Instant) {
         self.looked = since;
+        self.hidden_since = None;
         let mut left = self.owners_of(sockets);
         self.request.sparing.decide(&mut left, &self.first_look, &self.request.exclusions);
         self.left = left;
@@ -268,6 +272,11 @@ impl<'a> Cleaning<'a> {
     /// later look that still finds the socket tells.
     fn may_be_going(&self) -> bool {
         self.looked.saturating_duration_since(self.first_looked) < UNSEEN_GRACE
+    }
+
+    /// Whether a socket that no list shows has been there for so short a time that it may be one of a server that starts.
+    pub(super) fn may_show_itself(&mut self) -> bool {
+        self.hidden_since.get_or_insert_with(Instant::now).elapsed() < UNSEEN_GRACE
     }
 
     /// The outcome that those in the way make, by the order of the contract.

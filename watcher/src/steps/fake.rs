@@ -43,6 +43,8 @@ pub(crate) struct FakeSystem {
     processes: Vec<Process>,
     own_init: Option<u32>,
     binds_succeed: bool,
+    /// Whether those without `SO_REUSEADDR` fail nevertheless.
+    plain_binds_fail: bool,
     /// The binds that were tried.
     pub(crate) binds: Mutex<Vec<BindAs>>,
 }
@@ -73,6 +75,11 @@ impl FakeSystem {
     /// A system on which every bind succeeds, even beside a listener.
     pub(crate) fn with_binds_that_succeed() -> Self {
         Self { binds_succeed: true, ..Self::default() }
+    }
+
+    /// One on which those succeed that share the port with a socket that has `SO_REUSEADDR` as well.
+    pub(crate) fn with_binds_that_share() -> Self {
+        Self { plain_binds_fail: true, ..Self::with_binds_that_succeed() }
     }
 }
 
@@ -108,6 +115,7 @@ impl System for FakeSystem {
 
     fn try_bind(&self, _address: &BindAddress, how: BindAs) -> Bind {
         self.binds.lock().unwrap().push(how);
-        if self.binds_succeed { Bind::Free { conclusive: false } } else { Bind::Taken }
+        let fails = !self.binds_succeed || (how == BindAs::Plain && self.plain_binds_fail);
+        if fails { Bind::Taken } else { Bind::Free { conclusive: false } }
     }
 }
