@@ -33,6 +33,9 @@ pub struct Task {
 /// The most rounds that `bpf_loop` makes (`BPF_MAX_LOOPS`).
 const MOST_ROUNDS: u32 = 1 << 23;
 
+/// How many pointers a line of memory has.
+const FEW: u64 = 8;
+
 /// How many descriptors a word of the bitmap has.
 const WORD: u32 = FILES_AT_ONCE as u32;
 
@@ -105,8 +108,10 @@ unsafe extern "C" fn each_word(_round: u64, visit: *mut Visit) -> u64 {
     let first = at.first;
     at.open = at.descriptors.word(first / WORD) & at.wanted;
     at.wanted = u64::MAX;
-    // All of the files or none of them.
-    let length = is_any(at.open) as u32 * size_of::<[u64; FILES_AT_ONCE]>() as u32;
+    // All of the files, the first few if no others are open, or none of them. Most processes have few, and the rest of the table
+    // lies in other lines of memory.
+    let pointers = is_any(at.open) * FEW + is_any(at.open >> FEW) * (FILES_AT_ONCE as u64 - FEW);
+    let length = pointers as u32 * size_of::<u64>() as u32;
     // SAFETY: the map's element has this field, and the helper fails on a bad address.
     unsafe {
         let files = (&raw mut (*at.progress).files).cast();
