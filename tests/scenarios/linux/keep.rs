@@ -135,7 +135,9 @@ scenario!(a_command_that_opens_the_port_by_itself_is_started_again_without_the_s
     assert_eq!((&json["refused"], &json["served_late"]), (&Value::Null, &Value::Null), "{answer:?}");
     // twice, and the second one has the port
     assert_eq!(steps(&json).iter().filter(|step| **step == "command_started").count(), 2, "{answer:?}");
-    assert!(json["downtime_us"].as_u64().unwrap() > 0, "{answer:?}");
+    // By polling, one look can see both the release and the new listener.
+    let downtime = json["downtime_us"].as_u64().unwrap();
+    assert!(downtime > 0 || backend == Backend::Poll, "{answer:?}");
     end(backend, port);
 });
 
