@@ -98,8 +98,7 @@ impl Hooks {
         }
         let load = |spec: &'static HookSpec| loader.load(spec, layout).map(|program| (spec, program));
         let attach = |(spec, program): (&'static HookSpec, OwnedFd)| {
-            let of_hook = |error| LoadError::Program { name: spec.program, error };
-            let link = link(spec.place, program.as_fd()).map_err(of_hook)?;
+            let link = link_hook(spec, program.as_fd())?;
             Ok((spec, program, link))
         };
         // Nothing is attached before it is known that all can be loaded.
@@ -126,8 +125,7 @@ impl Hooks {
         // On other kernels, another row of the table provides the same.
         if spec.kernels.include(layout.is_some()) {
             let program = loader.load(spec, layout)?;
-            let link = link(spec.place, program.as_fd())
-                .map_err(|error| LoadError::Program { name: spec.program, error })?;
+            let link = link_hook(spec, program.as_fd())?;
             self.keep(spec, program, link);
             self.note(spec, None);
         }
@@ -149,9 +147,7 @@ impl Hooks {
                 return Err("the kernel has no type information (CONFIG_DEBUG_INFO_BTF)".to_owned());
             }
             let program = loader.load(spec, layout).map_err(|error| refused::with_reason(&error))?;
-            let of_hook = |error| LoadError::Program { name: spec.program, error };
-            let link =
-                link(spec.place, program.as_fd()).map_err(|error| refused::with_reason(&of_hook(error)))?;
+            let link = link_hook(spec, program.as_fd()).map_err(|error| refused::with_reason(&error))?;
             Ok((program, link))
         };
         let failure = match attach() {
@@ -259,6 +255,11 @@ impl Hooks {
     pub(super) fn any_program(&self) -> Option<BorrowedFd<'_>> {
         self.programs.first().map(AsFd::as_fd)
     }
+}
+
+/// Attaches a hook's program.
+fn link_hook(spec: &HookSpec, program: BorrowedFd<'_>) -> Result<OwnedFd, LoadError> {
+    link(spec.place, program).map_err(|error| LoadError::Program { name: spec.program, error })
 }
 
 /// Attaches a loaded program.

@@ -147,9 +147,8 @@ mod tests {
         drop((second, bound, served, waiting));
         // a multipath listener: its port is another socket's, inside of it
         // SAFETY: socket(2) takes numbers and returns a new descriptor.
-        let multipath =
-            own(unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_MPTCP) }.into());
-        let Ok(multipath) = multipath else { return };
+        let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_MPTCP) };
+        let Ok(multipath) = own(fd.into()) else { return };
         bind(multipath.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
         let number = getsockname::<SockaddrIn>(multipath.as_raw_fd()).unwrap().port();
         observer.ports.set(&[Port::tcp(number)]).unwrap();

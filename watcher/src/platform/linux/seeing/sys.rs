@@ -185,26 +185,24 @@ pub(super) fn run<T: Copy>(program: BorrowedFd<'_>, context: &T) -> io::Result<u
 
 /// Sets the only value of a one-element array; the compiler's data sections are such arrays.
 pub(super) fn set_data(map: BorrowedFd<'_>, data: &[u8]) -> io::Result<()> {
-    let key = 0u32;
-    let mut attr = zeroed::<bpf_attr>();
-    // SAFETY: this is the member of the union that BPF_MAP_UPDATE_ELEM reads.
-    let update = unsafe { &mut attr.__bindgen_anon_2 };
-    update.map_fd = number(map);
-    update.key = (&raw const key).addr() as u64;
-    update.__bindgen_anon_1.value = data.as_ptr().addr() as u64;
-    call(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr).map(drop)
+    call(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut only_element(map, data.as_ptr())).map(drop)
 }
 
 /// Reads the only value of a one-element array into `data`, which has the value's length.
 pub(super) fn get_data(map: BorrowedFd<'_>, data: &mut [u8]) -> io::Result<()> {
-    let key = 0u32;
+    call(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut only_element(map, data.as_mut_ptr())).map(drop)
+}
+
+/// What a call about the only value of a one-element array is given: where the value is, or is to be put.
+fn only_element(map: BorrowedFd<'_>, value: *const u8) -> bpf_attr {
+    static KEY: u32 = 0;
     let mut attr = zeroed::<bpf_attr>();
-    // SAFETY: this is the member of the union that BPF_MAP_LOOKUP_ELEM reads.
-    let lookup = unsafe { &mut attr.__bindgen_anon_2 };
-    lookup.map_fd = number(map);
-    lookup.key = (&raw const key).addr() as u64;
-    lookup.__bindgen_anon_1.value = data.as_mut_ptr().addr() as u64;
-    call(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr).map(drop)
+    // SAFETY: this is the member of the union that BPF_MAP_UPDATE_ELEM and BPF_MAP_LOOKUP_ELEM read.
+    let element = unsafe { &mut attr.__bindgen_anon_2 };
+    element.map_fd = number(map);
+    element.key = (&raw const KEY).addr() as u64;
+    element.__bindgen_anon_1.value = value.addr() as u64;
+    attr
 }
 
 /// `BPF_MAP_FREEZE`: from now on the verifier treats the values as constants.
