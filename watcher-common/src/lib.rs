@@ -192,6 +192,11 @@ pub struct Progress {
     pub has_changed: u32,
     /// 1 if it is enough to know whether the port has a bucket, which any socket gives it; else 0.
     pub only_buckets: u32,
+    /// 1 if the only processes to look at are those that made the port's sockets, and their children; else 0.
+    pub only_makers: u32,
+    /// 1 once every reference to the port's files is known to be a descriptor that was found, else 0. Then no other process
+    /// has one, and the rest need not be looked at.
+    pub is_over: u32,
     /// Nothing: the next fields are eight bytes long.
     pub padding: u32,
     /// The address of the file of `socket`.
@@ -202,8 +207,20 @@ pub struct Progress {
     pub sum: u64,
     /// How many buckets the port has: none if no socket at all has it.
     pub buckets: u64,
+    /// Of whom the processes are looked at. Each `struct cred` is one of 64 bits.
+    pub makers: u64,
+    /// The sum of the addresses of the port's files, each as often as it is referred to; 0 if that can't be told.
+    pub references: u64,
+    /// The same sum of the descriptors that were found.
+    pub met: u64,
+    /// The last table of descriptors in which one was found.
+    pub table: u64,
+    /// How many references to such tables are not known to be threads of the same process.
+    pub owed: u64,
     /// The kernel program's own: where it is among the port's sockets.
     pub walk: Walk,
+    /// The kernel program's own: where it is in a table of descriptors.
+    pub visit: Visit,
     /// The kernel program's own: addresses of the files that it looks at next.
     pub files: [u64; FILES_AT_ONCE],
 }
@@ -232,6 +249,10 @@ pub struct Walk {
     pub filter: u64,
     /// As [`Progress::sum`].
     pub sum: u64,
+    /// As [`Progress::makers`].
+    pub makers: u64,
+    /// As [`Progress::references`].
+    pub references: u64,
     /// Where among all chains this one is.
     pub place: u32,
     /// What of a number tells the place.
@@ -240,6 +261,26 @@ pub struct Walk {
     pub has_ended: u32,
     /// 1 once something was found that can't be, or a socket whose file can't be told; else 0.
     pub is_lost: u32,
+}
+
+/// A visit to the descriptors of a task.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Visit {
+    /// The address of the task.
+    pub task: u64,
+    /// That of the array of pointers to files.
+    pub files: u64,
+    /// That of the bitmap of the descriptors that are open.
+    pub bitmap: u64,
+    /// The first of the descriptors that are looked at together: a word of the bitmap.
+    pub first: u64,
+    /// Which of the present word are open and to be looked at.
+    pub open: u64,
+    /// Which of the next word are to be looked at: those of the first that were not, then all.
+    pub wanted: u64,
+    /// 1 once there was no room for a descriptor, else 0.
+    pub is_full: u64,
 }
 
 /// Where the running kernel keeps what the program reads: byte offsets from its BTF. User space fills this in before
@@ -273,6 +314,11 @@ pub struct Offsets {
     pub file_private_data: u32,
     pub file_inode: u32,
     pub file_op: u32,
+    /// 0 if it is not known where the next two are.
+    pub file_cred: u32,
+    pub file_count: u32,
+    /// How many references a file has if its count is 0.
+    pub file_first_count: u32,
     pub inode_ino: u32,
     pub inode_mode: u32,
     pub inode_sb: u32,
@@ -281,6 +327,7 @@ pub struct Offsets {
     pub task_tgid: u32,
     pub task_pid: u32,
     pub task_files: u32,
+    pub task_cred: u32,
     pub task_group_leader: u32,
     pub task_real_parent: u32,
     pub task_signal: u32,
@@ -292,6 +339,7 @@ pub struct Offsets {
     pub pid_numbers: u32,
     pub pidns_inum: u32,
     pub files_fdt: u32,
+    pub files_count: u32,
     pub fdtable_fd: u32,
     pub fdtable_max_fds: u32,
     pub fdtable_open_fds: u32,

@@ -2,7 +2,7 @@
 
 use core::mem::size_of;
 
-use crate::{Badge, Descriptor, Event, EventKind, Offsets, Progress, Settings, TraceOffsets, Walk};
+use crate::{Badge, Descriptor, Event, EventKind, Offsets, Progress, Settings, TraceOffsets, Visit, Walk};
 
 impl EventKind {
     /// The kind with this number; `None` for a number that no kind has.
@@ -49,9 +49,11 @@ unsafe impl Record for Badge {}
 
 const _: () = assert!(size_of::<Event>() == 8 + 8 + 4 * 4 + 16 + 16 + 4 * 2);
 const _: () = assert!(size_of::<Descriptor>() == 3 * 8 + 16 + 4 + 6 * 4 + 6 * 2);
-const _: () = assert!(size_of::<Progress>() == 8 + 8 * 4 + 4 * 8 + size_of::<Walk>() + 8 * 64);
-const _: () = assert!(size_of::<Walk>() == 10 * 8 + 4 * 4);
-const _: () = assert!(size_of::<Offsets>() == 59 * 4);
+const _: () =
+    assert!(size_of::<Progress>() == 8 + 10 * 4 + 9 * 8 + size_of::<Walk>() + size_of::<Visit>() + 8 * 64);
+const _: () = assert!(size_of::<Walk>() == 12 * 8 + 4 * 4);
+const _: () = assert!(size_of::<Visit>() == 7 * 8);
+const _: () = assert!(size_of::<Offsets>() == 64 * 4);
 const _: () = assert!(size_of::<TraceOffsets>() == 13 * 4);
 const _: () = assert!(size_of::<Settings>() == 6 * 4);
 const _: () = assert!(size_of::<Badge>() == 8 + 4 * 4);

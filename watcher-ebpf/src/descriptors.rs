@@ -7,13 +7,13 @@ use crate::memory::read;
 
 /// A table. It may be another one a moment later.
 #[derive(Clone, Copy)]
-#[repr(C)]
 pub struct Descriptors {
     /// The array of pointers to files.
-    files: *const u8,
+    pub files: *const u8,
     /// The bitmap of the descriptors that are open.
-    open: *const u8,
-    size: u32,
+    pub bitmap: *const u8,
+    /// How many descriptors there is room for.
+    pub size: u32,
 }
 
 impl Descriptors {
@@ -23,13 +23,19 @@ impl Descriptors {
         read::<u64>(task, constant(&OFFSETS.task_files)) as *const u8
     }
 
+    /// How many threads share a `struct files_struct`.
+    #[inline(always)]
+    pub fn sharers(owner: *const u8) -> u32 {
+        read(owner, constant(&OFFSETS.files_count))
+    }
+
     /// The table of a `struct files_struct`.
     #[inline(always)]
     pub fn of(owner: *const u8) -> Self {
         let table = read::<u64>(owner, constant(&OFFSETS.files_fdt)) as *const u8;
         Self {
             files: read::<u64>(table, constant(&OFFSETS.fdtable_fd)) as *const u8,
-            open: read::<u64>(table, constant(&OFFSETS.fdtable_open_fds)) as *const u8,
+            bitmap: read::<u64>(table, constant(&OFFSETS.fdtable_open_fds)) as *const u8,
             size: read(table, constant(&OFFSETS.fdtable_max_fds)),
         }
     }
@@ -42,30 +48,12 @@ impl Descriptors {
         Self::of(Self::owner(task)).file(fd)
     }
 
-    /// How many descriptors there is room for.
-    #[inline(always)]
-    pub fn size(self) -> u32 {
-        self.size
-    }
-
-    /// A word of the bitmap.
-    #[inline(always)]
-    pub fn word(self, index: u32) -> u64 {
-        read(self.open, index * 8)
-    }
-
     /// The file of a descriptor; null if it is not open.
     #[inline(always)]
     pub fn file(self, fd: u32) -> *const u8 {
         if fd >= self.size {
             return core::ptr::null();
         }
-        read::<u64>(self.place(fd), 0) as *const u8
-    }
-
-    /// Where the pointer to the file of a descriptor below the size stands; it is null if it is not open.
-    #[inline(always)]
-    pub fn place(self, fd: u32) -> *const u8 {
-        self.files.wrapping_add(fd as usize * 8)
+        read::<u64>(self.files, fd * 8) as *const u8
     }
 }

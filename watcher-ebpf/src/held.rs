@@ -88,6 +88,7 @@ pub fn keeps_nobody_out(protocol: u16, state: u16, options: u16, remote_port: u1
 /// there is no room for it.
 #[inline(always)]
 pub fn report(
+    progress: &mut Progress,
     task: *const u8,
     file: *const u8,
     fd: u32,
@@ -128,5 +129,10 @@ pub fn report(
     };
     // SAFETY: the field is sixteen bytes long and lies at a multiple of eight.
     unsafe { (&raw mut descriptor.v6).cast::<[u64; 2]>().write(sock.v6()) };
-    !is_still() || HELD.output::<Descriptor>(&descriptor, u64::from(BPF_RB_NO_WAKEUP)).is_ok()
+    if !is_still() {
+        return true;
+    }
+    let is_told = HELD.output::<Descriptor>(&descriptor, u64::from(BPF_RB_NO_WAKEUP)).is_ok();
+    progress.met = progress.met.wrapping_add(file as u64 * u64::from(is_told));
+    is_told
 }

@@ -14,8 +14,9 @@ use core::ffi::c_void;
 use core::mem::offset_of;
 
 use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel};
-use watcher_common::{FILES_AT_ONCE, Progress};
+use watcher_common::{FILES_AT_ONCE, Progress, Visit};
 
+use crate::current;
 use crate::descriptors::Descriptors;
 use crate::globals::{OFFSETS, constant};
 use crate::held::{AGAIN, DONE, begun, progress, report, socket_behind};
@@ -39,22 +40,6 @@ const FEW: u64 = 8;
 /// How many descriptors a word of the bitmap has.
 const WORD: u32 = FILES_AT_ONCE as u32;
 
-/// A visit to the descriptors of a task.
-#[repr(C)]
-struct Visit {
-    task: u64,
-    descriptors: Descriptors,
-    progress: *mut Progress,
-    /// The first of those that are looked at together: a word of the bitmap.
-    first: u32,
-    /// Which of the present word are open and to be looked at.
-    open: u64,
-    /// Which of the next word are to be looked at: those of the first that were not, then all.
-    wanted: u64,
-    /// 1 once there was no room for a descriptor, else 0.
-    is_full: u64,
-}
-
 /// Reports the descriptors of sockets that hold a watched port. If there is no room for one, it asks to be shown the task
 /// again at the next read.
 #[unsafe(no_mangle)]
@@ -67,46 +52,89 @@ pub extern "C" fn holders(ctx: *const Task) -> i32 {
         port_files::end(progress);
         return DONE;
     }
-    let owner = Descriptors::owner(task);
-    let leader = read::<u64>(task, constant(&OFFSETS.task_group_leader)) as *const u8;
-    let is_leaders = leader != task && Descriptors::owner(leader) == owner;
-    if owner.is_null() || is_leaders {
+    if progress.makers != u64::MAX && makers(task) & progress.makers == 0 {
         return DONE;
     }
-    let descriptors = Descriptors::of(owner);
-    let thread = read(task, constant(&OFFSETS.task_pid));
-    let begin = if progress.thread == thread { progress.descriptor } else { 0 };
-    let mut visit = Visit {
-        // As a number, which is all that a function of its own takes.
-        task: read(ctx.cast(), offset_of!(Task, task) as u32),
-        descriptors,
-        progress,
-        first: begin & !(WORD - 1),
-        // Two zeros side by side would be a call of memset, which takes more than numbers.
-        open: 0,
-        wanted: u64::MAX << (begin % WORD),
-        is_full: 0,
-    };
-    let rounds = (descriptors.size().saturating_sub(visit.first) / WORD).min(MOST_ROUNDS);
-    // SAFETY: the verifier checks the function with this context.
-    unsafe { bpf_loop(rounds, each_word as *mut c_void, (&raw mut visit).cast(), 0) };
-    if visit.is_full == 0 {
-        if rounds < MOST_ROUNDS {
-            return DONE;
-        }
-        progress.descriptor = visit.first;
+    let owner = Descriptors::owner(task);
+    if owner.is_null() {
+        return DONE;
     }
+    let leader = read::<u64>(task, constant(&OFFSETS.task_group_leader)) as *const u8;
+    let is_not_leader = is_any(leader as u64 ^ task_number(ctx));
+    if is_not_leader & (is_any(Descriptors::owner(leader) as u64 ^ owner as u64) ^ 1) != 0 {
+        // One of those who share that table.
+        let shares = is_any(owner as u64 ^ progress.table) ^ 1;
+        return settle(shares.wrapping_neg());
+    }
+    let thread = read(task, constant(&OFFSETS.task_pid));
+    let (met, rounds) = (progress.met, begin_visit(progress, task_number(ctx), thread, Descriptors::of(owner)));
+    // SAFETY: the verifier checks the function, which takes no context.
+    unsafe { bpf_loop(rounds, each_word as *mut c_void, core::ptr::null_mut(), 0) };
+    if progress.visit.is_full == 0 {
+        if rounds < MOST_ROUNDS {
+            if progress.met == met {
+                return DONE;
+            }
+            progress.table = owner as u64;
+            return settle(u64::from(Descriptors::sharers(owner)).wrapping_sub(1));
+        }
+        progress.descriptor = progress.visit.first as u32;
+    }
+    // Of a table that is looked at in parts it is not told who shares it: then all processes are looked at.
+    progress.owed = progress.owed.wrapping_add(1 << 32);
     progress.thread = thread;
     AGAIN
 }
 
+/// The address of the task. As a number, which is all that a function of its own takes.
+#[inline(always)]
+fn task_number(ctx: *const Task) -> u64 {
+    read(ctx.cast(), offset_of!(Task, task) as u32)
+}
+
+/// Begins a visit to a table: anew, or where the one before had to leave it. Returns how many words of the bitmap are left.
+#[inline(always)]
+fn begin_visit(progress: &mut Progress, task: u64, thread: u32, table: Descriptors) -> u32 {
+    let is_again = is_any(u64::from(progress.thread ^ thread)) ^ 1;
+    let begin = u64::from(progress.descriptor) * is_again;
+    let first = begin & !u64::from(WORD - 1);
+    progress.visit = Visit {
+        task,
+        files: table.files as u64,
+        bitmap: table.bitmap as u64,
+        first,
+        // Two zeros side by side would be a call of memset, which takes more than numbers.
+        open: hidden(0),
+        wanted: u64::MAX << (begin % u64::from(WORD)),
+        is_full: hidden(0),
+    };
+    // A table never shrinks.
+    let words = u64::from(table.size).wrapping_sub(first) / u64::from(WORD);
+    words.min(MOST_ROUNDS.into()) as u32
+}
+
+/// As [`port_files::settle`], as the answer of an iterator's program.
+#[inline(always)]
+fn settle(owed: u64) -> i32 {
+    hidden(port_files::settle(owed, 0, 0)) as i32 & AGAIN
+}
+
+/// The bits of a task's own credentials and of its parent's.
+///
+/// A file keeps the credentials of who made it, and no process has the same ones as another: only threads share them (clone(2)).
+#[inline(always)]
+fn makers(task: *const u8) -> u64 {
+    let of = |task: *const u8| port_files::bit(read(task, constant(&OFFSETS.task_cred)));
+    of(task) | of(current::parent(task))
+}
+
 /// Looks at the descriptors of the next word of the bitmap. 1 ends the loop.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn each_word(_round: u64, visit: *mut Visit) -> u64 {
-    // SAFETY: the context that was given to bpf_loop.
-    let at = unsafe { &mut *visit };
-    let first = at.first;
-    at.open = at.descriptors.word(first / WORD) & at.wanted;
+unsafe extern "C" fn each_word(_round: u64, _context: *mut c_void) -> u64 {
+    let Some(progress) = progress() else { return 1 };
+    let at = &mut progress.visit;
+    let first = at.first as u32;
+    at.open = read::<u64>(at.bitmap as *const u8, first / 8) & at.wanted;
     at.wanted = u64::MAX;
     // All of the files, the first few if no others are open, or none of them. Most processes have few, and the rest of the table
     // lies in other lines of memory.
@@ -114,25 +142,30 @@ unsafe extern "C" fn each_word(_round: u64, visit: *mut Visit) -> u64 {
     let length = pointers as u32 * size_of::<u64>() as u32;
     // SAFETY: the map's element has this field, and the helper fails on a bad address.
     unsafe {
-        let files = (&raw mut (*at.progress).files).cast();
-        bpf_probe_read_kernel(files, length, at.descriptors.place(first).cast());
-        bpf_loop(WORD, each_descriptor as *mut c_void, visit.cast(), 0);
+        let files = (&raw mut progress.files).cast();
+        bpf_probe_read_kernel(files, length, place(at, first.into()) as *const c_void);
+        bpf_loop(WORD, each_descriptor as *mut c_void, core::ptr::null_mut(), 0);
     }
-    at.first = first + WORD;
-    hidden(at.is_full) & 1
+    progress.visit.first = u64::from(first) + u64::from(WORD);
+    hidden(progress.visit.is_full) & 1
 }
 
 /// Looks at the next descriptor of the word. 1 ends the loop.
 #[unsafe(no_mangle)]
-unsafe extern "C" fn each_descriptor(index: u64, visit: *mut Visit) -> u64 {
-    // SAFETY: the context that was given to bpf_loop.
-    let visit = unsafe { &mut *visit };
+unsafe extern "C" fn each_descriptor(index: u64, _context: *mut c_void) -> u64 {
+    let Some(progress) = progress() else { return 1 };
+    let visit = &mut progress.visit;
     let rest = visit.open >> (index % u64::from(WORD));
-    let fd = visit.first + index as u32;
-    let place = visit.descriptors.place(fd) as u64 * hidden(rest & 1);
-    let is_full = look(visit.task, place, fd.into());
+    let fd = visit.first + index;
+    let is_full = look(visit.task, place(visit, fd) * hidden(rest & 1), fd);
     visit.is_full = is_full;
     (hidden(is_full) | is_any(rest) ^ 1) & 1
+}
+
+/// Where the pointer to the file of a descriptor stands; it is null if it is not open.
+#[inline(always)]
+fn place(visit: &Visit, fd: u64) -> u64 {
+    visit.files.wrapping_add(fd * size_of::<u64>() as u64)
 }
 
 /// 1 if a bit is set, else 0: without a choice.
@@ -155,7 +188,7 @@ extern "C" fn look(task: u64, place: u64, fd: u64) -> u64 {
     let Some(sock) = socket_behind(file, progress.sockets, progress.any_port) else { return 0 };
     // The kernel gives the memory of a closed file to the next one, whosever that is.
     let is_still = || read::<u64>(place as *const u8, 0) == file as u64;
-    if report(task as *const u8, file, fd, sock, is_still) {
+    if report(progress, task as *const u8, file, fd, sock, is_still) {
         return 0;
     }
     progress.descriptor = fd;

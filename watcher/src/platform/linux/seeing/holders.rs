@@ -12,7 +12,7 @@ use aya::maps::{Map, MapData, MapError, RingBuf};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use watcher_common::{
     AF_INET6, Descriptor as DescriptorRecord, FILES_AT_ONCE, IPPROTO_MPTCP, IPPROTO_UDP, Progress, Record,
-    TCP_CLOSE, TCP_LISTEN, Walk, option,
+    TCP_CLOSE, TCP_LISTEN, Visit, Walk, option,
 };
 
 use super::address::socket_address;
@@ -34,6 +34,18 @@ pub(super) struct Holders {
     example: OwnedFd,
 }
 
+/// How far a look at the holders of a port goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Only to the files of this TCP port of the home network namespace, if they can be told, and only in the processes that
+    /// made them and in their children: enough if nobody else refers to these files.
+    Makers(u16),
+    /// To these files in all processes.
+    Files(u16),
+    /// To all files in all processes.
+    All,
+}
+
 /// What a visit is to find.
 #[derive(Clone, Copy, Default)]
 struct Question<'a> {
@@ -41,6 +53,8 @@ struct Question<'a> {
     any_port: bool,
     /// As [`Progress::port`].
     only: Option<u16>,
+    /// As [`Progress::only_makers`].
+    only_makers: bool,
     /// As [`Progress::only_buckets`].
     only_buckets: bool,
     /// Another example than the usual one.
@@ -54,7 +68,7 @@ pub(super) enum Seen {
     All,
     /// Those of the files that the kernel's table of taken ports tells.
     Told,
-    /// These as well, but the table changed meanwhile.
+    /// These as well, but the table changed meanwhile, or others than those who were looked at may have one.
     InDoubt,
 }
 
@@ -72,14 +86,14 @@ impl Holders {
 
     /// Gives the descriptors of sockets on watched ports, of all processes. There can be any number, so none is kept here.
     ///
-    /// Where the only port that is wanted is a TCP port of the home network namespace, and is said, this looks at the files of
-    /// its sockets alone, if they can be told.
-    pub(super) fn read(
-        &mut self,
-        only: Option<u16>,
-        mut each: impl FnMut(&DescriptorRecord),
-    ) -> io::Result<Seen> {
-        self.begin(Question { only, ..Question::default() })?;
+    /// Where not all files are to be looked at, the port must be the only one that is watched.
+    pub(super) fn read(&mut self, reach: Reach, mut each: impl FnMut(&DescriptorRecord)) -> io::Result<Seen> {
+        let only = match reach {
+            Reach::Makers(port) | Reach::Files(port) => Some(port),
+            Reach::All => None,
+        };
+        let only_makers = matches!(reach, Reach::Makers(_));
+        self.begin(Question { only, only_makers, ..Question::default() })?;
         self.visit(sys::iterate(self.iterator.link.as_fd())?, |record| {
             each(record);
             Ok(())
@@ -89,7 +103,8 @@ impl Holders {
         }
         Ok(match self.progress()? {
             Progress { port: 0, .. } => Seen::All,
-            Progress { has_changed: 0, .. } => Seen::Told,
+            Progress { has_changed: 1, .. } => Seen::InDoubt,
+            Progress { is_over: 1, .. } | Progress { makers: u64::MAX, .. } => Seen::Told,
             _ => Seen::InDoubt,
         })
     }
@@ -145,12 +160,20 @@ impl Holders {
             port: question.only.map_or(0, u32::from),
             has_changed: 0,
             only_buckets: question.only_buckets.into(),
+            only_makers: question.only_makers.into(),
+            is_over: 0,
             padding: 0,
             file: 0,
             filter: u64::MAX,
             sum: 0,
             buckets: 0,
+            makers: u64::MAX,
+            references: 0,
+            met: 0,
+            table: 0,
+            owed: 0,
             walk: Walk::default(),
+            visit: Visit::default(),
             files: [0; FILES_AT_ONCE],
         };
         sys::set_data(self.progress.fd().as_fd(), progress.bytes())
@@ -183,9 +206,13 @@ impl Holders {
                 Ok(0) => return Ok(()),
                 // The older program ends each read by a byte, so that the files it visited are let go.
                 Ok(_) => {}
-                // The program has found one, or no room for it, and asks to be shown its task again. The kernel itself ends
-                // a read so after a million objects.
-                Err(full) if full.raw_os_error() == Some(nix::libc::EAGAIN) => {}
+                // The program asks to be shown its task again: it has no room for what it found, or has found all. The kernel
+                // itself ends a read so after a million objects.
+                Err(paused) if paused.raw_os_error() == Some(nix::libc::EAGAIN) => {
+                    if self.progress()?.is_over != 0 {
+                        return Ok(());
+                    }
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -42,7 +42,7 @@ use watcher_common::PORT_WORDS;
 use self::attach::Hooks;
 use self::diag::States;
 use self::guard::KernelGuard;
-use self::holders::{Found, Holders, Seen};
+use self::holders::{Found, Holders, Reach, Seen};
 use self::hooks::Part;
 pub(super) use self::hooks::Wanted;
 use self::kernel_layout::KernelLayout;
@@ -306,8 +306,10 @@ impl Observer for EbpfObserver {
         let watched = self.ports.watched.clone();
         self.ports.set(&ports).ok()?;
         let mut pids = BTreeSet::new();
-        let read =
-            self.holders.as_mut().map(|holders| holders.read(None, |record| _ = pids.insert(record.pid)));
+        let read = self
+            .holders
+            .as_mut()
+            .map(|holders| holders.read(Reach::All, |record| _ = pids.insert(record.pid)));
         self.ports.set(&watched).ok()?;
         read?.ok()?;
         Some(pids.into_iter().collect())
@@ -389,14 +391,14 @@ impl EbpfObserver {
         let wanted = |descriptor: &watcher_common::Descriptor| {
             asked.contains(&holders::port(descriptor)) && only.is_none_or(|netns| netns == descriptor.netns)
         };
-        let mut visit = |listed: &[Socket], only: Option<u16>| -> Result<Option<Vec<Socket>>, ObserveError> {
+        let mut visit = |listed: &[Socket], reach: Reach| -> Result<Option<Vec<Socket>>, ObserveError> {
             let mut found = Found::new(here);
             let add = |descriptor: &watcher_common::Descriptor| {
                 if wanted(descriptor) {
                     found.add(descriptor);
                 }
             };
-            let seen = holders.read(only, add).map_err(|error| failed(ports, error.to_string()))?;
+            let seen = holders.read(reach, add).map_err(|error| failed(ports, error.to_string()))?;
             let (mut sockets, left_out) = found.join(listed);
             let is_held = |socket: &Socket| !socket.descriptors.is_empty() || socket.is_left_out();
             let is_whole = match seen {
@@ -417,12 +419,14 @@ impl EbpfObserver {
             // What the quick way leaves in doubt, the other one tells. Where nothing listens, only a bind would show that it can
             // be believed, and that of a mere look could be in a server's way.
             let is_worth_it = !listed.is_empty() || is_tried;
-            let quick = quick.filter(|_| is_worth_it);
-            let sockets = quick.map_or(Ok(None), |port| visit(listed, Some(port)))?;
-            Ok(match sockets {
-                Some(sockets) => sockets,
-                None => visit(listed, None)?.unwrap_or_default(),
-            })
+            if let Some(port) = quick.filter(|_| is_worth_it) {
+                for reach in [Reach::Makers(port), Reach::Files(port)] {
+                    if let Some(sockets) = visit(listed, reach)? {
+                        return Ok(sockets);
+                    }
+                }
+            }
+            Ok(visit(listed, Reach::All)?.unwrap_or_default())
         };
         if here != home.inode() {
             return read(&[]);
@@ -569,7 +573,7 @@ mod tests {
             return;
         };
         let mut records = Vec::new();
-        observer.holders.as_mut().unwrap().read(None, |record| records.push(*record)).unwrap();
+        observer.holders.as_mut().unwrap().read(Reach::All, |record| records.push(*record)).unwrap();
         assert!(records.iter().all(|record| record.uid == geteuid().as_raw()), "{records:?}");
         let sockets = observer.snapshot(port).unwrap();
         assert_eq!(sockets.len(), 1, "{sockets:?}");

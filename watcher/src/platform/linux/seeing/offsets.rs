@@ -89,6 +89,8 @@ pub(super) fn find(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         fdtable_open_fds: btf.offset("fdtable", "open_fds")?,
         regs_first,
         regs_second,
+        task_cred: btf.offset("task_struct", "cred")?,
+        files_count: btf.offset("files_struct", "count")?,
         ..buckets(btf).unwrap_or_default()
     })
 }
@@ -112,7 +114,15 @@ fn buckets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
 
 /// Where the kernel keeps which sockets have a port.
 fn owners_of_buckets(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
+    // Since Linux 6.13 the count is one less.
+    let (file_count, file_first_count) = match btf.offset("file", "f_ref") {
+        Ok(at) => (at, 1),
+        Err(_) => (btf.offset("file", "f_count")?, 0),
+    };
     let sockets = Offsets {
+        file_cred: btf.offset("file", "f_cred")?,
+        file_count,
+        file_first_count,
         sock_bind_node: btf.offset("sock_common", "skc_bind_node")?,
         sock_socket: btf.offset("sock", "sk_socket")?,
         ..Offsets::default()
