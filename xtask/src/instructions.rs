@@ -35,6 +35,7 @@ const SCENE: &str = r#"
     set -e
     ip link set lo up
     mount -t tmpfs none /run
+    export GATEWATCH_WITHOUT=kept
     exec 3< <(exec -a openclaw-gateway "$1" --stay --on 127.0.0.1:18789)
     read -r ready <&3
     for run in first second; do

@@ -488,6 +488,11 @@ impl Gatewatch {
         self.through(&[&["nsenter"], outer, &["--pid", "--target", &target, "--"]].concat())
     }
 
+    /// With the mounts that a process sees.
+    pub fn in_mounts_of(self, pid: u32) -> Self {
+        self.through(&["nsenter", "--mount", "--target", &pid.to_string(), "--"])
+    }
+
     /// Within the network namespace of a process.
     pub fn in_network_of(self, pid: u32) -> Self {
         self.through(&["nsenter", "--net", "--target", &pid.to_string(), "--"])

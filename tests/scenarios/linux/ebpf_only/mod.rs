@@ -1,5 +1,6 @@
 //! What only kernel events show.
 
 mod holders;
+mod kept;
 mod restart;
 mod watch;

@@ -7,11 +7,16 @@ use anyhow::{Result, ensure};
 
 use super::contest::{Figures, How, Rounds, Trial, Way, in_turns, quiet};
 use super::peers;
-use super::place::{Owner, PORT, Place, asking};
+use super::place::{Owner, PORT, Place, asking, loading};
 use crate::bench::{LSOF_AND_KILL, wall};
 
 pub(super) const EVENTS: Way =
     Way { name: "`gatewatch clean`", label: "events", how: How::Command(|_| asking("clean", "ebpf")) };
+const FIRST: Way = Way {
+    name: "`gatewatch clean`, the first after a boot",
+    label: "first",
+    how: How::Command(|_| loading("clean")),
+};
 pub(super) const POLL: Way = Way {
     name: "`gatewatch clean --backend poll`",
     label: "polling",
@@ -62,8 +67,9 @@ const REPLACED: Way = Way {
 };
 
 /// All that the table compares.
-pub(super) const ALL: [&Way; 11] = [
+pub(super) const ALL: [&Way; 12] = [
     &EVENTS,
+    &FIRST,
     &POLL,
     &AGENT,
     &FLOOR,

@@ -6,11 +6,16 @@ use anyhow::{Result, ensure};
 
 use super::contest::{Figures, How, Rounds, Trial, Way, in_turns, quiet};
 use super::peers;
-use super::place::{Owner, PORT, Place, asking};
+use super::place::{Owner, PORT, Place, asking, loading};
 use crate::bench::{gatewatch, wall};
 
 pub(super) const EVENTS: Way =
     Way { name: "`gatewatch owners`", label: "events", how: How::Command(|_| asking("owners", "ebpf")) };
+const FIRST: Way = Way {
+    name: "`gatewatch owners`, the first after a boot",
+    label: "first",
+    how: How::Command(|_| loading("owners")),
+};
 pub(super) const POLL: Way = Way {
     name: "`gatewatch owners --backend poll`",
     label: "polling",
@@ -48,7 +53,7 @@ pub(super) const START: Way = Way {
 };
 
 /// All that the table compares.
-pub(super) const ALL: [&Way; 8] = [&EVENTS, &POLL, &AGENT, &SS, &LSOF, &FUSER, &KILLPORT, &START];
+pub(super) const ALL: [&Way; 9] = [&EVENTS, &FIRST, &POLL, &AGENT, &SS, &LSOF, &FUSER, &KILLPORT, &START];
 
 /// Each way finds an owner.
 ///

@@ -27,9 +27,10 @@ use place::Place;
 
 pub(crate) use loads::{Kind as LoadKind, hold as hold_load};
 
-/// What process 1 of the namespaces does: it reaps what others leave behind. bpftrace needs the kernel's tracing.
+/// What process 1 of the namespaces does: it reaps what others leave behind. bpftrace needs the kernel's tracing, and gatewatch
+/// keeps its program in a BPF file system.
 const INSIDE: &str = "mount -t tracefs none /sys/kernel/tracing 2> /dev/null\n\
-                      ip link set lo up && \"$@\"\n\
+                      mount -t bpf none /sys/fs/bpf && ip link set lo up && \"$@\"\n\
                       exit $?";
 
 /// Measures everything, and writes the page and its plots.

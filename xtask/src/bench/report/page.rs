@@ -94,8 +94,9 @@ fn machine(page: &mut String, report: &Report) -> Result<()> {
 fn lookups(page: &mut String, pair: &Pair) {
     page.push_str(
         "## Who has the port\n\n\
-         Each way was first seen to find the owner. The ratio is to `gatewatch owners`, which goes by kernel events. Such a \
-         command loads a program into the kernel first, which takes longer than a look at few processes by polling.\n\n",
+         Each way was first seen to find the owner. The ratio is to `gatewatch owners`, which goes by kernel events. The \
+         first such command of root's loads a program into the kernel, and the next ones find it there, as a BPF file \
+         system is mounted in the run at /sys/fs/bpf, where systemd mounts one.\n\n",
     );
     for (surroundings, all) in [("Idle", &pair.idle), ("Loaded", &pair.loaded)] {
         let _ = write!(

@@ -24,6 +24,16 @@ pub(super) fn asking(command: &str, backend: &str) -> Result<Command> {
     Ok(gatewatch(&[command, "-p", &PORT.to_string(), "--backend", backend]))
 }
 
+/// The same by kernel events, by a command that loads its program into the kernel as the first after a boot does.
+///
+/// # Errors
+/// None, as above.
+pub(super) fn loading(command: &str) -> Result<Command> {
+    let mut asked = asking(command, "ebpf")?;
+    asked.env("GATEWATCH_WITHOUT", "kept");
+    Ok(asked)
+}
+
 /// The surroundings of a contest.
 pub(super) struct Place {
     pub(super) agent: Agent,

@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use aya_obj::generated::bpf_attach_type;
 use tracing::{debug, info, warn};
 
 use super::hooks::{self, HookSpec, Kernels, Part, Place, Role, Wanted};
@@ -64,6 +63,16 @@ impl Hooks {
             }
         }
         Ok(hooks)
+    }
+
+    /// Only the iterator, which was attached already.
+    pub(super) fn only_iterator() -> Self {
+        let mut hooks = Self::default();
+        let is_iterator = |hook: &&HookSpec| matches!(hook.place, Place::Iterator(_));
+        for spec in hooks::needed_for(Wanted::SNAPSHOTS).filter(is_iterator) {
+            hooks.note(spec, None);
+        }
+        hooks
     }
 
     /// Whether all that is attached is enough for what is wanted.
@@ -270,7 +279,7 @@ fn link(place: Place, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         Place::Cgroup(attach) | Place::CgroupAddress(attach) => {
             sys::link(program, Some(root_cgroup()?.as_fd()), attach)
         }
-        Place::Iterator(_) => sys::link(program, None, bpf_attach_type::BPF_TRACE_ITER),
+        Place::Iterator(_) => sys::link_iterator(program),
     }
 }
 

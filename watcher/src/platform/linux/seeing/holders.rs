@@ -17,7 +17,7 @@ use watcher_common::{
 
 use super::address::socket_address;
 use super::attach::TaskIterator;
-use super::load::{LoadError, Loader};
+use super::load::LoadError;
 use super::netns::Netns;
 use super::stream::ip;
 use super::sys;
@@ -73,15 +73,22 @@ pub(super) enum Seen {
 }
 
 impl Holders {
-    /// Takes the attached iterator; the maps are the loader's.
-    pub(super) fn new(iterator: TaskIterator, loader: &mut Loader, home: &Netns) -> Result<Self, LoadError> {
+    /// Takes the attached iterator, and the maps `HELD` and `PROGRESS`.
+    pub(super) fn new(
+        iterator: TaskIterator,
+        found: MapData,
+        progress: MapData,
+        home: &Netns,
+    ) -> Result<Self, LoadError> {
         let refused = |error: &dyn Display| LoadError::Object(format!("the maps of the iterator: {error}"));
-        let found = Map::RingBuf(loader.take_map("HELD")?);
-        let found = found.try_into().map_err(|error: MapError| refused(&error))?;
+        let mut found: RingBuf<MapData> =
+            Map::RingBuf(found).try_into().map_err(|error: MapError| refused(&error))?;
+        // A command that was killed may have left some there.
+        while found.next().is_some() {}
         let example = || socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
         let example =
             home.run(|| example().map_err(io::Error::from)).flatten().map_err(|error| refused(&error))?;
-        Ok(Self { iterator, found, progress: loader.take_map("PROGRESS")?, example })
+        Ok(Self { iterator, found, progress, example })
     }
 
     /// Gives the descriptors of sockets on watched ports, of all processes. There can be any number, so none is kept here.

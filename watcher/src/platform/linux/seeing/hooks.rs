@@ -93,6 +93,8 @@ pub(super) enum Part {
     Family,
     /// The look into the kernel's own table of ports that are taken.
     Bucket,
+    /// The program that finds holders, as it was kept for the boot.
+    Kept,
     Guard,
 }
 
@@ -299,6 +301,9 @@ impl Wanted {
     /// Everything.
     pub(super) const ALL: Self = Self { tcp: Some(Interest::Everything), udp: Some(Interest::Everything) };
 
+    /// Snapshots of TCP ports.
+    pub(super) const SNAPSHOTS: Self = Self { tcp: Some(Interest::Snapshots), udp: None };
+
     /// This of the ports of these protocols.
     pub(crate) fn of(protocols: &[Protocol], interest: Interest) -> Self {
         let of = |protocol| protocols.contains(&protocol).then_some(interest);
@@ -412,6 +417,7 @@ impl Part {
             Self::SocketDiag => "diag",
             Self::Family => "family",
             Self::Bucket => "bucket",
+            Self::Kept => "kept",
             Self::Guard => "guard",
         }
     }

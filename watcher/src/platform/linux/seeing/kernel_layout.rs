@@ -114,7 +114,7 @@ impl KernelLayout {
 }
 
 /// FNV-1a, of which each step can be undone: two texts that differ in one byte never have the same sum.
-fn sum(bytes: &[u8]) -> u64 {
+pub(super) fn sum(bytes: &[u8]) -> u64 {
     bytes
         .iter()
         .fold(0xcbf2_9ce4_8422_2325, |sum, &byte| (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
@@ -140,8 +140,13 @@ fn is_roots_own(metadata: &fs::Metadata) -> bool {
 /// Identifies this boot of this kernel, and this build of the program.
 fn key() -> Option<String> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(format!("{} {}\n", boot.trim(), build()?))
+}
+
+/// Identifies this build of the program.
+pub(super) fn build() -> Option<String> {
     let program = fs::metadata(Path::new("/proc/self/exe")).ok()?;
-    Some(format!("{} {} {}.{}\n", boot.trim(), program.ino(), program.mtime(), program.mtime_nsec()))
+    Some(format!("{} {}.{}", program.ino(), program.mtime(), program.mtime_nsec()))
 }
 
 #[cfg(test)]

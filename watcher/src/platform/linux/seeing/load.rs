@@ -89,6 +89,20 @@ pub(super) struct Globals {
     pub(super) log: bool,
 }
 
+impl Globals {
+    /// What the kernel program is told about itself.
+    pub(super) fn settings(&self) -> Settings {
+        Settings {
+            scope: self.scope,
+            pidns: self.pidns,
+            has_offsets: u32::from(self.offsets.is_some()),
+            own_file: own_file(),
+            own_uid: geteuid().as_raw(),
+            home: self.home,
+        }
+    }
+}
+
 /// The object, linked to its maps; programs are loaded from it one by one.
 pub(super) struct Loader {
     object: Object,
@@ -108,14 +122,7 @@ impl Loader {
 
         let offsets = globals.offsets.unwrap_or_default();
         let plain = globals.plain.unwrap_or_default();
-        let settings = Settings {
-            scope: globals.scope,
-            pidns: globals.pidns,
-            has_offsets: u32::from(globals.offsets.is_some()),
-            own_file: own_file(),
-            own_uid: geteuid().as_raw(),
-            home: globals.home,
-        };
+        let settings = globals.settings();
         // aya-log's levels: 0 is none, 5 is trace.
         let log_level = [if globals.log { 5u8 } else { 0 }];
         let values = HashMap::from([
@@ -185,6 +192,13 @@ impl Loader {
     /// Takes a map out of the loader, for use in user space.
     pub(super) fn take_map(&mut self, name: &str) -> Result<MapData, LoadError> {
         self.maps.remove(name).ok_or_else(|| LoadError::Object(format!("it has no map {name}")))
+    }
+
+    /// Copies of the descriptors of maps that have not been taken; `None` if one has, or can't be copied.
+    pub(super) fn copy_of<const N: usize>(&self, names: [&str; N]) -> Option<[OwnedFd; N]> {
+        let copy = |name| self.maps.get(name)?.fd().as_fd().try_clone_to_owned().ok();
+        let copies: Option<Vec<OwnedFd>> = names.into_iter().map(copy).collect();
+        copies?.try_into().ok()
     }
 
     /// Loads a hook's program.

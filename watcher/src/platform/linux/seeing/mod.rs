@@ -11,6 +11,7 @@ pub(super) mod fuzzing;
 mod guard;
 mod holders;
 mod hooks;
+mod kept;
 mod kernel_layout;
 mod kernel_version;
 mod load;
@@ -31,13 +32,14 @@ mod unheld;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use aya::maps::{Array, Map, MapData};
 use tokio::time::{Interval, MissedTickBehavior, interval};
-use watcher_common::PORT_WORDS;
+use watcher_common::{Offsets, PORT_WORDS};
 
 use self::attach::Hooks;
 use self::diag::States;
@@ -45,6 +47,7 @@ use self::guard::KernelGuard;
 use self::holders::{Found, Holders, Reach, Seen};
 use self::hooks::Part;
 pub(super) use self::hooks::Wanted;
+use self::kept::{Finder, Kept};
 use self::kernel_layout::KernelLayout;
 use self::load::{Globals, LoadError, Loader};
 use self::log::KernelLog;
@@ -93,13 +96,16 @@ impl Scope {
 pub(crate) struct EbpfObserver {
     scope: Scope,
     ports: Ports,
-    loader: Loader,
+    /// `None` if the kernel program was kept from an earlier command: then it finds holders, and there is no more of it.
+    loader: Option<Loader>,
     layout: Option<KernelLayout>,
     hooks: Hooks,
     /// Whether the kernel's table of taken ports can be asked: tried when it is first wanted.
     knows_buckets: Option<bool>,
     /// `None` if the kernel has no iterator for it.
     holders: Option<Holders>,
+    /// Where its program is kept, for this command to use alone. It comes after the ports, which are given up first.
+    kept: Option<Kept>,
     /// `None` if the interest is in snapshots alone.
     stream: Option<Stream>,
     /// What the stream is read from, to be pinned; only where all network namespaces are seen.
@@ -138,14 +144,20 @@ impl EbpfObserver {
     /// As for [`Self::new`].
     pub(crate) fn try_hooks(scope: Scope) -> Result<Vec<Hook>, ObserveError> {
         let mut observer = Self::load(&[], scope, Wanted::ALL).map_err(|error| unavailable(&error))?;
-        observer.hooks.attach_guard(&observer.loader, observer.layout.as_ref());
+        if let Some(loader) = &observer.loader {
+            observer.hooks.attach_guard(loader, observer.layout.as_ref());
+        }
         Ok(observer.hooks.into_states())
     }
 
     fn load(ports: &[Port], scope: Scope, wanted: Wanted) -> Result<Self, LoadError> {
-        let layout = if Part::Btf.is_switched_off() { None } else { KernelLayout::find()? };
         let interest = wanted.interest();
         let wants_log = log::is_wanted();
+        let mut kept = if interest < Interest::Releases && !wants_log { Self::kept(&scope) } else { None };
+        if let Some(finder) = kept.as_mut().and_then(Kept::take) {
+            return Self::of_kept(ports, scope, kept, finder);
+        }
+        let layout = if Part::Btf.is_switched_off() { None } else { KernelLayout::find()? };
         let globals = Globals {
             offsets: layout.as_ref().map(|layout| layout.offsets),
             plain: if layout.is_some() || interest < Interest::Releases {
@@ -153,12 +165,11 @@ impl EbpfObserver {
             } else {
                 Some(offsets::find_plain().map_err(LoadError::Tracepoints)?)
             },
-            scope: scope.only().unwrap_or(0),
-            home: scope.home().inode(),
-            pidns: proc::own_pid_namespace().unwrap_or(0),
             log: wants_log,
+            ..Self::globals(&scope)
         };
         let mut loader = Loader::new(&globals, wanted)?;
+        let kept_maps = kept.as_ref().and_then(|_| loader.copy_of(kept::MAPS));
         let mut watched = Ports::new(loader.take_map("PORTS")?)?;
         watched.set(ports)?;
         let (mut stream, mut maps) = (None, None);
@@ -171,20 +182,29 @@ impl EbpfObserver {
             stream = Some(Stream::new(events, lost).map_err(refused)?);
         }
         let mut hooks = Hooks::attach(&loader, layout.as_ref(), wanted)?;
-        let holders = hooks
-            .take_iterator()
-            .map(|iterator| Holders::new(iterator, &mut loader, scope.home()))
-            .transpose()?;
+        let iterator = hooks.take_iterator();
+        if let (Some(kept), Some(maps), Some(iterator), Some(_)) = (&mut kept, &kept_maps, &iterator, &layout)
+        {
+            kept.keep(iterator.program.as_fd(), maps);
+        }
+        let holders = match iterator {
+            Some(iterator) => {
+                let (found, progress) = (loader.take_map("HELD")?, loader.take_map("PROGRESS")?);
+                Some(Holders::new(iterator, found, progress, scope.home())?)
+            }
+            None => None,
+        };
         let checks = hooks.can_be_detached().then(checks);
         let log = if wants_log { hooks.any_program().and_then(KernelLog::new) } else { None };
         Ok(Self {
             scope,
             ports: watched,
-            loader,
+            loader: Some(loader),
             layout,
             hooks,
             knows_buckets: None,
             holders,
+            kept,
             stream,
             maps,
             pins: None,
@@ -192,6 +212,50 @@ impl EbpfObserver {
             checks,
             log,
         })
+    }
+
+    /// Where the program that finds holders is kept; `None` if it is not, or another command uses it.
+    fn kept(scope: &Scope) -> Option<Kept> {
+        let globals = Globals { offsets: Some(Offsets::default()), ..Self::globals(scope) };
+        Kept::open(&globals.settings())
+    }
+
+    /// By the program as it was kept, for snapshots alone.
+    fn of_kept(
+        ports: &[Port],
+        scope: Scope,
+        kept: Option<Kept>,
+        Finder { iterator, ports: watched, found, progress, is_tried }: Finder,
+    ) -> Result<Self, LoadError> {
+        let mut watched = Ports::new(watched)?;
+        watched.set(ports)?;
+        let holders = Holders::new(iterator, found, progress, scope.home())?;
+        Ok(Self {
+            scope,
+            ports: watched,
+            loader: None,
+            layout: None,
+            hooks: Hooks::only_iterator(),
+            knows_buckets: (is_tried && !Part::Bucket.is_switched_off()).then_some(true),
+            holders: Some(holders),
+            kept,
+            stream: None,
+            maps: None,
+            pins: None,
+            going: None,
+            checks: None,
+            log: None,
+        })
+    }
+
+    /// What the kernel program is told of these namespaces.
+    fn globals(scope: &Scope) -> Globals {
+        Globals {
+            scope: scope.only().unwrap_or(0),
+            home: scope.home().inode(),
+            pidns: proc::own_pid_namespace().unwrap_or(0),
+            ..Globals::default()
+        }
     }
 
     /// For each hook, whether it is attached, or why not.
@@ -326,12 +390,13 @@ impl AgentObserver for EbpfObserver {
     }
 
     fn begin_guard(&mut self) -> Result<Box<dyn Guard>, String> {
-        self.hooks.attach_guard(&self.loader, self.layout.as_ref());
+        let loader = self.loader.as_mut().ok_or("only snapshots were wanted of the kernel program")?;
+        self.hooks.attach_guard(loader, self.layout.as_ref());
         if let Some(why) = self.hooks.no_guard() {
             return Err(why);
         }
         self.checks.get_or_insert_with(checks);
-        Ok(Box::new(KernelGuard::new(&mut self.loader).map_err(|error| error.to_string())?))
+        Ok(Box::new(KernelGuard::new(loader).map_err(|error| error.to_string())?))
     }
 
     fn relieve(&mut self, folder: &Path, until_ns: u64) -> std::io::Result<Relieved> {
@@ -358,6 +423,9 @@ impl EbpfObserver {
         let Some(holders) = &mut self.holders else { return false };
         *self.knows_buckets.get_or_insert_with(|| {
             let tried = bucket::try_out(holders, self.scope.home());
+            if let (Ok(()), Some(kept)) = (&tried, &mut self.kept) {
+                kept.note_tried();
+            }
             tried.inspect_err(|error| tracing::debug!(%error, "no quick look for a port's sockets")).is_ok()
         })
     }
@@ -519,6 +587,13 @@ impl Ports {
 
     fn refused(error: &aya::maps::MapError) -> LoadError {
         LoadError::Map { name: "PORTS".to_owned(), error: error.to_string(), refusal: None }
+    }
+}
+
+impl Drop for Ports {
+    /// The map may be kept for the next command.
+    fn drop(&mut self) {
+        let _ = self.set(&[]);
     }
 }
 

@@ -22,7 +22,7 @@ use super::sys;
 use crate::platform::contract::Left;
 
 /// The magic number of the BPF file system (`BPF_FS_MAGIC`, linux/magic.h).
-const BPF_FS: FsType = FsType(0xcafe_4a11);
+pub(super) const BPF_FS: FsType = FsType(0xcafe_4a11);
 /// What our names begin with: other programs have theirs beside them.
 const OURS: &str = "gatewatch_";
 /// The name of the counts of what found no room in the ring.
@@ -42,22 +42,7 @@ impl Pins {
     /// Unless it is root's alone, in a BPF file system, and of no other agent that runs: whoever can write there could
     /// have another ring read.
     pub(super) fn open(folder: &Path) -> io::Result<Self> {
-        match DirBuilder::new().mode(0o700).create(folder) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        let about = fs::symlink_metadata(folder)?;
-        if !about.is_dir() || about.uid() != 0 || about.mode() & 0o077 != 0 {
-            return Err(io::Error::other("it is not a folder of root's alone (mode 700)"));
-        }
-        let open = File::open(folder)?;
-        let opened = open.metadata()?;
-        if fstatfs(&open)?.filesystem_type() != BPF_FS {
-            return Err(io::Error::other("it is not in a BPF file system (mount -t bpf)"));
-        }
-        if (opened.dev(), opened.ino()) != (about.dev(), about.ino()) {
-            return Err(io::Error::other("it is another folder than a moment before"));
-        }
+        let open = open_folder(folder)?;
         open.try_lock().map_err(|_| io::Error::other("another agent keeps its events there"))?;
         Ok(Self { folder: folder.to_owned(), _open: open })
     }
@@ -147,6 +132,30 @@ impl Pins {
     fn path(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{OURS}{name}"))
     }
+}
+
+/// Opens a folder for pins, and makes it if it is missing.
+///
+/// # Errors
+/// Unless it is root's alone, and in a BPF file system.
+pub(super) fn open_folder(folder: &Path) -> io::Result<File> {
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let about = fs::symlink_metadata(folder)?;
+    if !about.is_dir() || about.uid() != 0 || about.mode() & 0o077 != 0 {
+        return Err(io::Error::other("it is not a folder of root's alone (mode 700)"));
+    }
+    let open = File::open(folder)?;
+    let opened = open.metadata()?;
+    if fstatfs(&open)?.filesystem_type() != BPF_FS {
+        return Err(io::Error::other("it is not in a BPF file system (mount -t bpf)"));
+    }
+    if (opened.dev(), opened.ino()) != (about.dev(), about.ino()) {
+        return Err(io::Error::other("it is another folder than a moment before"));
+    }
+    Ok(open)
 }
 
 /// The name of the ring, with its layout's version.

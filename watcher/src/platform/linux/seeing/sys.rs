@@ -143,6 +143,11 @@ pub(super) fn link_to_process(program: BorrowedFd<'_>, pid: u32) -> io::Result<O
     call_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr)
 }
 
+/// `BPF_LINK_CREATE`, for an iterator.
+pub(super) fn link_iterator(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    link(program, None, bpf_attach_type::BPF_TRACE_ITER)
+}
+
 /// `BPF_ITER_CREATE`: one run of an iterator, read like a file.
 pub(super) fn iterate(link: BorrowedFd<'_>) -> io::Result<File> {
     let mut attr = zeroed::<bpf_attr>();
