@@ -1,6 +1,6 @@
 //! Turns the iterator's records into sockets with their holders.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, Read};
@@ -140,20 +140,29 @@ impl Holders {
         self.progress()
     }
 
-    /// The inodes of the sockets by which a process holds ports, watched or not: at most `left`, from which they are
-    /// subtracted. Linux 6.1.
-    pub(super) fn inodes_of(&mut self, pid: u32, left: &mut usize) -> io::Result<HashSet<u64>> {
+    /// The ports that a process serves by a protocol in this network namespace, watched or not, if it has as many descriptors of
+    /// sockets with a port as are `left` at most; they are taken off. Linux 6.1.
+    pub(super) fn ports_of(
+        &mut self,
+        pid: u32,
+        protocol: Protocol,
+        netns: u32,
+        left: &mut usize,
+    ) -> io::Result<BTreeSet<u16>> {
         self.begin(Question { any_port: true, ..Question::default() })?;
         let link = sys::link_to_process(self.iterator.program.as_fd(), pid)?;
-        let mut inodes = HashSet::new();
+        let mut ports = BTreeSet::new();
         let mut count = 0;
         self.visit(sys::iterate(link.as_fd())?, |record| {
             count += 1;
-            inodes.insert(record.inode);
+            let socket = of_record(record);
+            if socket.protocol == protocol && socket.serves() && record.netns == netns {
+                ports.insert(record.port);
+            }
             if count > *left { Err(io::Error::other("it has too many descriptors")) } else { Ok(()) }
         })?;
         *left -= count;
-        Ok(inodes)
+        Ok(ports)
     }
 
     fn begin(&mut self, question: Question<'_>) -> io::Result<()> {

@@ -353,12 +353,10 @@ impl Observer for EbpfObserver {
     fn other_ports(&mut self, port: Port, pids: &[u32]) -> HashMap<u32, Vec<u16>> {
         let Self { holders, scope, .. } = self;
         let only = scope.only();
-        other_ports::of(scope.home(), port, pids, |pid, left| match holders {
+        other_ports::of(scope.home(), port, pids, |pid, netns, left| {
             // Whoever reads /proc/PID/fd holds each descriptor for a moment.
-            Some(holders) if only.is_none_or(|only| proc::network_namespace(pid) == Some(only)) => {
-                holders.inodes_of(pid, left).or_else(|_| proc::socket_inodes(pid, left))
-            }
-            _ => proc::socket_inodes(pid, left),
+            let holders = holders.as_mut().filter(|_| only.is_none_or(|only| netns == only))?;
+            holders.ports_of(pid, port.protocol, netns, left).ok()
         })
     }
 

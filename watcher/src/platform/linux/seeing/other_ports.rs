@@ -1,5 +1,5 @@
-//! The other ports that an owner listens on. The kernel lists all listeners of a namespace in one answer, so only the
-//! owner's own descriptors have to be read to find which are its.
+//! The other ports that an owner listens on. Its own descriptors tell, by the iterator. Otherwise the kernel lists all listeners of
+//! the namespace in one answer, and the owner's descriptors tell which are its.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
@@ -15,13 +15,13 @@ const MOST_OWNERS: usize = 16;
 /// So many descriptors are read for that, of all together.
 const MOST_DESCRIPTORS: usize = 20_000;
 
-/// As [`Observer::other_ports`](crate::platform::contract::Observer::other_ports). `inodes_of` gives the inodes of a process's
-/// sockets, of so many descriptors at most as are left, and takes them off.
+/// As [`Observer::other_ports`](crate::platform::contract::Observer::other_ports). `told` gives all ports that a process serves in
+/// its network namespace, of so many descriptors at most as are left, and takes them off; `None` if it can't.
 pub(super) fn of(
     home: &Netns,
     port: Port,
     pids: &[u32],
-    mut inodes_of: impl FnMut(u32, &mut usize) -> io::Result<HashSet<u64>>,
+    mut told: impl FnMut(u32, u32, &mut usize) -> Option<BTreeSet<u16>>,
 ) -> HashMap<u32, Vec<u16>> {
     // Those of a namespace whose listeners can't be read stay unknown.
     let mut namespaces: HashMap<u32, Option<Listeners>> = HashMap::new();
@@ -30,32 +30,33 @@ pub(super) fn of(
     let mut left = MOST_DESCRIPTORS;
     for &pid in pids.iter().take(MOST_OWNERS) {
         let Some(netns) = proc::network_namespace(pid) else { continue };
-        let listeners = namespaces.entry(netns).or_insert_with(|| {
-            let protocol = port.protocol;
-            let listed = if netns == home.inode() {
-                diag::listeners(home, protocol).or_else(|_| proc_net::listeners(home, protocol))
-            } else {
-                proc_net::listeners_of(pid, protocol)
-            };
-            Some(Listeners::new(&listed.ok()?, port))
+        let ports = told(pid, netns, &mut left).or_else(|| {
+            let listeners = namespaces.entry(netns).or_insert_with(|| {
+                let protocol = port.protocol;
+                let listed = if netns == home.inode() {
+                    diag::listeners(home, protocol).or_else(|_| proc_net::listeners(home, protocol))
+                } else {
+                    proc_net::listeners_of(pid, protocol)
+                };
+                Some(Listeners::new(&listed.ok()?))
+            });
+            listeners.as_ref()?.among(|| proc::socket_inodes(pid, &mut left)).ok()
         });
-        let ports = listeners.as_ref().map(|listeners| listeners.among(|| inodes_of(pid, &mut left)));
-        if let Some(Ok(ports)) = ports {
+        if let Some(mut ports) = ports {
+            ports.remove(&port.number);
             found.insert(pid, ports.into_iter().take(MOST_OTHER_PORTS).collect());
         }
     }
     found
 }
 
-/// The ports of a namespace's listeners, by inode, but for the one that was asked for.
+/// The ports of a namespace's listeners, by inode.
 struct Listeners(HashMap<u64, u16>);
 
 impl Listeners {
-    fn new(sockets: &[Socket], port: Port) -> Self {
-        let others = sockets.iter().filter(|socket| {
-            socket.serves() && socket.protocol == port.protocol && socket.address.port() != port.number
-        });
-        Self(others.filter_map(|socket| Some((socket.inode?, socket.address.port()))).collect())
+    fn new(sockets: &[Socket]) -> Self {
+        let serving = sockets.iter().filter(|socket| socket.serves());
+        Self(serving.filter_map(|socket| Some((socket.inode?, socket.address.port()))).collect())
     }
 
     fn among(&self, inodes: impl FnOnce() -> io::Result<HashSet<u64>>) -> io::Result<BTreeSet<u16>> {
@@ -80,7 +81,7 @@ mod tests {
             listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
         let asked = ports.remove(0);
         let own = std::process::id();
-        let found = of(&Netns::current().unwrap(), Port::tcp(asked), &[own], proc::socket_inodes);
+        let found = of(&Netns::current().unwrap(), Port::tcp(asked), &[own], |_, _, _| None);
         let found = &found[&own];
         assert!(found.is_sorted() && !found.contains(&asked), "{found:?}");
         // Other tests of this process listen as well.

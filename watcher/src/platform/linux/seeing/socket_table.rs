@@ -97,7 +97,7 @@ impl SocketTable for LinuxTable {
     }
 
     fn other_ports(&self, port: Port, pids: &[u32]) -> HashMap<u32, Vec<u16>> {
-        other_ports::of(&self.0, port, pids, proc::socket_inodes)
+        other_ports::of(&self.0, port, pids, |_, _, _| None)
     }
 }
 
