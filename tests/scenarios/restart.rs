@@ -51,6 +51,14 @@ pub(crate) fn end(backend: Backend, port: u16) {
     assert_eq!(crate::clean::clean(backend, port, &["--identity", "any"]).status, 0);
 }
 
+/// That a restart's timeline has the release before the command's start.
+pub(crate) fn assert_released_before_the_start(json: &Value) {
+    let steps = json["timeline"].as_array().unwrap();
+    let at = |step: &str| steps.iter().find(|at| at["step"] == step).and_then(|at| at["at_us"].as_i64());
+    let (released, started) = (at("released"), at("command_started"));
+    assert!(released.is_some() && released <= started, "{json}");
+}
+
 scenario!(the_new_owner_is_waited_for, |backend| {
     let old = Part::gateway().on_port(unused_port()).start();
     let answer = restart(backend, old.port(), &[], &gateway_command(old.port(), "60000"));
@@ -135,11 +143,7 @@ scenario!(the_commands_output_is_no_part_of_the_json, |backend| {
 scenario!(the_port_is_released_before_the_command_is_started, |backend| {
     let old = Part::gateway().on_port(unused_port()).start();
     let answer = restart(backend, old.port(), &[], &gateway_command(old.port(), "60000"));
-    let json = answer.json();
-    let steps = json["timeline"].as_array().unwrap();
-    let at = |step: &str| steps.iter().find(|at| at["step"] == step).and_then(|at| at["at_us"].as_i64());
-    let (released, started) = (at("released"), at("command_started"));
-    assert!(released.is_some() && released <= started, "{json}");
+    assert_released_before_the_start(&answer.json());
     end(backend, old.port());
 });
 

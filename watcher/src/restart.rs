@@ -71,6 +71,8 @@ pub(crate) struct Restart {
     attempts: HashMap<u32, Attempt>,
     steps: Vec<(u64, Step, Option<u32>)>,
     released: Option<u64>,
+    /// Whether the port was proved to be free.
+    is_free: bool,
     command: Progress,
     /// Whether the time is over.
     over: bool,
@@ -113,6 +115,7 @@ impl Restart {
         if sockets.iter().any(Socket::owns_port) {
             self.addresses = prove::addresses(&sockets, cleaned.port, &[]);
         }
+        self.is_free = cleaned.proof.is_some();
         let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         for dealt in &cleaned.owners {
             let pid = dealt.owner.pid;
@@ -328,7 +331,7 @@ impl Restart {
         let before = self.old.len();
         self.old.retain(is_there);
         if self.old.len() < before {
-            self.released = self.released.max(Some(at));
+            self.let_go(at);
         }
         self.new.retain(is_there);
         let gone = self.listeners.extract_if(.., |listener| !is_there(&listener.socket));
@@ -372,7 +375,7 @@ impl Restart {
             }
             WatchKind::Release if !is_new => {
                 self.old.retain(|old| !old.is(&socket));
-                self.released = self.released.max(Some(at));
+                self.let_go(at);
             }
             WatchKind::Release => {
                 self.steps.push((at, Step::Lost, event.pid));
@@ -398,6 +401,14 @@ impl Restart {
             | WatchKind::Lost { .. } => {}
         }
         false
+    }
+
+    /// Records that somebody from before the restart has let go of the port.
+    fn let_go(&mut self, at: u64) {
+        // Who still has it where the command was started because it is free is in nobody's way.
+        if !self.is_free || self.command == Progress::NotStarted {
+            self.released = self.released.max(Some(at));
+        }
     }
 
     fn tries(&mut self, event: &WatchEvent, what: impl FnOnce(&mut Attempt)) -> bool {

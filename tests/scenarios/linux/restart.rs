@@ -12,7 +12,9 @@ use gatewatch_tests::{
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::restart::{actor, end, gateway_command, listens, restart, server_command};
+use crate::restart::{
+    actor, assert_released_before_the_start, end, gateway_command, listens, restart, server_command,
+};
 
 fn shell(script: &str) -> Vec<String> {
     ["sh", "-c", script].map(str::to_owned).into()
@@ -38,6 +40,19 @@ scenario!(a_server_that_tries_its_bind_again_is_waited_for, |backend| {
     let answer = restart(backend, port, &["--listen-timeout", "15s"], &shell(&script));
     assert_eq!((answer.status, answer.outcome().as_str()), (0, "restarted"), "{answer:?}");
     end(backend, port);
+});
+
+scenario!(who_lets_go_of_another_address_after_the_start_has_not_released_the_port, |backend| {
+    // given an owner on another address, which the command ends before it takes the port
+    let old = Part::gateway().on_port(unused_port()).start();
+    let other = Part::other().on(([127, 0, 0, 2], old.port()).into()).start();
+    let script = format!("kill -9 {} && exec {}", other.pid(), quiet(&gateway_command(old.port(), "60000")));
+    let answer = restart(backend, old.port(), &["--settle", "500ms"], &shell(&script));
+    assert_eq!((answer.status, answer.outcome().as_str()), (0, "restarted"), "{answer:?}");
+    let json = answer.json();
+    assert_released_before_the_start(&json);
+    assert!(json["downtime_us"].as_u64() > Some(0), "{json}");
+    end(backend, old.port());
 });
 
 scenario!(a_server_that_leaves_its_starter_is_still_the_commands, |backend| {

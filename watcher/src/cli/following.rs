@@ -282,8 +282,8 @@ impl Following<'_, '_> {
     /// Follows the events that are there, until none comes for this long, or they are of a later time.
     pub(super) async fn read_what_is_there(&mut self, pause: Duration) -> Result<(), CliError> {
         let begun = clock::monotonic_ns(Instant::now());
-        // A timer's shortest time is a millisecond. An agent needs that time to write what has happened, and a look to be due.
-        let is_there = pause.is_zero() && self.source.is_by_kernel_events();
+        // A timer's shortest time is a millisecond. An agent needs that time to write what has happened.
+        let is_there = self.source.look_at_once() && pause.is_zero();
         loop {
             leave_a_turn().await;
             let next = next_event(self.source);

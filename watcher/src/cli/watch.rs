@@ -170,9 +170,9 @@ impl<'a> Source<'a> {
         !matches!(self.feed, Feed::Own(_))
     }
 
-    /// Whether the kernel tells it to this process, so that what has happened is there to be read.
-    pub(super) fn is_by_kernel_events(&mut self) -> bool {
-        self.own().is_some_and(|watch| watch.observer().backend() == Backend::Ebpf)
+    /// Has what has happened be there to be read, without a wait. That can't be had of an agent.
+    pub(super) fn look_at_once(&mut self) -> bool {
+        self.own().map(|watch| watch.observer().look_at_once()).is_some()
     }
 
     /// Whether nothing tells of binds that fail.

@@ -64,6 +64,8 @@ pub(crate) struct PollObserver<T> {
     ports: Vec<Port>,
     pace: Duration,
     ticks: Option<Interval>,
+    /// Whether the next look waits for no tick.
+    is_due: bool,
     /// Until when further changes are expected, after a recent one.
     fast_until: Option<Instant>,
     known: Vec<Socket>,
@@ -80,6 +82,7 @@ impl<T: SocketTable> PollObserver<T> {
             ports: ports.to_vec(),
             pace,
             ticks: None,
+            is_due: false,
             fast_until: None,
             known: Vec::new(),
             names: HashMap::new(),
@@ -203,7 +206,9 @@ impl<T: SocketTable> Observer for PollObserver<T> {
                 ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 ticks
             });
-            ready!(ticks.poll_tick(cx));
+            if !std::mem::take(&mut self.is_due) {
+                ready!(ticks.poll_tick(cx));
+            }
             self.compare()?;
             let pace = self.pace_now();
             if let Some(ticks) = &mut self.ticks {
@@ -214,6 +219,10 @@ impl<T: SocketTable> Observer for PollObserver<T> {
 
     fn resolution(&self) -> Option<Duration> {
         Some(self.pace)
+    }
+
+    fn look_at_once(&mut self) {
+        self.is_due = true;
     }
 
     fn may_hide_bound(&mut self, port: Port) -> Result<bool, ObserveError> {
@@ -263,4 +272,61 @@ fn find<'a>(sockets: &'a [Socket], wanted: &Socket) -> Option<&'a Socket> {
         let may_move = socket.protocol == Protocol::Udp;
         socket.id() == wanted.id() && (may_move || socket.address == wanted.address)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::Waker;
+
+    use super::*;
+
+    /// A listener, until it has gone.
+    struct UntilGone(Arc<AtomicBool>);
+
+    impl SocketTable for UntilGone {
+        fn owners(&self, ports: &[Port], _bound: bool) -> Result<Vec<Socket>, ObserveError> {
+            self.with_holders(ports)
+        }
+
+        fn with_holders(&self, _ports: &[Port]) -> Result<Vec<Socket>, ObserveError> {
+            let listener = Socket::new(Protocol::Tcp, ([127, 0, 0, 1], 80).into(), SocketState::Listen);
+            Ok(if self.0.load(Ordering::Relaxed) { Vec::new() } else { vec![listener] })
+        }
+
+        fn snapshot(&self, ports: &[Port]) -> Result<Vec<Socket>, ObserveError> {
+            self.with_holders(ports)
+        }
+
+        fn may_hide_bound(&self, _port: Port) -> Result<bool, ObserveError> {
+            Ok(false)
+        }
+
+        fn name_of(&self, _pid: u32) -> Option<String> {
+            None
+        }
+
+        fn other_ports(&self, _port: Port, _pids: &[u32]) -> HashMap<u32, Vec<u16>> {
+            HashMap::new()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_look_that_is_asked_for_waits_for_no_timer() {
+        let is_gone = Arc::new(AtomicBool::new(false));
+        let ports = [Port::tcp(80)];
+        let mut observer = PollObserver::new(UntilGone(is_gone.clone()), &ports, Duration::from_hours(1));
+        observer.look(&ports).unwrap();
+        let next = |observer: &mut PollObserver<_>| {
+            let next = observer.poll_next(&mut Context::from_waker(Waker::noop()));
+            if let Poll::Ready(Ok(Observation::Event(event))) = next { Some(event.kind) } else { None }
+        };
+        assert_eq!(next(&mut observer), Some(EventKind::Listen));
+        is_gone.store(true, Ordering::Relaxed);
+        observer.look_at_once();
+        assert_eq!(next(&mut observer), Some(EventKind::Release));
+        // and the look after it does again
+        assert_eq!(next(&mut observer), None);
+    }
 }

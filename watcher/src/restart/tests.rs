@@ -193,6 +193,21 @@ fn the_downtime_is_what_the_timelines_numbers_give() {
 }
 
 #[test]
+fn who_lets_go_of_a_free_port_once_the_command_runs_has_not_released_it() {
+    // given an old owner, and one in nobody's way, which lets go of the port later
+    for (is_free, released) in [(true, 1_000), (false, 3_000)] {
+        let mut restart = Restart { is_free, ..Restart::default() };
+        restart.held_before(&event(WatchKind::Held, 1, 0));
+        restart.held_before(&event(WatchKind::Held, 2, 0));
+        restart.follow(&event(WatchKind::Release, 1, 1_000), Whose::Unseen);
+        restart.command_started(2_000, None);
+        restart.follow(&event(WatchKind::Release, 2, 3_000), Whose::Unseen);
+        // then that counts only where the command was started although the port was not free, as a unit's is
+        assert_eq!(restart.released, Some(released));
+    }
+}
+
+#[test]
 fn what_nobody_holds_after_a_loss_is_forgotten() {
     let of = |kind, socket: u32| WatchEvent { pid: Some(socket), ..event(kind, socket.into(), 200) };
     let mut restart = Restart::default();

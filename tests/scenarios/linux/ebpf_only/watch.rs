@@ -3,9 +3,12 @@
 use std::io::Read;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::process::Command;
 use std::time::Instant;
 
-use gatewatch_tests::{Backend, Flood, Gatewatch, PATIENCE, Part, send, unused_port};
+use gatewatch_tests::{
+    Backend, Flood, Gatewatch, PATIENCE, Part, folder, programs, send, until, unused_port,
+};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::signal::Signal;
@@ -439,4 +442,24 @@ scenario!(the_binds_by_which_a_user_proves_a_port_free_are_no_events, needs(Bpf)
     let part = Part::other().on(([127, 0, 0, 2], port).into());
     let imitator = part.with(&["--mark", "1734440037"]).as_nobody_with_kernel_events().start();
     assert_eq!(watch.up_to("bind").pop().unwrap()["pid"], imitator.pid());
+});
+
+// Before Linux 6.9 neither would ever end if the watch followed the kernel's functions there, as it does elsewhere.
+scenario!(a_watch_that_is_killed_with_its_pid_namespace_has_ended, needs(Bpf), || {
+    // given a watch whose pid namespace ends with a shell, once it is ready
+    let folder = folder();
+    let port = unused_port();
+    let script = format!(
+        "\"$0\" watch {port} --backend ebpf --agent never --format json >\"$1\" & until grep -q ready \"$1\"; do :; done"
+    );
+    let mut namespace = Command::new("unshare")
+        .args(["--pid", "--fork", "--kill-child", "sh", "-c", &script])
+        .args([programs().join("gatewatch"), folder.path().join("said")])
+        .spawn()
+        .unwrap();
+    until("the namespace has ended", || namespace.try_wait().unwrap().is_some());
+    // and nobody who follows functions later waits for it
+    let mut watch = watch(Backend::Ebpf, port);
+    let owner = Part::other().on_port(port).start();
+    assert_eq!(watch.expect("bind")["pid"], owner.pid());
 });

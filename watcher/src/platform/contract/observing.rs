@@ -135,6 +135,9 @@ pub(crate) trait Observer: Send {
     /// As for [`Observer::snapshot`].
     fn may_hide_bound(&mut self, port: Port) -> Result<bool, ObserveError>;
 
+    /// Has the next [`Self::poll_next`] tell all that has happened until then, also where it waits for a time to look.
+    fn look_at_once(&mut self) {}
+
     /// Whether no socket at all has the port, in our network namespace; false also where that can't be told at once.
     fn nobody_has(&mut self, port: Port) -> bool {
         let _ = port;

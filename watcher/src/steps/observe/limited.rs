@@ -115,6 +115,10 @@ impl Observer for Limited {
         self.inner.may_hide_bound(port)
     }
 
+    fn look_at_once(&mut self) {
+        self.inner.look_at_once();
+    }
+
     fn nobody_has(&mut self, port: Port) -> bool {
         self.inner.nobody_has(port)
     }

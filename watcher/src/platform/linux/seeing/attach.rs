@@ -10,11 +10,12 @@ use tracing::{debug, info, warn};
 use super::hooks::{self, HookSpec, Kernels, Part, Place, Role, Wanted};
 use super::kernel_layout::KernelLayout;
 use super::load::{LoadError, Loader};
-use super::refused;
 use super::sys;
 use super::tracefs::Tracefs;
+use super::{kernel_version, refused};
 use crate::platform::contract::Hook;
 use crate::platform::linux::host;
+use crate::platform::linux::processes::proc;
 
 /// The attached hooks. Dropping them detaches all.
 #[derive(Default)]
@@ -100,6 +101,13 @@ impl Hooks {
     /// nothing is attached.
     fn attach_ends(&mut self, loader: &Loader, layout: Option<&KernelLayout>, wanted: Wanted) -> bool {
         let Some(known) = layout.filter(|_| !Part::Conflicts.is_switched_off()) else { return false };
+        // Before the file below is read, which waits for whoever lets go of a function.
+        if proc::own_pid_namespace().is_some() && !kernel_version::ends_followers() {
+            info!(
+                "the kernel's functions are not followed: in a pid namespace that can hang this kernel (before Linux 6.9)"
+            );
+            return false;
+        }
         // Then a program is attached, and never runs.
         if fs::read_to_string("/proc/sys/kernel/ftrace_enabled").is_ok_and(|enabled| enabled.trim() == "0") {
             info!("the kernel's functions can't be followed: kernel.ftrace_enabled is 0");

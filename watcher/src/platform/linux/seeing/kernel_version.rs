@@ -23,6 +23,9 @@ const LISTS_BOUND: KernelVersion = KernelVersion { major: 6, minor: 8 };
 /// The first one with the helper `bpf_loop`.
 const HAS_LOOPS: KernelVersion = KernelVersion { major: 5, minor: 17 };
 
+/// The first one on which the end of a pid namespace does not wait for ever for a process in it that follows functions.
+const ENDS_FOLLOWERS: KernelVersion = KernelVersion { major: 6, minor: 9 };
+
 /// Whether the running kernel may take the iterator and refuse the programs of events, as Linux 5.10 does.
 pub(super) fn may_lack_events() -> bool {
     !is_at_least(FIRST)
@@ -36,6 +39,13 @@ pub(super) fn lists_bound() -> bool {
 /// Whether a kernel program may loop over as much as it likes.
 pub(super) fn has_loops() -> bool {
     is_at_least(HAS_LOOPS)
+}
+
+/// Whether a process that follows the ends of functions can be killed because PID 1 of its pid namespace has ended. On older
+/// kernels, to let go of a function is to wait for all that are about to end (`synchronize_rcu_tasks`), and that PID 1 waits for
+/// this process: neither ends, nor does whatever follows a function on the whole machine from then on.
+pub(super) fn ends_followers() -> bool {
+    is_at_least(ENDS_FOLLOWERS)
 }
 
 fn is_at_least(version: KernelVersion) -> bool {
