@@ -171,6 +171,9 @@ pub struct Descriptor {
 /// How many files an iterator over descriptors takes out of a table at once: as many as a word of the table's bitmap has bits.
 pub const FILES_AT_ONCE: usize = 64;
 
+/// So many descriptors of a port's files can be looked at once more. If there are more, all processes are looked at.
+pub const MET_AT_MOST: usize = 8;
+
 /// What an iterator over descriptors knows from one visit to the next. User space sets `socket` before the first.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,10 +216,12 @@ pub struct Progress {
     pub references: u64,
     /// The same sum of the descriptors that were found.
     pub met: u64,
-    /// The last table of descriptors in which one was found.
-    pub table: u64,
-    /// How many references to such tables are not known to be threads of the same process.
-    pub owed: u64,
+    /// Where the pointers to their files stand in the tables: the last few.
+    pub places: [u64; MET_AT_MOST],
+    /// How many there are.
+    pub met_count: u64,
+    /// 1 once one was found in a table that others than the threads of a process may share, else 0.
+    pub is_shared: u64,
     /// The kernel program's own: where it is among the port's sockets.
     pub walk: Walk,
     /// The kernel program's own: where it is in a table of descriptors.
@@ -335,6 +340,7 @@ pub struct Offsets {
     pub task_mm: u32,
     pub mm_exe_file: u32,
     pub signal_pids: u32,
+    pub signal_live: u32,
     pub pid_level: u32,
     pub pid_numbers: u32,
     pub pidns_inum: u32,

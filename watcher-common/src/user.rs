@@ -50,10 +50,10 @@ unsafe impl Record for Badge {}
 const _: () = assert!(size_of::<Event>() == 8 + 8 + 4 * 4 + 16 + 16 + 4 * 2);
 const _: () = assert!(size_of::<Descriptor>() == 3 * 8 + 16 + 4 + 6 * 4 + 6 * 2);
 const _: () =
-    assert!(size_of::<Progress>() == 8 + 10 * 4 + 9 * 8 + size_of::<Walk>() + size_of::<Visit>() + 8 * 64);
+    assert!(size_of::<Progress>() == 8 + 10 * 4 + 17 * 8 + size_of::<Walk>() + size_of::<Visit>() + 8 * 64);
 const _: () = assert!(size_of::<Walk>() == 12 * 8 + 4 * 4);
 const _: () = assert!(size_of::<Visit>() == 7 * 8);
-const _: () = assert!(size_of::<Offsets>() == 64 * 4);
+const _: () = assert!(size_of::<Offsets>() == 65 * 4);
 const _: () = assert!(size_of::<TraceOffsets>() == 13 * 4);
 const _: () = assert!(size_of::<Settings>() == 6 * 4);
 const _: () = assert!(size_of::<Badge>() == 8 + 4 * 4);

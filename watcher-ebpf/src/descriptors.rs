@@ -23,10 +23,16 @@ impl Descriptors {
         read::<u64>(task, constant(&OFFSETS.task_files)) as *const u8
     }
 
-    /// How many threads share a `struct files_struct`.
+    /// Whether others than the threads of a task's process may share its `struct files_struct`: not 0 if so.
+    ///
+    /// A thread is counted there before it is counted among those of its process that live, and until after (copy_process() and
+    /// do_exit()). So if both counts are the same, it is shared by these threads alone, unless one of them has another.
     #[inline(always)]
-    pub fn sharers(owner: *const u8) -> u32 {
-        read(owner, constant(&OFFSETS.files_count))
+    pub fn is_shared(owner: *const u8, task: *const u8) -> u64 {
+        let signal = read::<u64>(task, constant(&OFFSETS.task_signal)) as *const u8;
+        let live = || read::<u32>(signal, constant(&OFFSETS.signal_live));
+        let (before, count, after) = (live(), read::<u32>(owner, constant(&OFFSETS.files_count)), live());
+        u64::from((before ^ count) | (after ^ count))
     }
 
     /// The table of a `struct files_struct`.

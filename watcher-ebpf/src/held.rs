@@ -7,7 +7,7 @@ use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, RingBuf};
 use watcher_common::{
-    AF_INET, AF_INET6, Descriptor, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, Progress, TCP_CLOSE, TCP_LISTEN,
+    AF_INET, AF_INET6, Descriptor, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, MET_AT_MOST, Progress, TCP_CLOSE, TCP_LISTEN,
     option,
 };
 
@@ -84,8 +84,8 @@ pub fn keeps_nobody_out(protocol: u16, state: u16, options: u16, remote_port: u1
     is_connected * u64::from(options & option::REUSEADDR) * u64::from(protocol ^ IPPROTO_UDP) != 0
 }
 
-/// Reports the descriptor by which a task has the socket, if `is_still` says that it has it after all was read; false if
-/// there is no room for it.
+/// Reports the descriptor by which a task has the socket, unless the place in its table, if that is known, has another file after
+/// all was read; false if there is no room for it.
 #[inline(always)]
 pub fn report(
     progress: &mut Progress,
@@ -93,7 +93,7 @@ pub fn report(
     file: *const u8,
     fd: u32,
     sock: Sock,
-    is_still: impl FnOnce() -> bool,
+    place: u64,
 ) -> bool {
     let netns = sock.netns();
     let scope = constant(&SETTINGS.scope);
@@ -129,10 +129,13 @@ pub fn report(
     };
     // SAFETY: the field is sixteen bytes long and lies at a multiple of eight.
     unsafe { (&raw mut descriptor.v6).cast::<[u64; 2]>().write(sock.v6()) };
-    if !is_still() {
+    // The kernel gives the memory of a closed file to the next one, whosever that is.
+    if place != 0 && read::<u64>(place as *const u8, 0) != file as u64 {
         return true;
     }
     let is_told = HELD.output::<Descriptor>(&descriptor, u64::from(BPF_RB_NO_WAKEUP)).is_ok();
     progress.met = progress.met.wrapping_add(file as u64 * u64::from(is_told));
+    progress.places[progress.met_count as usize % MET_AT_MOST] = place;
+    progress.met_count = progress.met_count.wrapping_add(is_told.into());
     is_told
 }

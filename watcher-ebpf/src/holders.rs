@@ -61,10 +61,9 @@ pub extern "C" fn holders(ctx: *const Task) -> i32 {
     }
     let leader = read::<u64>(task, constant(&OFFSETS.task_group_leader)) as *const u8;
     let is_not_leader = is_any(leader as u64 ^ task_number(ctx));
+    // Its table is looked at with the leader.
     if is_not_leader & (is_any(Descriptors::owner(leader) as u64 ^ owner as u64) ^ 1) != 0 {
-        // One of those who share that table.
-        let shares = is_any(owner as u64 ^ progress.table) ^ 1;
-        return settle(shares.wrapping_neg());
+        return DONE;
     }
     let thread = read(task, constant(&OFFSETS.task_pid));
     let (met, rounds) = (progress.met, begin_visit(progress, task_number(ctx), thread, Descriptors::of(owner)));
@@ -75,13 +74,13 @@ pub extern "C" fn holders(ctx: *const Task) -> i32 {
             if progress.met == met {
                 return DONE;
             }
-            progress.table = owner as u64;
-            return settle(u64::from(Descriptors::sharers(owner)).wrapping_sub(1));
+            progress.is_shared |= Descriptors::is_shared(owner, task);
+            return hidden(port_files::settle(0, 0, 0)) as i32 & AGAIN;
         }
         progress.descriptor = progress.visit.first as u32;
     }
-    // Of a table that is looked at in parts it is not told who shares it: then all processes are looked at.
-    progress.owed = progress.owed.wrapping_add(1 << 32);
+    // Who shares a table that is looked at in parts is not asked.
+    progress.is_shared = 1;
     progress.thread = thread;
     AGAIN
 }
@@ -111,12 +110,6 @@ fn begin_visit(progress: &mut Progress, task: u64, thread: u32, table: Descripto
     // A table never shrinks.
     let words = u64::from(table.size).wrapping_sub(first) / u64::from(WORD);
     words.min(MOST_ROUNDS.into()) as u32
-}
-
-/// As [`port_files::settle`], as the answer of an iterator's program.
-#[inline(always)]
-fn settle(owed: u64) -> i32 {
-    hidden(port_files::settle(owed, 0, 0)) as i32 & AGAIN
 }
 
 /// The bits of a task's own credentials and of its parent's.
@@ -186,9 +179,7 @@ extern "C" fn look(task: u64, place: u64, fd: u64) -> u64 {
     }
     let (fd, file) = (fd as u32, file as *const u8);
     let Some(sock) = socket_behind(file, progress.sockets, progress.any_port) else { return 0 };
-    // The kernel gives the memory of a closed file to the next one, whosever that is.
-    let is_still = || read::<u64>(place as *const u8, 0) == file as u64;
-    if report(progress, task as *const u8, file, fd, sock, is_still) {
+    if report(progress, task as *const u8, file, fd, sock, place) {
         return 0;
     }
     progress.descriptor = fd;

@@ -38,7 +38,7 @@ pub extern "C" fn holders_by_file(ctx: *const TaskFile) -> i32 {
         return DONE;
     }
     if let Some(sock) = socket_behind(file, progress.sockets, progress.any_port)
-        && !report(progress, task, file, fd, sock, || true)
+        && !report(progress, task, file, fd, sock, 0)
     {
         return AGAIN;
     }

@@ -40,17 +40,22 @@ pub fn begin(progress: &mut Progress) {
     }
 }
 
-/// Whether this table has one of the descriptors that are wanted only if it was looked at: each reference to the port's files
-/// was met, and each to the tables that have them is a thread's of a process that was looked at.
-///
-/// What is added to what is owed comes first. The other numbers say nothing.
+/// 1 if nobody else can have one of the wanted files, else 0: each reference to them is a descriptor that was found, and still is
+/// one, in a table of which no other process is known. The numbers say nothing.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn settle(owed: u64, b: u64, c: u64) -> u64 {
-    taken(owed, b, c);
+pub extern "C" fn settle(a: u64, b: u64, c: u64) -> u64 {
+    taken(a, b, c);
     let Some(progress) = progress() else { return 0 };
-    progress.owed = progress.owed.wrapping_add(owed);
-    if progress.references == 0 || progress.owed | (progress.met ^ progress.references) != 0 {
+    if progress.references == 0 || progress.is_shared | (progress.met ^ progress.references) != 0 {
+        return 0;
+    }
+    // A descriptor that was moved is met twice, and somebody else's not at all.
+    let mut still = 0u64;
+    for place in progress.places {
+        still = still.wrapping_add(read(place as *const u8, 0));
+    }
+    if still != progress.met {
         return 0;
     }
     progress.is_over = 1;

@@ -137,3 +137,26 @@ scenario!(another_namespaces_command_does_not_use_what_is_kept, needs(Root, Bpf)
         assert_eq!(only_owner(asked), Some(there.pid().into()));
     }
 });
+
+scenario!(what_is_kept_and_of_no_use_is_replaced, needs(Root, Bpf), || {
+    let system = BpfFileSystem::mounted();
+    let owner = Part::other().on_port(unused_port()).start();
+    let ask = || only_owner(system.gatewatch(&["owners"], owner.port()));
+    assert_eq!(ask(), Some(owner.pid().into()));
+    let kept = system.kept();
+    // given maps of other lengths under the names of what is kept
+    let folder = system.folder("gatewatch/holders");
+    let named = |end: &str| {
+        let mut paths = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        paths.find(|path| path.to_str().unwrap().ends_with(end)).unwrap()
+    };
+    let (ports, progress) = (named("_PORTS"), named("_PROGRESS"));
+    fs::rename(&ports, folder.join("aside")).unwrap();
+    fs::rename(&progress, &ports).unwrap();
+    fs::rename(folder.join("aside"), &progress).unwrap();
+    // then the answer is right, and the next command has one of use
+    assert_eq!(ask(), Some(owner.pid().into()));
+    let anew = system.kept();
+    assert!(anew.is_some() && anew != kept);
+    assert_eq!((ask(), system.kept()), (Some(owner.pid().into()), anew));
+});

@@ -48,7 +48,9 @@ mod tests {
     use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::os::fd::{AsRawFd, OwnedFd};
     use std::process::{Command, Stdio};
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Mutex, PoisonError};
+    use std::thread;
 
     use nix::libc;
     use nix::sched::{CloneFlags, clone};
@@ -246,6 +248,19 @@ mod tests {
             let flags = CloneFlags::CLONE_FILES;
             // SAFETY: the child has memory of its own, and does nothing but wait for a signal.
             let sharer = unsafe { clone(waits, &mut stack, flags, Some(Signal::SIGCHLD as i32)) }.unwrap();
+            let is_over = AtomicBool::new(false);
+            let counted = thread::scope(|scope| {
+                // while this process's threads come and go, which share the table as well
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        thread::spawn(|| ()).join().unwrap();
+                    }
+                });
+                let counted: Vec<_> = (0..20).map(|_| counts(&mut observer, port)).collect();
+                is_over.store(true, Ordering::Relaxed);
+                counted
+            });
+            assert!(counted.iter().all(|[makers, ..]| makers.is_none()), "{counted:?}");
             let counted = counts(&mut observer, port);
             kill(sharer, Signal::SIGKILL).unwrap();
             waitpid(sharer, None).unwrap();

@@ -11,8 +11,8 @@ use std::time::Instant;
 use aya::maps::{Map, MapData, MapError, RingBuf};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use watcher_common::{
-    AF_INET6, Descriptor as DescriptorRecord, FILES_AT_ONCE, IPPROTO_MPTCP, IPPROTO_UDP, Progress, Record,
-    TCP_CLOSE, TCP_LISTEN, Visit, Walk, option,
+    AF_INET6, Descriptor as DescriptorRecord, FILES_AT_ONCE, IPPROTO_MPTCP, IPPROTO_UDP, MET_AT_MOST,
+    Progress, Record, TCP_CLOSE, TCP_LISTEN, Visit, Walk, option,
 };
 
 use super::address::socket_address;
@@ -186,8 +186,9 @@ impl Holders {
             makers: u64::MAX,
             references: 0,
             met: 0,
-            table: 0,
-            owed: 0,
+            places: [0; MET_AT_MOST],
+            met_count: 0,
+            is_shared: 0,
             walk: Walk::default(),
             visit: Visit::default(),
             files: [0; FILES_AT_ONCE],

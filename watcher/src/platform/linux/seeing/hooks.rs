@@ -93,7 +93,7 @@ pub(super) enum Part {
     Family,
     /// The look into the kernel's own table of ports that are taken.
     Bucket,
-    /// The program that finds holders, as it was kept for the boot.
+    /// The program that finds holders, as an earlier command has kept it.
     Kept,
     Guard,
 }

@@ -7,28 +7,29 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
 use nix::sys::statfs::statfs;
 use nix::unistd::geteuid;
-use watcher_common::{Record, Settings};
+use watcher_common::{Progress, Record, Settings};
 
 use super::attach::TaskIterator;
 use super::hooks::{self, Part};
-use super::{kernel_layout, pins, sys};
+use super::{kernel_layout, load, pins, sys};
 
 /// Where systemd mounts a BPF file system.
 const MOUNTED: &str = "/sys/fs/bpf";
 /// In it, the folder that the package removes when it is removed.
-const OURS: &str = "/sys/fs/bpf/gatewatch";
+const GATEWATCHS: &str = "/sys/fs/bpf/gatewatch";
 const FOLDER: &str = "/sys/fs/bpf/gatewatch/holders";
 
 /// The name of the program there. The maps have the names that they have in the object.
 const PROGRAM: &str = "program";
 /// Its name once it was seen that it understands the kernel's table of taken ports ([`super::bucket`]).
 const TRIED: &str = "program_tried";
-/// Its name while a command uses it. One that is killed leaves its ports in the maps, and no later command takes the program.
+/// Its name while a command uses it. A command that is killed leaves it so, with ports in the maps, and no later one takes it.
 const IN_USE: &str = "program_in_use";
 const PORTS: &str = "PORTS";
 const FOUND: &str = "HELD";
@@ -36,8 +37,13 @@ const PROGRESS: &str = "PROGRESS";
 /// The maps that the program refers to and that a command reads or writes.
 pub(super) const MAPS: [&str; 3] = [PORTS, FOUND, PROGRESS];
 
+/// So many programs are kept at once.
+const MOST_KEPT: usize = 8;
+/// Tells an object from others.
+const OBJECT_SUM: u64 = kernel_layout::sum(load::OBJECT);
+
 /// The program that finds holders, and its maps.
-pub(super) struct Finder {
+pub(super) struct KeptProgram {
     pub(super) iterator: TaskIterator,
     /// Which ports are wanted, by bits.
     pub(super) ports: MapData,
@@ -64,47 +70,50 @@ impl Kept {
         if is_off || !geteuid().is_root() || !hooks::has_loops() {
             return None;
         }
-        let is_mounted = statfs(MOUNTED).is_ok_and(|about| about.filesystem_type() == pins::BPF_FS);
-        if !is_mounted {
+        if !is_there() {
             return None;
         }
         let build = kernel_layout::build()?;
-        let key = kernel_layout::sum(&[build.as_bytes(), settings.bytes()].concat());
-        let opened = pins::open_folder(Path::new(OURS)).and_then(|_| pins::open_folder(Path::new(FOLDER)));
+        let key =
+            kernel_layout::sum(&[build.as_bytes(), &OBJECT_SUM.to_ne_bytes(), settings.bytes()].concat());
+        let opened =
+            pins::open_folder(Path::new(GATEWATCHS)).and_then(|_| pins::open_folder(Path::new(FOLDER)));
         let open = opened.inspect_err(|error| tracing::debug!(%error, "nothing is kept in {FOLDER}")).ok()?;
         open.try_lock().ok()?;
         Some(Self { key: format!("{key:016x}"), after: None, _open: open })
     }
 
     /// What was kept; `None` if it is not there.
-    pub(super) fn take(&mut self) -> Option<Finder> {
-        let finder = self.find().inspect_err(|error| tracing::debug!(%error, "nothing is kept")).ok()?;
-        tracing::debug!("the program that finds holders was kept");
-        Some(finder)
+    pub(super) fn take(&mut self) -> Option<KeptProgram> {
+        self.find().inspect_err(|error| tracing::debug!(%error, "nothing is kept")).ok()
     }
 
-    fn find(&mut self) -> io::Result<Finder> {
+    fn find(&mut self) -> io::Result<KeptProgram> {
         let take = |name: &'static str| fs::rename(self.path(name), self.path(IN_USE)).map(|()| name);
         let name = take(TRIED).or_else(|_| take(PROGRAM))?;
         let map = |name| MapData::from_fd(sys::pinned(&self.path(name))?).map_err(io::Error::other);
         let program = sys::pinned(&self.path(IN_USE))?;
         let link = sys::link_iterator(program.as_fd())?;
-        let finder = Finder {
+        let kept = KeptProgram {
             iterator: TaskIterator { program, link },
             ports: map(PORTS)?,
             found: map(FOUND)?,
             progress: map(PROGRESS)?,
             is_tried: name == TRIED,
         };
+        // It is read and written by its length here.
+        let length = kept.progress.info().map_err(io::Error::other)?.value_size();
+        if length as usize != size_of::<Progress>() {
+            return Err(io::Error::other("its maps are other ones"));
+        }
         self.after = Some(name);
-        Ok(finder)
+        Ok(kept)
     }
 
     /// Keeps the program and its [`MAPS`], in place of what was there. If they can't be kept, nothing is.
     pub(super) fn keep(&mut self, program: BorrowedFd<'_>, maps: &[OwnedFd; MAPS.len()]) {
-        let clear = || fs::read_dir(FOLDER)?.try_for_each(|entry| fs::remove_file(entry?.path()));
         let keep = || {
-            clear()?;
+            self.clear()?;
             let maps = MAPS.into_iter().zip(maps.iter().map(AsFd::as_fd));
             maps.chain([(IN_USE, program)]).try_for_each(|(name, part)| sys::pin(part, &self.path(name)))
         };
@@ -112,9 +121,27 @@ impl Kept {
             Ok(()) => self.after = Some(PROGRAM),
             Err(error) => {
                 tracing::debug!(%error, "nothing is kept in {FOLDER}");
-                let _ = clear();
+                let _ = self.clear();
             }
         }
+    }
+
+    /// Removes what is kept under this key, and all if there is much: of other namespaces, and of builds that are gone.
+    fn clear(&self) -> io::Result<()> {
+        let kept: Vec<PathBuf> = fs::read_dir(FOLDER)?
+            .map(|entry| entry.map(|entry| entry.path()))
+            .filter(|path| path.as_ref().map_or(true, |path| is_kept(path)))
+            .collect::<io::Result<_>>()?;
+        let is_much = kept.len() >= MOST_KEPT * (MAPS.len() + 1);
+        let is_ours = |path: &&PathBuf| {
+            path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(self.key.as_bytes()))
+        };
+        kept.iter().filter(|path| is_much || is_ours(path)).try_for_each(fs::remove_file)
+    }
+
+    /// What was kept is of no use.
+    pub(super) fn forget(&mut self) {
+        self.after = None;
     }
 
     /// The program was seen to understand the kernel's table of taken ports.
@@ -125,6 +152,22 @@ impl Kept {
     fn path(&self, name: &str) -> PathBuf {
         Path::new(FOLDER).join(format!("{}_{name}", self.key))
     }
+}
+
+/// Whether a BPF file system is mounted there, in which nobody but root can remove what is root's.
+fn is_there() -> bool {
+    const OTHERS_WRITE: u32 = 0o022;
+    const STICKY: u32 = 0o1000;
+    let is_safe = |mode: u32| mode & OTHERS_WRITE == 0 || mode & STICKY != 0;
+    statfs(MOUNTED).is_ok_and(|about| about.filesystem_type() == pins::BPF_FS)
+        && fs::metadata(MOUNTED).is_ok_and(|about| about.uid() == 0 && is_safe(about.mode()))
+}
+
+/// Whether a file has a name that is given here.
+fn is_kept(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    name.split_once('_')
+        .is_some_and(|(key, _)| key.len() == 16 && key.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 impl Drop for Kept {

@@ -114,10 +114,14 @@ impl KernelLayout {
 }
 
 /// FNV-1a, of which each step can be undone: two texts that differ in one byte never have the same sum.
-pub(super) fn sum(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |sum, &byte| (sum ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+pub(super) const fn sum(bytes: &[u8]) -> u64 {
+    let mut sum = 0xcbf2_9ce4_8422_2325_u64;
+    let mut at = 0;
+    while at < bytes.len() {
+        sum = (sum ^ bytes[at] as u64).wrapping_mul(0x100_0000_01b3);
+        at += 1;
+    }
+    sum
 }
 
 fn recall(key: &str) -> Option<KernelLayout> {

@@ -22,7 +22,7 @@ use super::{guard, kernel_version, sys};
 use crate::platform::contract::Interest;
 
 /// The kernel program, built by `cargo xtask build-ebpf`.
-static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("GATEWATCH_EBPF_OBJECT"));
+pub(super) static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("GATEWATCH_EBPF_OBJECT"));
 
 /// The maps that carry events. Snapshots don't need them.
 const EVENT_MAPS: &[&str] = &["EVENTS", "LOST", BUDGET_MAP, BIND_MAP, LOG_MAP];

@@ -47,7 +47,7 @@ use self::guard::KernelGuard;
 use self::holders::{Found, Holders, Reach, Seen};
 use self::hooks::Part;
 pub(super) use self::hooks::Wanted;
-use self::kept::{Finder, Kept};
+use self::kept::{Kept, KeptProgram};
 use self::kernel_layout::KernelLayout;
 use self::load::{Globals, LoadError, Loader};
 use self::log::KernelLog;
@@ -154,8 +154,12 @@ impl EbpfObserver {
         let interest = wanted.interest();
         let wants_log = log::is_wanted();
         let mut kept = if interest < Interest::Releases && !wants_log { Self::kept(&scope) } else { None };
-        if let Some(finder) = kept.as_mut().and_then(Kept::take) {
-            return Self::of_kept(ports, scope, kept, finder);
+        if let Some(program) = kept.as_mut().and_then(Kept::take) {
+            match Self::of_kept(ports, scope.clone(), program) {
+                Ok(observer) => return Ok(Self { kept, ..observer }),
+                Err(error) => tracing::debug!(%error, "what was kept is of no use"),
+            }
+            kept.as_mut().into_iter().for_each(Kept::forget);
         }
         let layout = if Part::Btf.is_switched_off() { None } else { KernelLayout::find()? };
         let globals = Globals {
@@ -224,8 +228,7 @@ impl EbpfObserver {
     fn of_kept(
         ports: &[Port],
         scope: Scope,
-        kept: Option<Kept>,
-        Finder { iterator, ports: watched, found, progress, is_tried }: Finder,
+        KeptProgram { iterator, ports: watched, found, progress, is_tried }: KeptProgram,
     ) -> Result<Self, LoadError> {
         let mut watched = Ports::new(watched)?;
         watched.set(ports)?;
@@ -238,7 +241,7 @@ impl EbpfObserver {
             hooks: Hooks::only_iterator(),
             knows_buckets: (is_tried && !Part::Bucket.is_switched_off()).then_some(true),
             holders: Some(holders),
-            kept,
+            kept: None,
             stream: None,
             maps: None,
             pins: None,

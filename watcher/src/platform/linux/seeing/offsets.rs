@@ -79,6 +79,7 @@ pub(super) fn find(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
         task_thread_pid: btf.offset("task_struct", "thread_pid")?,
         task_mm: btf.offset("task_struct", "mm")?,
         mm_exe_file: btf.offset("mm_struct", "exe_file")?,
+        signal_live: btf.offset("signal_struct", "live")?,
         signal_pids: btf.offset("signal_struct", "pids")?,
         pid_level: btf.offset("pid", "level")?,
         pid_numbers: btf.offset("pid", "numbers")?,
