@@ -7,8 +7,8 @@ use aya_ebpf::bindings::BPF_RB_NO_WAKEUP;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, RingBuf};
 use watcher_common::{
-    AF_INET, AF_INET6, Descriptor, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, MET_AT_MOST, Progress, TCP_CLOSE, TCP_LISTEN,
-    option,
+    AF_INET, AF_INET6, Descriptor, IPPROTO_MPTCP, IPPROTO_TCP, IPPROTO_UDP, MET_AT_MOST, Progress, TCP_CLOSE,
+    TCP_LISTEN, option,
 };
 
 use crate::current;

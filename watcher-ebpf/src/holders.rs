@@ -66,7 +66,8 @@ pub extern "C" fn holders(ctx: *const Task) -> i32 {
         return DONE;
     }
     let thread = read(task, constant(&OFFSETS.task_pid));
-    let (met, rounds) = (progress.met, begin_visit(progress, task_number(ctx), thread, Descriptors::of(owner)));
+    let (met, rounds) =
+        (progress.met, begin_visit(progress, task_number(ctx), thread, Descriptors::of(owner)));
     // SAFETY: the verifier checks the function, which takes no context.
     unsafe { bpf_loop(rounds, each_word as *mut c_void, core::ptr::null_mut(), 0) };
     if progress.visit.is_full == 0 {
