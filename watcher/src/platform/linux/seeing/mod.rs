@@ -190,6 +190,7 @@ impl EbpfObserver {
         if let (Some(kept), Some(maps), Some(iterator), Some(_)) = (&mut kept, &kept_maps, &iterator, &layout)
         {
             kept.keep(iterator.program.as_fd(), maps);
+            watched.is_kept = true;
         }
         let holders = match iterator {
             Some(iterator) => {
@@ -231,6 +232,7 @@ impl EbpfObserver {
         KeptProgram { iterator, ports: watched, found, progress, is_tried }: KeptProgram,
     ) -> Result<Self, LoadError> {
         let mut watched = Ports::new(watched)?;
+        watched.is_kept = true;
         watched.set(ports)?;
         let holders = Holders::new(iterator, found, progress, scope.home())?;
         Ok(Self {
@@ -555,6 +557,8 @@ fn checks() -> Interval {
 struct Ports {
     words: Array<MapData, u64>,
     watched: Vec<Port>,
+    /// Whether the map is kept for another command, which wants ports of its own.
+    is_kept: bool,
 }
 
 impl Ports {
@@ -562,6 +566,7 @@ impl Ports {
         Ok(Self {
             words: Map::Array(map).try_into().map_err(|error| Self::refused(&error))?,
             watched: Vec::new(),
+            is_kept: false,
         })
     }
 
@@ -592,9 +597,10 @@ impl Ports {
 }
 
 impl Drop for Ports {
-    /// The map may be kept for the next command.
     fn drop(&mut self) {
-        let _ = self.set(&[]);
+        if self.is_kept {
+            let _ = self.set(&[]);
+        }
     }
 }
 
