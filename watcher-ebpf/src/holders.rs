@@ -108,8 +108,8 @@ fn begin_visit(progress: &mut Progress, task: u64, thread: u32, table: Descripto
         wanted: u64::MAX << (begin % u64::from(WORD)),
         is_full: hidden(0),
     };
-    // A table never shrinks.
-    let words = u64::from(table.size).wrapping_sub(first) / u64::from(WORD);
+    // A table never shrinks, but a process that runs another program gets a new one, which may be smaller.
+    let words = u64::from(table.size).saturating_sub(first) / u64::from(WORD);
     words.min(MOST_ROUNDS.into()) as u32
 }
 
