@@ -117,12 +117,11 @@ impl Kept {
             let maps = MAPS.into_iter().zip(maps.iter().map(AsFd::as_fd));
             maps.chain([(IN_USE, program)]).try_for_each(|(name, part)| sys::pin(part, &self.path(name)))
         };
-        match keep() {
-            Ok(()) => self.after = Some(PROGRAM),
-            Err(error) => {
-                tracing::debug!(%error, "nothing is kept in {FOLDER}");
-                let _ = self.clear();
-            }
+        let kept = keep();
+        self.after = kept.is_ok().then_some(PROGRAM);
+        if let Err(error) = kept {
+            tracing::debug!(%error, "nothing is kept in {FOLDER}");
+            let _ = self.clear();
         }
     }
 
@@ -139,11 +138,6 @@ impl Kept {
         kept.iter().filter(|path| is_much || is_ours(path)).try_for_each(fs::remove_file)
     }
 
-    /// What was kept is of no use.
-    pub(super) fn forget(&mut self) {
-        self.after = None;
-    }
-
     /// The program was seen to understand the kernel's table of taken ports.
     pub(super) fn note_tried(&mut self) {
         self.after = self.after.map(|_| TRIED);
@@ -156,11 +150,10 @@ impl Kept {
 
 /// Whether a BPF file system is mounted there, in which nobody but root can remove what is root's.
 fn is_there() -> bool {
-    const OTHERS_WRITE: u32 = 0o022;
     const STICKY: u32 = 0o1000;
-    let is_safe = |mode: u32| mode & OTHERS_WRITE == 0 || mode & STICKY != 0;
+    let is_sticky = |about: &fs::Metadata| about.uid() == 0 && about.mode() & STICKY != 0;
     statfs(MOUNTED).is_ok_and(|about| about.filesystem_type() == pins::BPF_FS)
-        && fs::metadata(MOUNTED).is_ok_and(|about| about.uid() == 0 && is_safe(about.mode()))
+        && fs::metadata(MOUNTED).is_ok_and(|about| kernel_layout::is_roots_own(&about) || is_sticky(&about))
 }
 
 /// Whether a file has a name that is given here.

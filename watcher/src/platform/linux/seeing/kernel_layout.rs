@@ -136,7 +136,7 @@ fn recall(key: &str) -> Option<KernelLayout> {
 }
 
 /// Whether root owns it and only root can write to it.
-fn is_roots_own(metadata: &fs::Metadata) -> bool {
+pub(super) fn is_roots_own(metadata: &fs::Metadata) -> bool {
     const OTHERS_WRITE: u32 = 0o022;
     metadata.uid() == 0 && metadata.mode() & OTHERS_WRITE == 0
 }

@@ -39,7 +39,7 @@ use std::time::Duration;
 
 use aya::maps::{Array, Map, MapData};
 use tokio::time::{Interval, MissedTickBehavior, interval};
-use watcher_common::{Offsets, PORT_WORDS};
+use watcher_common::PORT_WORDS;
 
 use self::attach::Hooks;
 use self::diag::States;
@@ -159,7 +159,6 @@ impl EbpfObserver {
                 Ok(observer) => return Ok(Self { kept, ..observer }),
                 Err(error) => tracing::debug!(%error, "what was kept is of no use"),
             }
-            kept.as_mut().into_iter().for_each(Kept::forget);
         }
         let layout = if Part::Btf.is_switched_off() { None } else { KernelLayout::find()? };
         let globals = Globals {
@@ -221,8 +220,7 @@ impl EbpfObserver {
 
     /// Where the program that finds holders is kept; `None` if it is not, or another command uses it.
     fn kept(scope: &Scope) -> Option<Kept> {
-        let globals = Globals { offsets: Some(Offsets::default()), ..Self::globals(scope) };
-        Kept::open(&globals.settings())
+        Kept::open(&Self::globals(scope).settings())
     }
 
     /// By the program as it was kept, for snapshots alone.
