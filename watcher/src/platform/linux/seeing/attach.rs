@@ -66,11 +66,10 @@ impl Hooks {
         Ok(hooks)
     }
 
-    /// Only the iterator, which was attached already.
-    pub(super) fn only_iterator() -> Self {
+    /// What snapshots need, which is the iterator, and was attached already.
+    pub(super) fn only_iterator(wanted: Wanted) -> Self {
         let mut hooks = Self::default();
-        let is_iterator = |hook: &&HookSpec| matches!(hook.place, Place::Iterator(_));
-        for spec in hooks::needed_for(Wanted::SNAPSHOTS).filter(is_iterator) {
+        for spec in hooks::needed_for(wanted) {
             hooks.note(spec, None);
         }
         hooks

@@ -301,9 +301,6 @@ impl Wanted {
     /// Everything.
     pub(super) const ALL: Self = Self { tcp: Some(Interest::Everything), udp: Some(Interest::Everything) };
 
-    /// Snapshots of TCP ports.
-    pub(super) const SNAPSHOTS: Self = Self { tcp: Some(Interest::Snapshots), udp: None };
-
     /// This of the ports of these protocols.
     pub(crate) fn of(protocols: &[Protocol], interest: Interest) -> Self {
         let of = |protocol| protocols.contains(&protocol).then_some(interest);

@@ -112,17 +112,13 @@ impl Kept {
 
     /// Keeps the program and its [`MAPS`], in place of what was there. If they can't be kept, nothing is.
     pub(super) fn keep(&mut self, program: BorrowedFd<'_>, maps: &[OwnedFd; MAPS.len()]) {
-        let keep = || {
-            self.clear()?;
-            let maps = MAPS.into_iter().zip(maps.iter().map(AsFd::as_fd));
-            maps.chain([(IN_USE, program)]).try_for_each(|(name, part)| sys::pin(part, &self.path(name)))
-        };
-        let kept = keep();
-        self.after = kept.is_ok().then_some(PROGRAM);
-        if let Err(error) = kept {
-            tracing::debug!(%error, "nothing is kept in {FOLDER}");
-            let _ = self.clear();
-        }
+        let mut parts = MAPS.into_iter().zip(maps.iter().map(AsFd::as_fd)).chain([(IN_USE, program)]);
+        let pin = || parts.try_for_each(|(name, part)| sys::pin(part, &self.path(name)));
+        let kept = pins::pin_anew(|| self.clear(), pin);
+        self.after = kept
+            .inspect_err(|error| tracing::debug!(%error, "nothing is kept in {FOLDER}"))
+            .is_ok()
+            .then_some(PROGRAM);
     }
 
     /// Removes what is kept under this key, and all if there is much: of other namespaces, and of builds that are gone.

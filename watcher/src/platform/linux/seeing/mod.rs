@@ -16,10 +16,12 @@ mod kernel_layout;
 mod kernel_version;
 mod load;
 mod log;
+mod look;
 mod netns;
 mod offsets;
 mod other_ports;
 mod pins;
+mod ports;
 mod proc_net;
 mod refused;
 mod reuse;
@@ -30,21 +32,19 @@ mod tracefs;
 mod udp_release;
 mod unheld;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use aya::maps::{Array, Map, MapData};
 use tokio::time::{Interval, MissedTickBehavior, interval};
-use watcher_common::PORT_WORDS;
 
 use self::attach::Hooks;
 use self::diag::States;
 use self::guard::KernelGuard;
-use self::holders::{Found, Holders, Reach, Seen};
+use self::holders::{Holders, Reach};
 use self::hooks::Part;
 pub(super) use self::hooks::Wanted;
 use self::kept::{Kept, KeptProgram};
@@ -53,6 +53,7 @@ use self::load::{Globals, LoadError, Loader};
 use self::log::KernelLog;
 pub(super) use self::netns::Netns;
 use self::pins::{Maps, Pins};
+use self::ports::Ports;
 pub(super) use self::reuse::reuses_address;
 pub(super) use self::socket_table::LinuxTable;
 use self::stream::Stream;
@@ -60,9 +61,9 @@ use self::udp_release::Going;
 use super::processes::proc;
 use crate::model::{Backend, EventKind, LostIn, Observation, Port, Protocol, Socket, SocketState};
 use crate::platform::contract::{
-    AgentObserver, Guard, Hook, Interest, ObserveError, Observer, Relieved, TimeWaits, in_namespace,
+    AgentObserver, Guard, Hook, Interest, ObserveError, Observer, Relieved, TimeWaits,
 };
-use crate::platform::poll::{SocketTable as _, failed};
+use crate::platform::poll::SocketTable as _;
 
 /// How often to look whether the hooks are still attached.
 const CHECK_INTERVAL: Duration = Duration::from_millis(500);
@@ -155,7 +156,7 @@ impl EbpfObserver {
         let wants_log = log::is_wanted();
         let mut kept = if interest < Interest::Releases && !wants_log { Self::kept(&scope) } else { None };
         if let Some(program) = kept.as_mut().and_then(Kept::take) {
-            match Self::of_kept(ports, scope.clone(), program) {
+            match Self::of_kept(ports, scope.clone(), wanted, program) {
                 Ok(observer) => return Ok(Self { kept, ..observer }),
                 Err(error) => tracing::debug!(%error, "what was kept is of no use"),
             }
@@ -201,20 +202,14 @@ impl EbpfObserver {
         let checks = hooks.can_be_detached().then(checks);
         let log = if wants_log { hooks.any_program().and_then(KernelLog::new) } else { None };
         Ok(Self {
-            scope,
-            ports: watched,
             loader: Some(loader),
             layout,
-            hooks,
-            knows_buckets: None,
-            holders,
             kept,
             stream,
             maps,
-            pins: None,
-            going: None,
             checks,
             log,
+            ..Self::of_snapshots(scope, watched, hooks, holders)
         })
     }
 
@@ -227,6 +222,7 @@ impl EbpfObserver {
     fn of_kept(
         ports: &[Port],
         scope: Scope,
+        wanted: Wanted,
         KeptProgram { iterator, ports: watched, found, progress, is_tried }: KeptProgram,
     ) -> Result<Self, LoadError> {
         let mut watched = Ports::new(watched)?;
@@ -234,13 +230,21 @@ impl EbpfObserver {
         watched.set(ports)?;
         let holders = Holders::new(iterator, found, progress, scope.home())?;
         Ok(Self {
+            knows_buckets: (is_tried && !Part::Bucket.is_switched_off()).then_some(true),
+            ..Self::of_snapshots(scope, watched, Hooks::only_iterator(wanted), Some(holders))
+        })
+    }
+
+    /// One that has nothing but what snapshots take.
+    fn of_snapshots(scope: Scope, ports: Ports, hooks: Hooks, holders: Option<Holders>) -> Self {
+        Self {
             scope,
-            ports: watched,
+            ports,
             loader: None,
             layout: None,
-            hooks: Hooks::only_iterator(),
-            knows_buckets: (is_tried && !Part::Bucket.is_switched_off()).then_some(true),
-            holders: Some(holders),
+            hooks,
+            knows_buckets: None,
+            holders,
             kept: None,
             stream: None,
             maps: None,
@@ -248,7 +252,7 @@ impl EbpfObserver {
             going: None,
             checks: None,
             log: None,
-        })
+        }
     }
 
     /// What the kernel program is told of these namespaces.
@@ -419,115 +423,6 @@ impl AgentObserver for EbpfObserver {
 }
 
 impl EbpfObserver {
-    /// Whether the kernel's table of taken ports can be asked.
-    fn knows_buckets(&mut self) -> bool {
-        let Some(holders) = &mut self.holders else { return false };
-        *self.knows_buckets.get_or_insert_with(|| {
-            let tried = bucket::try_out(holders, self.scope.home());
-            if let (Ok(()), Some(kept)) = (&tried, &mut self.kept) {
-                kept.note_tried();
-            }
-            tried.inspect_err(|error| tracing::debug!(%error, "no quick look for a port's sockets")).is_ok()
-        })
-    }
-
-    /// The port that is looked for, if the kernel's table of taken ports can tell whose descriptors to look at: one TCP port of
-    /// the home network namespace.
-    fn quickly(&mut self, ports: &[Port], netns: Option<u32>) -> Option<u16> {
-        let &[Port { protocol: Protocol::Tcp, number }] = ports else { return None };
-        let is_home = netns.or(self.scope.only()) == Some(self.scope.home().inode());
-        let is_off =
-            Part::Bucket.is_switched_off() || self.knows_buckets == Some(false) || !hooks::has_loops();
-        (is_home && !is_off).then_some(number)
-    }
-
-    /// As [`Observer::look_in`]; without a network namespace, at all that are seen.
-    fn look_at(&mut self, ports: &[Port], netns: Option<u32>) -> Result<Vec<Socket>, ObserveError> {
-        let quick = self.quickly(ports, netns);
-        let is_tried = self.knows_buckets == Some(true);
-        let Some(holders) = &mut self.holders else {
-            // Without the iterator only the own network namespace is seen, and none of its sockets is another one's.
-            let sockets = LinuxTable(self.scope.home().clone()).snapshot(ports)?;
-            return Ok(match netns {
-                Some(netns) => in_namespace(sockets, netns),
-                None => sockets,
-            });
-        };
-        let home = self.scope.home();
-        let here = netns.unwrap_or(home.inode());
-        let only = netns.or(self.scope.only());
-        let asked: HashSet<Port> = ports.iter().copied().collect();
-        let wanted = |descriptor: &watcher_common::Descriptor| {
-            asked.contains(&holders::port(descriptor)) && only.is_none_or(|netns| netns == descriptor.netns)
-        };
-        let mut visit = |listed: &[Socket], reach: Reach| -> Result<Option<Vec<Socket>>, ObserveError> {
-            let mut found = Found::new(here);
-            let add = |descriptor: &watcher_common::Descriptor| {
-                if wanted(descriptor) {
-                    found.add(descriptor);
-                }
-            };
-            let seen = holders.read(reach, add).map_err(|error| failed(ports, error.to_string()))?;
-            let (mut sockets, left_out) = found.join(listed);
-            let is_held = |socket: &Socket| !socket.descriptors.is_empty() || socket.is_left_out();
-            let is_whole = match seen {
-                Seen::All => true,
-                // That a listener's holder was found shows that this kernel keeps its sockets as the program thinks.
-                Seen::Told => sockets.iter().all(is_held),
-                Seen::InDoubt => false,
-            };
-            if !is_whole {
-                return Ok(None);
-            }
-            // The iterator visits every process of our pid namespace.
-            unheld::explain(&mut sockets);
-            sockets.extend(left_out);
-            Ok(Some(sockets))
-        };
-        let mut read = |listed: &[Socket]| -> Result<Vec<Socket>, ObserveError> {
-            // What the quick way leaves in doubt, the other one tells. Where nothing listens, only a bind would show that it can
-            // be believed, and that of a mere look could be in a server's way.
-            let is_worth_it = !listed.is_empty() || is_tried;
-            if let Some(port) = quick.filter(|_| is_worth_it) {
-                for reach in [Reach::Makers(port), Reach::Files(port)] {
-                    if let Some(sockets) = visit(listed, reach)? {
-                        return Ok(sockets);
-                    }
-                }
-            }
-            Ok(visit(listed, Reach::All)?.unwrap_or_default())
-        };
-        if here != home.inode() {
-            return read(&[]);
-        }
-        // The table comes first, and its moment is the look's: what begins to listen while the descriptors are read is
-        // found by them alone, and is known to be newer.
-        let listed = match LinuxTable(home.clone()).owners(ports, false) {
-            Ok(listed) => listed,
-            Err(error) => {
-                tracing::debug!(%error, "only sockets that some process holds are seen");
-                return read(&[]);
-            }
-        };
-        let mut sockets = read(&listed)?;
-        let bound: Vec<Socket> =
-            sockets.iter().filter(|socket| is_bound_without_serving(socket)).cloned().collect();
-        if !bound.is_empty() {
-            // Sockets that do not listen are in another table, which takes milliseconds to read. So it is read only if
-            // there are some, and then the look begins again with it. Before Linux 6.8 they are not in it.
-            let listed = diag::sockets(home, ports, States::OWNING).unwrap_or_default();
-            let table = holders::Listed::new(&listed);
-            if bound.iter().any(|socket| table.find(socket).is_some()) {
-                sockets = read(&listed)?;
-                let states = [SocketState::Listen, SocketState::Bound];
-                holders::mark_newer(&mut sockets, &listed, home.inode(), &states);
-                return Ok(sockets);
-            }
-        }
-        holders::mark_newer(&mut sockets, &listed, home.inode(), &[SocketState::Listen]);
-        Ok(sockets)
-    }
-
     /// Adds the cookie of a listen, which the plain tracepoint does not give. Without one, a connection that ends with
     /// its listener could be taken for the listener itself.
     fn with_cookie(&self, mut observation: Observation) -> Observation {
@@ -549,62 +444,6 @@ fn checks() -> Interval {
     let mut checks = interval(CHECK_INTERVAL);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     checks
-}
-
-/// A map of ports, in which the kernel program looks up each port: of those that are watched, or guarded.
-struct Ports {
-    words: Array<MapData, u64>,
-    watched: Vec<Port>,
-    /// Whether the map is kept for another command, which wants ports of its own.
-    is_kept: bool,
-}
-
-impl Ports {
-    fn new(map: MapData) -> Result<Self, LoadError> {
-        Ok(Self {
-            words: Map::Array(map).try_into().map_err(|error| Self::refused(&error))?,
-            watched: Vec::new(),
-            is_kept: false,
-        })
-    }
-
-    fn set(&mut self, ports: &[Port]) -> Result<(), LoadError> {
-        let mut words: BTreeMap<u32, u64> = self.watched.iter().map(|&port| (Self::word(port), 0)).collect();
-        for &port in ports {
-            *words.entry(Self::word(port)).or_default() |= 1 << (port.number & 63);
-        }
-        for (word, bits) in words {
-            self.words.set(word, bits, 0).map_err(|error| Self::refused(&error))?;
-        }
-        ports.clone_into(&mut self.watched);
-        Ok(())
-    }
-
-    /// The map's word with a port's bit: first come those of TCP, then those of UDP.
-    fn word(port: Port) -> u32 {
-        let word = u32::from(port.number >> 6);
-        match port.protocol {
-            Protocol::Tcp => word,
-            Protocol::Udp => PORT_WORDS + word,
-        }
-    }
-
-    fn refused(error: &aya::maps::MapError) -> LoadError {
-        LoadError::Map { name: "PORTS".to_owned(), error: error.to_string(), refusal: None }
-    }
-}
-
-impl Drop for Ports {
-    fn drop(&mut self) {
-        if self.is_kept {
-            let _ = self.set(&[]);
-        }
-    }
-}
-
-/// Whether it is in the kernel's table of sockets that are bound and do not listen.
-fn is_bound_without_serving(socket: &Socket) -> bool {
-    socket.state == SocketState::Bound && !socket.serves() && !socket.is_left_out()
 }
 
 /// As [`System::bound`](crate::platform::contract::System::bound).

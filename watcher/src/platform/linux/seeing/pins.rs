@@ -91,12 +91,7 @@ impl Pins {
         links: impl Iterator<Item = (&'static HookSpec, BorrowedFd<'a>)>,
         maps: &Maps,
     ) -> io::Result<u32> {
-        self.clear()?;
-        let pinned = self.pin_all(links, maps);
-        if pinned.is_err() {
-            self.clear()?;
-        }
-        pinned
+        pin_anew(|| self.clear(), || self.pin_all(links, maps))
     }
 
     fn pin_all<'a>(
@@ -132,6 +127,15 @@ impl Pins {
     fn path(&self, name: &str) -> PathBuf {
         self.folder.join(format!("{OURS}{name}"))
     }
+}
+
+/// Pins in place of what is cleared. If something can't be pinned, nothing is.
+pub(super) fn pin_anew<T>(
+    clear: impl Fn() -> io::Result<()>,
+    pin: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
+    clear()?;
+    pin().or_else(|error| clear().and(Err(error)))
 }
 
 /// Opens a folder for pins, and makes it if it is missing.
