@@ -129,9 +129,9 @@ enum Task {
         /// Instead measure everything beside other tools, and write docs/benchmarks.md with its plots
         #[arg(long, conflicts_with = "parts")]
         report: bool,
-        /// The part that runs in namespaces of its own
-        #[arg(long, hide = true, requires = "report")]
-        inside: bool,
+        /// The part that runs in namespaces of its own, with the programs of this folder
+        #[arg(long, hide = true, requires = "report", value_name = "PROGRAMS")]
+        inside: Option<std::path::PathBuf>,
     },
     /// Try gatewatch with random scenes and against time, and fail if it ends a wrong process or gives a wrong answer
     #[cfg(target_os = "linux")]

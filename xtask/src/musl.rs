@@ -83,6 +83,19 @@ pub(crate) fn programs(arch: &str) -> Result<Programs> {
     Ok(Programs { gatewatch, actor, scenarios })
 }
 
+/// Builds gatewatch as it is released for this processor, and the actor, and gives the folder that they are in.
+///
+/// # Errors
+/// When one can't be built, or is not static.
+pub(crate) fn release() -> Result<PathBuf> {
+    let arch = std::env::consts::ARCH;
+    let gatewatch = gatewatch(arch)?;
+    let [actor] = build(arch, &["--package", "gatewatch-tests"], ["actor"])?;
+    let folder = gatewatch.parent().context("a program is in a folder")?;
+    ensure!(actor.parent() == Some(folder), "the programs are in two folders");
+    Ok(folder.to_owned())
+}
+
 /// The folder of Zig: the program and its headers.
 pub(crate) fn zig() -> Result<PathBuf> {
     Ok(pypi::unpack(ZIG, &[], &["ziglang/"])?.join("ziglang"))

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use gatewatch_tests::{Actor, Gatewatch};
 
-use crate::run::build_release;
+use crate::musl;
 
 pub(crate) use load::hold_sockets;
 pub(crate) use report::{LoadKind, hold_load, make as make_report};
@@ -53,7 +53,7 @@ pub(crate) enum Part {
 /// When something can't be built or run.
 pub(crate) fn run_parts(parts: &[Part]) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "the benchmarks load kernel programs: run them as root");
-    gatewatch_tests::use_programs(build_release()?);
+    gatewatch_tests::use_programs(musl::release()?);
     let wanted = |part| parts.is_empty() || parts.contains(&part);
     if wanted(Part::Clean) {
         clean::run()?;

@@ -16,12 +16,14 @@ mod variables;
 mod watching;
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
 use super::load::Load;
-use crate::run::{build_release, root, run, target};
+use crate::musl;
+use crate::run::{root, run};
 use contest::{Figures, Rounds};
 use place::Place;
 
@@ -37,13 +39,13 @@ const INSIDE: &str = "mount -t tracefs none /sys/kernel/tracing 2> /dev/null\n\
 ///
 /// # Errors
 /// When something can't be installed, built or run, or gatewatch does not do what it is asked for.
-pub(crate) fn make(inside: bool) -> Result<()> {
+pub(crate) fn make(inside: Option<PathBuf>) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "the benchmarks load kernel programs: run them as root");
-    if inside {
-        gatewatch_tests::use_programs(target().join("release"));
+    if let Some(programs) = inside {
+        gatewatch_tests::use_programs(programs);
         return measure();
     }
-    build_release()?;
+    let programs = musl::release()?;
     peers::install()?;
     // Nothing but the run's own processes and sockets is seen in there, so others' neither count nor can be hit by a tool
     // that kills too much; and all of it ends with the run, however that ends.
@@ -60,7 +62,7 @@ pub(crate) fn make(inside: bool) -> Result<()> {
         INSIDE,
         "sh",
     ]);
-    run(command.arg(std::env::current_exe()?).args(["bench", "--report", "--inside"]))
+    run(command.arg(std::env::current_exe()?).args(["bench", "--report", "--inside"]).arg(programs))
 }
 
 /// The figures of one run.
