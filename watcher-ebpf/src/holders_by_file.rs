@@ -1,8 +1,11 @@
 //! `iter/task_file`: the kernel's own iterator over descriptors, for kernels without `bpf_loop` (before Linux 5.17).
 
+use core::mem::offset_of;
+
 use aya_ebpf::helpers::generated::bpf_seq_write;
 
 use crate::held::{AGAIN, DONE, begun, report, socket_behind};
+use crate::memory::read;
 
 /// The iterator's context (the kernel's `bpf_iter__task_file`).
 #[repr(C)]
@@ -31,8 +34,10 @@ const DESCRIPTORS_PER_READ: u64 = 64;
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task_file")]
 pub extern "C" fn holders_by_file(ctx: *const TaskFile) -> i32 {
-    // SAFETY: the verifier knows the context's type; a task or file that does not exist is a null pointer.
-    let (task, file, fd) = unsafe { ((*ctx).task, (*ctx).file, (*ctx).fd) };
+    // SAFETY: the verifier knows the context's type; a task that does not exist is a null pointer.
+    let (task, fd) = unsafe { ((*ctx).task, (*ctx).fd) };
+    // As a number, because the addresses of files are summed up, and the verifier adds no number to a pointer that could be any.
+    let file = read::<u64>(ctx.cast(), offset_of!(TaskFile, file) as u32) as *const u8;
     let Some(progress) = begun(|_| ()) else { return DONE };
     if task.is_null() || file.is_null() {
         return DONE;

@@ -26,8 +26,14 @@ impl Recorded {
     /// Prints the counts beside those that are recorded, and records them if that is wanted.
     ///
     /// # Errors
-    /// When one has grown by a tenth or more and they are not recorded, or they can't be.
-    pub(crate) fn compare(&self, counted: Counts, record: bool) -> Result<()> {
+    /// When one has grown by a tenth or more and they are not recorded, or they can't be; and when one of these is recorded and was
+    /// not counted: of verifiers' counts, a program that can't be loaded any more.
+    pub(crate) fn compare(
+        &self,
+        counted: Counts,
+        is_expected: impl Fn(&str) -> bool,
+        record: bool,
+    ) -> Result<()> {
         let path = root().join(self.file);
         let mut recorded = read(&fs::read_to_string(&path).unwrap_or_default());
         let mut grown = Vec::new();
@@ -40,6 +46,14 @@ impl Recorded {
             }
         }
         let Self { head, task, .. } = self;
+        let missing: Vec<&str> = recorded
+            .keys()
+            .map(String::as_str)
+            .filter(|name| is_expected(name) && !counted.contains_key(*name))
+            .collect();
+        if !missing.is_empty() {
+            bail!("{} is recorded in {}, and was not counted now", missing.join(", "), self.file);
+        }
         if record {
             recorded.extend(counted);
             let lines: String = recorded.iter().map(|(name, count)| format!("{name} {count}\n")).collect();
