@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+pub(crate) use self::losses::LOOKS_SHARE;
 use self::losses::Losses;
 use crate::model::{
     Event, EventKind, LostIn, NamedProcess, Observation, Port, Protocol, Socket, WatchEvent, WatchKind,

@@ -42,7 +42,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tracing::{info, warn};
 
 use self::settings::Settings;
@@ -51,12 +51,13 @@ use crate::config::{Config, ConfigError};
 use crate::platform::Host;
 use crate::platform::contract::ServiceSystem as _;
 use crate::platform::contract::{AgentSystem, ObserveError, Platform, ServiceState, Signal, Signals as _};
+use crate::watch::LOOKS_SHARE;
 
 /// The environment variable that names the agent's socket.
 pub(crate) const SOCKET_VARIABLE: &str = "GATEWATCH_SOCKET";
 
 /// How often the remembered sockets are compared with the kernel, because no event reports a descriptor that was
-/// inherited or passed to another process.
+/// inherited or passed to another process. More seldom where that takes long.
 const RESYNC: Duration = Duration::from_secs(30);
 /// No look takes as long as this.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
@@ -150,7 +151,7 @@ async fn serve(
 
     let mut resync = interval(RESYNC);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut looking = Looking { task: JoinSet::new(), since: Instant::now() };
+    let mut looking = Looking::new();
     let mut reload = false;
     let mut seconds = interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -158,18 +159,23 @@ async fn serve(
     let mut connections = serve::Connections::new(Arc::clone(agent), listener);
     let mut scrapes = scrape::Scrapes::new(Arc::clone(agent));
     loop {
+        let (is_free, may_look) = (looking.task.is_empty(), looking.is_rested());
         tokio::select! {
             error = std::future::poll_fn(|cx| agent.poll_events(cx)) => return Err(error.into()),
             () = connections.next() => {}
             () = scrapes.next() => {}
-            _ = resync.tick(), if looking.task.is_empty() => looking.begin(agent, Agent::resync),
-            () = agent.look_is_due(), if looking.task.is_empty() => looking.begin(agent, Agent::look_again),
-            // It looks at the ports that are new, so it takes its turn among the looks.
-            () = std::future::ready(()), if reload && looking.task.is_empty() => {
+            () = sleep_until(looking.rests_until.into()), if is_free && !may_look => {}
+            _ = resync.tick(), if may_look => looking.begin(agent, Agent::resync),
+            () = agent.look_is_due(), if may_look => looking.begin(agent, Agent::look_again),
+            // It looks at the ports that are new, so it takes its turn among the looks; but somebody waits for it.
+            () = std::future::ready(()), if reload && is_free => {
                 reload = false;
                 looking.begin(agent, Agent::reload);
             }
-            Some(_) = looking.task.join_next() => scrapes.follow_configuration(),
+            Some(_) = looking.task.join_next() => {
+                looking.ended();
+                scrapes.follow_configuration();
+            }
             _ = seconds.tick() => {
                 agent.each_second();
                 scrapes.follow_configuration();
@@ -206,13 +212,29 @@ async fn serve(
 struct Looking {
     task: JoinSet<()>,
     since: Instant,
+    /// Until then no look is begun by itself. Both the clock and lost events ask for looks, and where events are lost during the
+    /// clock's it is two looks in one: if each kept its own pace alone, together they would take several times the share of one.
+    rests_until: Instant,
 }
 
 impl Looking {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { task: JoinSet::new(), since: now, rests_until: now }
+    }
+
+    fn is_rested(&self) -> bool {
+        self.task.is_empty() && self.rests_until <= Instant::now()
+    }
+
     fn begin(&mut self, agent: &Arc<Agent>, look: impl FnOnce(&Agent) + Send + 'static) {
         let agent = Arc::clone(agent);
         self.since = Instant::now();
         self.task.spawn_blocking(move || look(&agent));
+    }
+
+    fn ended(&mut self) {
+        self.rests_until = Instant::now() + self.since.elapsed() * LOOKS_SHARE;
     }
 }
 
@@ -220,5 +242,23 @@ async fn tick(interval: Option<&mut tokio::time::Interval>) {
     match interval {
         Some(interval) => drop(interval.tick().await),
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_any_look_none_begins_by_itself_for_eight_times_as_long() {
+        let now = Instant::now();
+        let since = now.checked_sub(Duration::from_secs(1)).unwrap();
+        let mut looking = Looking { since, ..Looking::new() };
+        assert!(looking.is_rested());
+        looking.ended();
+        assert!(!looking.is_rested());
+        assert!(looking.rests_until >= now + Duration::from_secs(8));
+        looking.rests_until = Instant::now();
+        assert!(looking.is_rested());
     }
 }

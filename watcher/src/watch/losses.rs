@@ -11,7 +11,7 @@ use crate::model::LostIn;
 /// The least time between two looks because of lost events: where they are lost all the time, looks are all there would be.
 const LOOKS_APART: Duration = Duration::from_millis(50);
 /// And so many times as long as the last one took: where others have opened a great many descriptors, each takes long.
-const LOOKS_SHARE: u32 = 8;
+pub(crate) const LOOKS_SHARE: u32 = 8;
 /// So long after a look that failed the next one is due.
 const AFTER_A_FAILURE: Duration = Duration::from_secs(1);
 
