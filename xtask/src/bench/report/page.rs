@@ -77,7 +77,7 @@ fn machine(page: &mut String, report: &Report) -> Result<()> {
          The machine is shared, so read the ratios and not the milliseconds.\n\n\
          * Versions: {}.\n\
          * Gatewatch's program is the static one that is released. One that is built with the host's C library starts \
-         a millisecond later, because the loader has to link it first.\n\
+         later, because the loader has to link it first.\n\
          * All ways of a table take turns, one run each in a round, and each round begins with another one.\n\
          * Each figure is of the whole process, in milliseconds from its start, after a rest of 40 ms. The 99th percentile \
          of fewer than 100 runs is the longest of them.\n\
