@@ -41,6 +41,17 @@ answer is unknown, not held_by_protected"
     done
 }
 
+tell_of_scenarios() { # all that the scenarios say but who held; of those it tells how many there are so far
+    local line held=0
+    while IFS= read -r line; do
+        case $line in
+            *'... ok') held=$((held + 1)); ((held % 20)) || echo "$held held" ;;
+            *'... ignored' | *'... ignored, '* | *WARN* | skipped* | '' | 'running '*) ;;
+            *) printf '%s\n' "$line" ;;
+        esac
+    done
+}
+
 run_scenarios() { # run_scenarios FILTER...: the scenarios whose name contains one of these
     mkdir -p release/deps && ln -f gatewatch actor release/ && ln -f scenarios release/deps/
     local left_out
@@ -50,7 +61,7 @@ run_scenarios() { # run_scenarios FILTER...: the scenarios whose name contains o
         echo "--- scenarios $filter"
         GATEWATCH_BIN=$PWD/gatewatch GATEWATCH_TESTS_PATIENCE=6 RUST_BACKTRACE=0 \
             release/deps/scenarios $filter --test-threads 2 $(printf -- '--skip %s ' "${left_out[@]%%:*}") 2>&1 \
-            | grep --line-buffered -v -E '\.\.\. (ok|ignored)|WARN|^skipped|^$|^running '
+            | tell_of_scenarios
         [ "${PIPESTATUS[0]}" = 0 ] || failed=1
     done
 }
