@@ -41,11 +41,15 @@ answer is unknown, not held_by_protected"
     done
 }
 
-tell_of_scenarios() { # all that the scenarios say but who held; of those it tells how many there are so far
-    local line held=0
+tell_of_scenarios() { # all that the scenarios say but who held; of those it tells how many there are so far, and which were slow
+    local line held=0 last=$SECONDS
     while IFS= read -r line; do
         case $line in
-            *'... ok') held=$((held + 1)); ((held % 20)) || echo "$held held" ;;
+            *'... ok')
+                held=$((held + 1)); ((held % 20)) || echo "$held held"
+                ((SECONDS - last < 60)) || echo "nothing for $((SECONDS - last)) s, then $line"
+                last=$SECONDS
+                ;;
             *'... ignored' | *'... ignored, '* | *WARN* | skipped* | '' | 'running '*) ;;
             *) printf '%s\n' "$line" ;;
         esac
