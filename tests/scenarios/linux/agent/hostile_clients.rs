@@ -1,7 +1,8 @@
 //! The host agent among clients that mean it harm, most of them other users: it goes on, and serves the rest.
 
 use gatewatch_tests::{
-    Agent, Connection, Gatewatch, Part, as_user, config, in_own_user_namespace, send, until, unused_port,
+    Agent, Connection, Gatewatch, Part, as_user, config, in_own_user_namespace, patience, send, until,
+    unused_port,
 };
 use nix::sys::signal::Signal;
 
@@ -458,7 +459,8 @@ scenario!(waits_end_when_the_agent_is_told_to_end, needs(Bpf), || {
     assert!(reply.head.to_lowercase().contains("retry-after"), "{reply:?}");
     let begun = std::time::Instant::now();
     assert_eq!(agent.end(), Some(0));
-    assert!(begun.elapsed() < std::time::Duration::from_secs(6), "slow clients held it up");
+    // A client has 10 s for its head, and on a machine that is emulated all takes longer.
+    assert!(begun.elapsed() < patience() / 3, "slow clients held it up");
 });
 
 scenario!(a_waiting_command_goes_on_when_its_agent_ends, needs(Bpf), || {
