@@ -34,6 +34,7 @@ answer is unknown, not held_by_protected"
     echo "a_signal_during_the_load_is_no_failure: $slow"
     echo "under_a_foreign_proc_a_watch_does_not_call_an_owner_by_anothers_name: $slow"
     echo "an_upgrade_under_load_fails_no_caller: $slow"
+    echo "sigterm_ends_waits_and_watches_at_once: $slow, since who asks once the agent stops has 700 ms"
     printf '5.17\n%s\n' "$(uname -r)" | sort -VC && return
     for scenario in a_command_uses_the_program_that_the_one_before_has_kept commands_at_once_answer_each_of_its_own_port \
         what_a_command_that_was_killed_leaves_misleads_nobody what_is_kept_and_of_no_use_is_replaced; do

@@ -459,8 +459,8 @@ scenario!(waits_end_when_the_agent_is_told_to_end, needs(Bpf), || {
     assert!(reply.head.to_lowercase().contains("retry-after"), "{reply:?}");
     let begun = std::time::Instant::now();
     assert_eq!(agent.end(), Some(0));
-    // A client has 10 s for its head, and on a machine that is emulated all takes longer.
-    assert!(begun.elapsed() < patience() / 3, "slow clients held it up");
+    // 6 s, or more on a machine that is emulated; a client has 10 s for its head.
+    assert!(begun.elapsed() < patience() * 3 / 10, "slow clients held it up");
 });
 
 scenario!(a_waiting_command_goes_on_when_its_agent_ends, needs(Bpf), || {
